@@ -1,0 +1,54 @@
+"""aioray: Ray's programming model the asyncio way. `import aioray as ray` runs a program written for Ray."""
+
+from aioray import exceptions
+from aioray.actors import ActorClass, ActorHandle, method
+from aioray.api import (
+    as_completed,
+    available_resources,
+    cancel,
+    cluster_resources,
+    connect,
+    disconnect,
+    explain,
+    get,
+    get_actor,
+    init,
+    is_initialized,
+    kill,
+    nodes,
+    put,
+    remote,
+    shutdown,
+    wait,
+)
+from aioray.cluster import Cluster
+from aioray.refs import ObjectRef
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ActorClass",
+    "ActorHandle",
+    "Cluster",
+    "ObjectRef",
+    "__version__",
+    "as_completed",
+    "available_resources",
+    "cancel",
+    "cluster_resources",
+    "connect",
+    "disconnect",
+    "exceptions",
+    "explain",
+    "get",
+    "get_actor",
+    "init",
+    "is_initialized",
+    "kill",
+    "method",
+    "nodes",
+    "put",
+    "remote",
+    "shutdown",
+    "wait",
+]

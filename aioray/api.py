@@ -1,0 +1,416 @@
+"""The public functions, in both faces: awaitable in an event loop, blocking elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import collections
+import inspect
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from aioray import current
+from aioray.actors import ActorClass, ActorHandle
+from aioray.cluster import Cluster, SyncCluster, check_options
+from aioray.context import InitContext
+from aioray.exceptions import BlockingCallError, InvalidOptionError, RaySystemError
+from aioray.functions import P, RemoteFunction
+from aioray.options import actor_options, task_options
+from aioray.refs import ObjectRef
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+
+    from aioray.runtime.runtime import Runtime
+
+T = TypeVar("T")
+C = TypeVar("C")
+
+_init_lock = threading.Lock()
+_sync_clusters: list[SyncCluster] = []  # at most one: what `init` started
+
+
+# starting and ending
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    resources: Mapping[str, float] | None = None,
+    object_store_memory: int | None = None,
+    ignore_reinit_error: bool = False,
+    include_dashboard: bool | None = None,
+    configure_logging: bool = True,
+    logging_level: int | str = logging.INFO,
+    logging_format: str | None = None,
+    log_to_driver: bool = True,
+    namespace: str | None = None,
+    _system_config: Mapping[str, Any] | None = None,
+    _temp_dir: str | None = None,
+    **not_yet: Any,
+) -> InitContext:
+    """Start a cluster for a program without an event loop: a head process, with its workers, beside this one.
+
+    num_cpus: default the CPUs this process may use. object_store_memory: bytes, default 30 % of the machine's memory,
+    never more than /dev/shm has. log_to_driver: show here what workers print. configure_logging, logging_level,
+    logging_format: of the logger "aioray". namespace: of named actors. `_system_config`: see aioray.config.Config.
+
+    Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already (unless
+    ignore_reinit_error), InvalidOptionError for an option that is not known, or not there yet.
+    """
+    _check_later_options(address, include_dashboard, not_yet)
+    if current.find_in_this_loop() is not None:
+        raise BlockingCallError("aioray.init()", "async with aioray.connect()")
+    options = check_options(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        resources=resources,
+        object_store_memory=object_store_memory,
+        temp_dir=_temp_dir,
+        namespace=namespace,
+        log_to_driver=log_to_driver,
+        system_config=_system_config,
+    )
+    with _init_lock:
+        if _sync_clusters:
+            if not ignore_reinit_error:
+                raise RuntimeError("aioray.init() was called already; call aioray.shutdown() first, or pass ignore_reinit_error=True")
+            return InitContext(_sync_clusters[0], shutdown)
+        if configure_logging:
+            _configure_logger(logging_level, logging_format)
+        cluster = SyncCluster(options)
+        _sync_clusters.append(cluster)
+        atexit.register(shutdown)
+        return InitContext(cluster, shutdown)
+
+
+def _check_later_options(address: str | None, include_dashboard: bool | None, not_yet: Mapping[str, Any]) -> None:
+    if address not in (None, "local"):
+        raise InvalidOptionError("address", address, 'None or "local"', "joining a cluster is not there yet")
+    if include_dashboard:
+        raise InvalidOptionError("include_dashboard", include_dashboard, "False", "the dashboard is not there yet")
+    known = ("labels", "dashboard_host", "dashboard_port", "job_config", "logging_config", "runtime_env", "_node_ip_address", "inline")
+    for name, value in not_yet.items():
+        if name not in known:
+            raise InvalidOptionError(name, value, "an option of init, as in its docstring", "there is no such option")
+        if value:
+            raise InvalidOptionError(name, value, "leaving it out", "it is not there yet")
+
+
+def _configure_logger(level: int | str, fmt: str | None) -> None:
+    logger = logging.getLogger("aioray")
+    logger.setLevel(level)
+    if fmt is not None:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(fmt))
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+
+
+def connect(
+    address: str | None = None,
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    resources: Mapping[str, float] | None = None,
+    object_store_memory: int | None = None,
+    log_to_driver: bool = True,
+    namespace: str | None = None,
+    _system_config: Mapping[str, Any] | None = None,
+    _temp_dir: str | None = None,
+    **not_yet: Any,
+) -> Cluster:
+    """Start a cluster in the running event loop: `async with connect() as cluster`, or `await connect()`.
+
+    The options are those of `init`. The loop does the I/O; nothing else of the process is touched. Several may run in
+    one process; the innermost `async with` (or `with cluster.use()`) around a call decides for which one it is.
+    """
+    _check_later_options(address, None, not_yet)
+    return Cluster(
+        check_options(
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            resources=resources,
+            object_store_memory=object_store_memory,
+            temp_dir=_temp_dir,
+            namespace=namespace,
+            log_to_driver=log_to_driver,
+            system_config=_system_config,
+        )
+    )
+
+
+def shutdown(_exiting_interpreter: bool = False) -> None:
+    """End what `init` started: when this returns, its processes, sockets and shared memory are gone.
+
+    Does nothing when there is nothing to end.
+    """
+    with _init_lock:
+        while _sync_clusters:
+            _sync_clusters.pop().shutdown()
+    atexit.unregister(shutdown)
+
+
+def is_initialized() -> bool:
+    """Whether calls made here have a cluster to go to."""
+    try:
+        return current.find() is not None
+    except RaySystemError:
+        return True
+
+
+def set_process_runtime(runtime: Runtime) -> None:
+    """For workers: this process belongs to one cluster, from the start to the end."""
+    current.add(runtime)
+
+
+def current_runtime() -> Runtime:
+    """The runtime that calls here are for; started with defaults when there is none, as in Ray.
+
+    Raises RaySystemError in an event loop without a cluster: there, starting one must be awaited.
+    """
+    runtime = current.find()
+    if runtime is not None:
+        return runtime
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        init()
+        return current_runtime()
+    raise RaySystemError("there is no cluster here: write `async with aioray.connect():` around the calls")
+
+
+# functions and classes
+
+
+@overload
+def remote(fn: type[C], /) -> ActorClass[C]: ...
+@overload
+def remote(fn: Callable[P, Coroutine[Any, Any, T]], /) -> RemoteFunction[P, T]: ...
+@overload
+def remote(fn: Callable[P, T], /) -> RemoteFunction[P, T]: ...
+@overload
+def remote(**options: Any) -> Callable[[Any], Any]: ...
+
+
+def remote(*args: Any, **options: Any) -> Any:
+    """Make a function or a class remote: `@remote`, or `@remote(num_cpus=2, ...)`.
+
+    Raises InvalidOptionError for an unknown option or a bad value, TypeError for what is neither function nor class.
+    """
+    if not args:
+        return lambda target: _make_remote(target, options)
+    if len(args) != 1 or options:
+        raise TypeError("write @remote, or @remote(option=value, ...): options are given by name")
+    return _make_remote(args[0], options)
+
+
+def _make_remote(target: Any, options: Mapping[str, Any]) -> Any:
+    if inspect.isclass(target):
+        return ActorClass(target, actor_options(options))
+    if isinstance(target, (RemoteFunction, ActorClass)):
+        raise TypeError(f"{target!r} is remote already; use .options(...) to change its options")
+    if not callable(target):
+        raise TypeError(f"@remote is for functions and classes, not for {type(target).__name__}")
+    return RemoteFunction(target, task_options(options))
+
+
+# objects
+
+
+def put(value: Any) -> ObjectRef[Any]:
+    """Store a value once and return a ref to it; works in an event loop, too (it copies, and does not wait).
+
+    Large values lie in shared memory: whoever gets them on this machine reads them without a copy, read-only.
+    Raises SerializationError naming the part that cannot be pickled, ObjectStoreFullError.
+    """
+    if isinstance(value, ObjectRef):
+        raise TypeError("put(ref) would make a ref to a ref; pass the ref itself")
+    return current_runtime().put(value)
+
+
+@overload
+def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
+@overload
+def get(refs: Sequence[ObjectRef[T]], *, timeout: float | None = None) -> list[T]: ...
+
+
+def get(refs: Any, *, timeout: float | None = None) -> Any:
+    """Block until the value, or all values of a list, are there, and return them.
+
+    timeout: seconds; GetTimeoutError (a TimeoutError) after that. Raises what the call raised, as itself and as
+    RayTaskError. In the event loop that runs the cluster it raises BlockingCallError: there, write `await ref`.
+    """
+    _check_timeout(timeout)
+    if isinstance(refs, ObjectRef):
+        return refs._runtime.get([refs], timeout)[0]
+    items = _refs_of(refs, "get")
+    if not items:
+        return []
+    return items[0]._runtime.get(items, timeout)
+
+
+def _check_timeout(timeout: Any) -> None:
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
+        raise InvalidOptionError("timeout", timeout, "None, or seconds, 0 or more")
+
+
+def _refs_of(refs: Any, call: str) -> list[ObjectRef[Any]]:
+    if isinstance(refs, (str, bytes, dict)) or not isinstance(refs, collections.abc.Iterable):
+        raise TypeError(f"{call} takes a ref or a list of refs, not {type(refs).__name__}: {refs!r:.100}")
+    items = list(refs)
+    for at, item in enumerate(items):
+        if not isinstance(item, ObjectRef):
+            raise TypeError(f"{call} takes refs, but item {at} is {type(item).__name__}: {item!r:.100}")
+    return items
+
+
+def wait(
+    refs: Sequence[ObjectRef[T]],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
+) -> Any:
+    """Wait until `num_returns` of the refs are done, or `timeout` (s) is over; returns (done, others).
+
+    At most `num_returns` are in the first list, both in the order given. In an event loop it returns an awaitable:
+    `done, others = await aioray.wait(refs)`; cancelling that cancels no call. fetch_local: objects are on this machine
+    anyway. Raises ValueError for duplicates and for more than there are.
+    """
+    if isinstance(refs, ObjectRef):
+        raise TypeError("wait takes a list of refs; write wait([ref])")
+    items = _refs_of(refs, "wait")
+    _check_timeout(timeout)
+    if not isinstance(fetch_local, bool):
+        raise InvalidOptionError("fetch_local", fetch_local, "True or False")
+    if len(set(items)) != len(items):
+        raise ValueError("wait was given the same ref more than once")
+    if isinstance(num_returns, bool) or not isinstance(num_returns, int) or not 0 < num_returns:
+        raise InvalidOptionError("num_returns", num_returns, "a whole number, 1 or more")
+    if num_returns > len(items):
+        raise InvalidOptionError("num_returns", num_returns, f"at most {len(items)}, the number of refs")
+    runtime = items[0]._runtime
+    if runtime.reactor.in_loop():
+        return runtime.wait_async(items, num_returns, timeout)
+    return runtime.wait(items, num_returns, timeout)
+
+
+class as_completed:  # noqa: N801 # reads as the function that it is in asyncio
+    """Refs in the order in which they get done: `async for ref in as_completed(refs)`, or a plain `for`.
+
+    timeout: seconds for all of them; TimeoutError after that.
+    """
+
+    def __init__(self, refs: Iterable[ObjectRef[Any]], *, timeout: float | None = None) -> None:
+        self._refs = _refs_of(refs, "as_completed")
+        _check_timeout(timeout)
+        self._timeout_s = timeout
+
+    def __iter__(self) -> Iterator[ObjectRef[Any]]:
+        pending = self._refs
+        while pending:
+            done, pending = pending[0]._runtime.wait(pending, 1, self._timeout_s)
+            if not done:
+                raise TimeoutError(f"{len(pending)} of {len(self._refs)} refs were not done in time")
+            yield from done
+
+    async def __aiter__(self) -> AsyncIterator[ObjectRef[Any]]:
+        done: collections.deque[ObjectRef[Any]] = collections.deque()
+        some = asyncio.Event()
+
+        def note(ref: ObjectRef[Any]) -> None:
+            done.append(ref)
+            some.set()
+
+        left = list(dict.fromkeys(self._refs))
+        for ref in left:
+            ref.add_done_callback(note)
+        try:
+            async with asyncio.timeout(self._timeout_s) as limit:
+                for _ in range(len(left)):
+                    while not done:
+                        some.clear()
+                        await some.wait()
+                    limit.reschedule(None) if limit.when() is None else None
+                    yield done.popleft()
+        finally:
+            for ref in left:
+                ref.remove_done_callback(note)
+
+
+def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+    """Cancel the call that makes `ref`; getting it raises TaskCancelledError then. Does nothing when it is done.
+
+    A call that waits never runs; a sync function gets KeyboardInterrupt raised in it, an async one CancelledError.
+    force: end the worker process instead. recursive: the calls that it awaits are cancelled with it.
+    """
+    if not isinstance(ref, ObjectRef):
+        raise TypeError(f"cancel takes a ref, not {type(ref).__name__}")
+    if not recursive:
+        raise InvalidOptionError("recursive", recursive, "True", "sparing the children is not there yet")
+    ref._runtime.cancel(ref, force=force)
+
+
+# actors
+
+
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """End an actor now. Calls under way, and later ones, raise ActorDiedError."""
+    if not isinstance(actor, ActorHandle):
+        raise TypeError(f"kill takes an actor handle, not {type(actor).__name__}; a call is ended with cancel(ref)")
+    if not no_restart:
+        raise InvalidOptionError("no_restart", no_restart, "True", "restarting actors is not there yet")
+    remote_actor = actor._actor
+    with remote_actor.runtime.reactor.lock:
+        remote_actor.runtime.actors.kill(remote_actor.actor_id, "it was killed with aioray.kill()")
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """A handle to the named actor. Raises ValueError when none of that name is alive in the namespace."""
+    if not isinstance(name, str) or not name:
+        raise InvalidOptionError("name", name, "a text that is not empty")
+    runtime = current_runtime()
+    found = runtime.ask("get_actor", namespace=runtime.namespace if namespace is None else namespace, name=name)
+    return ActorHandle(runtime.adopt_actor(found["actor_id"], found["cls"], found["methods"]))
+
+
+# questions
+
+
+def explain(ref: ObjectRef[Any]) -> str:
+    """Why the value is not there yet, in a sentence: what it waits for, what was asked, what is free."""
+    if not isinstance(ref, ObjectRef):
+        raise TypeError(f"explain takes a ref, not {type(ref).__name__}")
+    state, lease_id = ref._runtime.explain_state(ref)
+    if lease_id is not None:
+        state = f"{state}: {ref._runtime.ask('explain', lease_id=lease_id)}"
+    return f"{ref!r} {state}"
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The nodes: NodeID, Alive, Resources, and so on."""
+    found: list[dict[str, Any]] = current_runtime().ask("nodes")
+    return found
+
+
+def cluster_resources() -> dict[str, float]:
+    """What all nodes have together."""
+    amounts: dict[str, float] = current_runtime().ask("cluster_resources")
+    return amounts
+
+
+def available_resources() -> dict[str, float]:
+    """What of that is free now."""
+    amounts: dict[str, float] = current_runtime().ask("available_resources")
+    return amounts
+
+
+def disconnect() -> Awaitable[None]:
+    """End the cluster that `await connect()` started in this loop."""
+    raise NotImplementedError

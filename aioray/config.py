@@ -1,0 +1,110 @@
+"""Every tunable: its name with the unit in it, its default and its range.
+
+Each can be set for one process and its children by the environment (`AIORAY_<name>`, as it stands here or in
+capitals), and for one cluster by `init(_system_config={name: value})`, which wins.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from aioray.exceptions import InvalidOptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Nbytes = Annotated[int, Meta(ge=0, le=2**62)]
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+Milliseconds = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(gt=0, le=1)]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Fields may be added, with defaults; the names are public."""
+
+    # Values up to this size travel inside messages; larger ones go to shared memory.
+    inline_max_nbytes: Nbytes = 100 * 1024
+    # A lease without work is given back after this long. Short: someone else's task may be waiting for the worker.
+    lease_idle_ms: Milliseconds = 10.0
+    # As many tasks are in flight to one worker as it gets done in this time, one at least.
+    pipeline_target_ms: Milliseconds = 5.0
+    # But never more than this many.
+    pipeline_max_depth: Count = 1000
+    # A worker that has not answered for this long counts as busy: its unstarted tasks may go elsewhere.
+    busy_worker_ms: Milliseconds = 10.0
+    # An idle worker beyond those kept ready ends after this long.
+    worker_idle_reap_s: Seconds = 60.0
+    # Workers a node starts before anyone asks; -1: one per CPU.
+    prestart_workers: Annotated[int, Meta(ge=-1)] = -1
+    # Modules the zygote imports once for all workers it forks, separated by commas; "" for none.
+    zygote_preload: str = "numpy"
+    # Lines that workers print appear at the driver as "(name pid=...) line".
+    log_prefix: bool = True
+    # Share of the machine's memory for the object store, where object_store_memory is not given.
+    object_store_fraction: Fraction = 0.3
+    # What a process gets between being asked to end and being killed.
+    shutdown_grace_s: Seconds = 0.1
+    # How long a put waits for room before it raises ObjectStoreFullError.
+    store_full_wait_s: Seconds = 5.0
+    # Freed shared memory a process keeps for its next puts instead of giving it back: it is warm.
+    local_arena_cache_nbytes: Nbytes = 256 * 1024 * 1024
+    # The piece of arena a process asks its node for at a time, to fill with small puts.
+    extent_nbytes: Annotated[int, Meta(ge=4096, le=2**62)] = 8 * 1024 * 1024
+    # Events a process remembers for `explain` and the dashboard; the oldest go first.
+    event_log_len: Count = 1000
+
+
+_FIELDS = {field.name: field for field in msgspec.structs.fields(Config)}
+
+
+def load(overrides: Mapping[str, Any] | None, environ: Mapping[str, str]) -> Config:
+    """The defaults, over them AIORAY_<name> from `environ`, over that `overrides`.
+
+    Texts are converted ("5", "true"). Raises InvalidOptionError for a name in `overrides` that is no tunable and for a
+    value of the wrong type or out of range. Other AIORAY_ variables in `environ` are not ours to judge.
+    """
+    values = {}
+    for name in _FIELDS:
+        for variable in (f"AIORAY_{name}", f"AIORAY_{name.upper()}"):
+            if variable in environ:
+                values[name] = _converted(name, environ[variable], shown_as=variable)
+                break
+    for name, value in (overrides or {}).items():
+        if name not in _FIELDS:
+            raise _unknown(name, value)
+        values[name] = _converted(name, value, shown_as=name)
+    return Config(**values)
+
+
+def _converted(name: str, value: Any, shown_as: str) -> Any:
+    kind = _FIELDS[name].type
+    try:
+        converted = msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as exc:
+        raise InvalidOptionError(shown_as, value, _allowed(kind), str(exc)) from None
+    if isinstance(converted, float) and not math.isfinite(converted):
+        raise InvalidOptionError(shown_as, value, _allowed(kind), "not finite")
+    return converted
+
+
+def _allowed(kind: Any) -> str:
+    if kind is bool:
+        return "true, false"
+    if kind is str:
+        return "a text"
+    noun, meta = kind.__origin__.__name__, kind.__metadata__[0]
+    limits = {">=": meta.ge, ">": meta.gt, "<=": meta.le}
+    bounds = " and ".join(f"{sign} {limit}" for sign, limit in limits.items() if limit is not None)
+    return f"{'a whole number' if noun == 'int' else 'a number'} {bounds}"
+
+
+def _unknown(name: str, value: Any) -> InvalidOptionError:
+    near = difflib.get_close_matches(name, _FIELDS, n=1)
+    reason = f"no such tunable; did you mean {near[0]}?" if near else "no such tunable"
+    return InvalidOptionError(name, value, ", ".join(_FIELDS), reason)

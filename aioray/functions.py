@@ -1,0 +1,101 @@
+"""Remote functions."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+from aioray.options import TASK_DEFAULTS, TaskOptions, task_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from aioray.refs import ObjectRef
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Signature:
+    """Checks arguments against a signature: quickly when they are right, in words when they are not."""
+
+    __slots__ = ("_leave_out", "_least", "_most", "_signature", "_text")
+
+    def __init__(self, fn: Any, *, leave_out: int = 0) -> None:
+        self._leave_out = leave_out  # leading parameters that the caller does not give: self
+        self._signature: inspect.Signature | None = None
+        self._least, self._most = 1, 0  # nothing passes the quick check
+        try:
+            self._signature = inspect.signature(fn)
+        except (TypeError, ValueError):  # a builtin without one
+            self._least, self._most = 0, 1 << 30
+            return
+        parameters = list(self._signature.parameters.values())[leave_out:]
+        if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
+            return
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        self._least = sum(p.default is p.empty for p in positional)
+        self._most = 1 << 30 if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
+
+    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raises TypeError, as calling the function would."""
+        if kwargs or not self._least <= len(args) <= self._most:
+            if self._signature is not None:
+                self._signature.bind(*(None,) * self._leave_out, *args, **kwargs)
+
+
+class RemoteFunction(Generic[P, R_co]):
+    """A function that runs on the cluster: `f.remote(x)` returns at once, with a ref to what `f(x)` will be.
+
+    Arguments that are refs are resolved first; refs inside containers stay refs. Made by `@aioray.remote`.
+    """
+
+    def __init__(self, fn: Callable[P, R_co], options: TaskOptions = TASK_DEFAULTS) -> None:
+        self._function = fn
+        self._options = options
+        self._signature: Signature | None = None
+        functools.update_wrapper(self, fn)
+
+    def remote(self, *args: Any, **kwargs: Any) -> ObjectRef[R_co]:
+        """Call it. Returns a ref; a list of refs with num_returns=n, None with num_returns=0.
+
+        Raises TypeError when the arguments do not fit, SerializationError when one cannot be sent.
+        """
+        from aioray.api import current_runtime
+
+        if self._signature is None:
+            self._signature = Signature(self._function)
+        self._signature.check(args, kwargs)
+        runtime = current_runtime()
+        options = self._options
+        function = runtime.function(self._function, options.name or _name_of(self._function))
+        refs = runtime.submit_task(function, options, args, kwargs)
+        if options.num_returns == 1:
+            return refs[0]
+        return list(refs) if refs else None  # type: ignore[return-value] # as in Ray: the count is in the options
+
+    def options(self, **options: Any) -> RemoteFunction[P, R_co]:
+        """The same function with other options. Raises InvalidOptionError."""
+        return RemoteFunction(self._function, task_options(options, self._options))
+
+    def _remote(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> ObjectRef[R_co]:
+        """The form that programs from Ray's early days use."""
+        fn = self.options(**options) if options else self
+        return fn.remote(*(args or ()), **(kwargs or {}))
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        name = _name_of(self._function)
+        raise TypeError(f"{name} is a remote function: call {name}.remote(...), it returns a ref to the result")
+
+    def __repr__(self) -> str:
+        return f"<remote function {_name_of(self._function)}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteFunction, (self._function, self._options)
+
+
+def _name_of(fn: Any) -> str:
+    return str(getattr(fn, "__name__", None) or type(fn).__name__)

@@ -1,0 +1,333 @@
+"""Every option of tasks and actors in one table: its default, its check, and which of the two takes it.
+
+`task_options` and `actor_options` turn what a user gave into final values, or raise InvalidOptionError. Nothing is
+accepted and then ignored: an option, or a value of one, that Ray has and this release has not is refused with the
+values that do work. To add an option: write its row, and a field where it is to arrive.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from aioray.exceptions import InvalidOptionError
+
+Kind = Literal["task", "actor"]
+
+UNIT = 10_000  # amounts of resources are counted in whole ten-thousandths
+MAX_UNITS = 2**63 - 1  # what an integer on the wire holds
+NOT_YET = "not there yet"
+
+
+# Checks: each takes the value given and returns the value to keep, or raises ValueError saying what is wrong.
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ValueError("not a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError("too much to count") from None
+    if not math.isfinite(number):
+        raise ValueError("not finite")
+    if number < 0:
+        raise ValueError("negative")
+    if number * UNIT > MAX_UNITS:
+        raise ValueError("too much to count")
+    return number
+
+
+def _amount(value: Any) -> float:
+    amount = _number(value)
+    rounded = round(amount, 4)
+    # Not ==, since 0.1 + 0.2 is a fair way to say 0.3: above the noise of floats, far below one unit.
+    if abs(amount - rounded) > min(1e-12 * amount, 1e-6):
+        raise ValueError("finer than 0.0001")
+    return rounded
+
+
+def _num_gpus(value: Any) -> float:
+    amount = _amount(value)
+    if amount > 1 and not amount.is_integer():
+        raise ValueError("more than one GPU, but not a whole number of them")
+    return amount
+
+
+def _memory(value: Any) -> int:
+    nbytes = _number(value)
+    if not nbytes.is_integer():
+        raise ValueError("not a whole number of bytes")
+    return int(nbytes)  # exact: what passes _number has fewer digits than a float keeps
+
+
+def _resources(value: Any) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        raise ValueError("not a dict")
+    amounts = {}
+    for name, amount in value.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"{name!r} is not the name of a resource")
+        if name in OWN_OPTION:
+            raise ValueError(f"{name} has an option of its own, {OWN_OPTION[name]}")
+        try:
+            amounts[name] = _amount(amount)
+        except ValueError as exc:
+            raise ValueError(f"{name}: {exc}") from None
+    return amounts
+
+
+OWN_OPTION = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory", "object_store_memory": "object_store_memory"}
+
+
+def _whole(least: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise ValueError("not a whole number")
+        if value < least:
+            raise ValueError(f"less than {least}")
+        return int(value)
+
+    return check
+
+
+def _num_returns(value: Any) -> int:
+    if value in ("dynamic", "streaming"):
+        raise ValueError(NOT_YET)
+    return _whole(0)(value)
+
+
+def _only(*supported: Any, later: Callable[[Any], bool] = lambda value: False) -> Callable[[Any], Any]:
+    """Just the values `supported`; those for which `later` is true get the answer that they are not there yet."""
+
+    def check(value: Any) -> Any:
+        for each in supported:
+            if type(value) is type(each) and value == each:
+                return value
+        raise ValueError(NOT_YET if later(value) else "no such value")
+
+    return check
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value >= -1
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("not a bool")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a str")
+    if not value:
+        raise ValueError("empty")
+    return value
+
+
+class Option(msgspec.Struct, frozen=True):
+    """A row of the table. None always means the default: `.options(name=None)` takes a name back."""
+
+    name: str
+    kinds: tuple[Kind, ...]
+    default: Any
+    check: Callable[[Any], Any]
+    allowed: str
+    implemented: bool = True
+
+
+BOTH: tuple[Kind, ...] = ("task", "actor")
+TASK: tuple[Kind, ...] = ("task",)
+ACTOR: tuple[Kind, ...] = ("actor",)
+
+
+def _planned(name: str, kinds: tuple[Kind, ...], *defaults: Any) -> Option:
+    """An option of Ray's, or of ours, that is yet to come. Its default may be given, since that asks for nothing."""
+    allowed = ", ".join(repr(value) for value in (None, *defaults))
+    later = _only(*defaults, later=lambda value: True)
+    return Option(name, kinds, defaults[0] if defaults else None, later, allowed, implemented=False)
+
+
+AMOUNT = "a number >= 0, in steps of 0.0001"
+
+_ROWS = [
+    Option("num_cpus", TASK, 1.0, _amount, AMOUNT),
+    Option("num_cpus", ACTOR, None, _amount, AMOUNT),
+    Option("num_gpus", BOTH, 0.0, _num_gpus, AMOUNT + ", and whole above 1"),
+    Option("memory", BOTH, 0, _memory, "a whole number of bytes >= 0"),
+    Option(
+        "resources", BOTH, {}, _resources, f"a dict of names to amounts, each {AMOUNT}; not {', '.join(OWN_OPTION)}"
+    ),
+    Option(
+        "scheduling_strategy",
+        BOTH,
+        "DEFAULT",
+        _only("DEFAULT", "SPREAD", later=lambda value: not isinstance(value, str)),
+        "None, 'DEFAULT', 'SPREAD'",
+    ),
+    Option("name", BOTH, None, _text, "a str that is not empty"),
+    Option("enable_task_events", BOTH, True, _flag, "True, False"),
+    _planned("object_store_memory", BOTH, 0),
+    _planned("accelerator_type", BOTH),
+    _planned("label_selector", BOTH, {}),
+    _planned("fallback_strategy", BOTH, []),
+    _planned("_labels", BOTH, {}),
+    _planned("placement_group", BOTH, "default"),
+    _planned("placement_group_bundle_index", BOTH, -1),
+    _planned("placement_group_capture_child_tasks", BOTH),
+    _planned("runtime_env", BOTH, {}),
+    _planned("timeout", BOTH),  # (ours)
+    _planned("deadline", BOTH),  # (ours)
+    Option("num_returns", TASK, 1, _num_returns, "a whole number >= 0"),
+    Option("max_retries", TASK, 3, _whole(-1), "a whole number >= -1 (-1: without end)"),
+    _planned("retry_exceptions", TASK, False),
+    _planned("max_calls", TASK, 0),
+    _planned("_generator_backpressure_num_objects", TASK, -1),
+    _planned("speculative", TASK, False),  # (ours)
+    Option("max_concurrency", ACTOR, None, _whole(1), "a whole number >= 1"),
+    Option("namespace", ACTOR, None, _text, "a str that is not empty"),
+    Option("get_if_exists", ACTOR, False, _flag, "True, False"),
+    Option("lifetime", ACTOR, None, _only("detached", "non_detached"), "None, 'detached', 'non_detached'"),
+    Option("max_restarts", ACTOR, 0, _only(0, later=_count), "0"),
+    Option("max_task_retries", ACTOR, 0, _only(0, later=_count), "0"),
+    Option("max_pending_calls", ACTOR, -1, _only(-1, later=_count), "-1 (without limit)"),
+    _planned("concurrency_groups", ACTOR, {}),
+    _planned("allow_out_of_order_execution", ACTOR, False),
+    _planned("isolation", ACTOR, "process"),  # (ours)
+]
+
+TABLE: Mapping[Kind, Mapping[str, Option]] = {
+    "task": {row.name: row for row in _ROWS if "task" in row.kinds},
+    "actor": {row.name: row for row in _ROWS if "actor" in row.kinds},
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """Final values for one remote function, made by `task_options`. Do not change the dicts, they are shared."""
+
+    num_cpus: float
+    num_gpus: float
+    memory: int  # bytes
+    resources: Mapping[str, float] = dataclasses.field(hash=False)
+    scheduling_strategy: str
+    name: str | None
+    enable_task_events: bool
+    num_returns: int
+    max_retries: int  # -1: without end
+    _demand: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_demand", _demand_of(self, self.num_cpus))
+
+    def demand(self) -> dict[str, int]:
+        """What the task holds while it runs: resource name to ten-thousandths, without zeros; memory in bytes x 10,000.
+
+        Computed once, the same dict each time.
+        """
+        return self._demand
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ActorOptions:
+    """Final values for one actor class, made by `actor_options`. Do not change the dicts, they are shared."""
+
+    num_cpus: float | None  # None: 1 to be placed, 0 to run
+    num_gpus: float
+    memory: int  # bytes
+    resources: Mapping[str, float] = dataclasses.field(hash=False)
+    scheduling_strategy: str
+    name: str | None
+    enable_task_events: bool
+    max_concurrency: int | None  # None: 1, or 1000 if the class has async methods
+    namespace: str | None
+    get_if_exists: bool
+    lifetime: str | None
+    max_restarts: int
+    max_task_retries: int
+    max_pending_calls: int  # -1: without limit
+    _placement: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
+    _running: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        to_place, to_run = (1.0, 0.0) if self.num_cpus is None else (self.num_cpus, self.num_cpus)
+        object.__setattr__(self, "_placement", _demand_of(self, to_place))
+        object.__setattr__(self, "_running", _demand_of(self, to_run))
+
+    def placement_demand(self) -> dict[str, int]:
+        """What must be free on a node for the actor to be started there, as in `TaskOptions.demand`."""
+        return self._placement
+
+    def running_demand(self) -> dict[str, int]:
+        """What the actor holds as long as it lives, as in `TaskOptions.demand`."""
+        return self._running
+
+    def demand(self) -> dict[str, int]:
+        """The same as `running_demand`, for code that takes tasks and actors alike."""
+        return self._running
+
+
+AnyOptions = TypeVar("AnyOptions", TaskOptions, ActorOptions)
+
+
+def _demand_of(options: TaskOptions | ActorOptions, num_cpus: float) -> dict[str, int]:
+    amounts = {"CPU": num_cpus, "GPU": options.num_gpus, "memory": options.memory, **options.resources}
+    demand = {}
+    for name, amount in amounts.items():
+        # Integers apart: a count of bytes has more digits than a float times 10,000 keeps.
+        units = amount * UNIT if isinstance(amount, int) else round(amount * UNIT)
+        if units:
+            demand[name] = units
+    return demand
+
+
+def _defaults(kind: Kind) -> dict[str, Any]:
+    return {row.name: row.default for row in TABLE[kind].values() if row.implemented}
+
+
+TASK_DEFAULTS = TaskOptions(**_defaults("task"))
+ACTOR_DEFAULTS = ActorOptions(**_defaults("actor"))
+
+
+def task_options(given: Mapping[str, Any], base: TaskOptions | None = None) -> TaskOptions:
+    """`given` checked and laid over `base` (the defaults if None). Raises InvalidOptionError."""
+    return _merged("task", given, base or TASK_DEFAULTS)
+
+
+def actor_options(given: Mapping[str, Any], base: ActorOptions | None = None) -> ActorOptions:
+    """`given` checked and laid over `base` (the defaults if None). Raises InvalidOptionError."""
+    return _merged("actor", given, base or ACTOR_DEFAULTS)
+
+
+def _merged(kind: Kind, given: Mapping[str, Any], base: AnyOptions) -> AnyOptions:
+    values = {}
+    for name, value in given.items():
+        row = TABLE[kind].get(name)
+        if row is None:
+            raise _unknown(kind, name, value)
+        try:
+            checked = row.default if value is None else row.check(value)
+        except ValueError as exc:
+            raise InvalidOptionError(name, value, row.allowed, str(exc)) from None
+        if row.implemented:
+            values[name] = checked
+    return dataclasses.replace(base, **values) if values else base
+
+
+def _unknown(kind: Kind, name: str, value: Any) -> InvalidOptionError:
+    other: Kind = "actor" if kind == "task" else "task"
+    names = sorted(TABLE[kind])
+    reason = f"{kind}s have no such option"
+    if name in TABLE[other]:
+        reason += f", only {other}s do"
+    elif near := difflib.get_close_matches(name, names, n=1):
+        reason += f"; did you mean {near[0]}?"
+    return InvalidOptionError(name, value, ", ".join(names), reason)

@@ -1,0 +1,260 @@
+"""ObjectRef: a value that is, or will be, somewhere in the cluster; an asyncio.Future of whichever loop awaits it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from aioray.exceptions import TaskCancelledError
+from aioray.runtime.serialization import Counted, loading_runtime
+from aioray.wire.values import object_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from aioray.runtime.runtime import Runtime
+
+T = TypeVar("T")
+
+PENDING, READY, RAISED, CANCELLED = range(4)
+
+
+def restore_ref(oid: bytes) -> ObjectRef[Any]:
+    """What a pickled ref calls where it arrives."""
+    runtime = loading_runtime()
+    if runtime is None:
+        from aioray.api import current_runtime
+
+        runtime = current_runtime()
+    ref: ObjectRef[Any] = runtime.objects.borrow(oid)
+    return ref
+
+
+if TYPE_CHECKING:
+
+    class _Awaitable(asyncio.Future[T]):
+        """For type checkers a ref is a Future, so that asyncio's functions take it."""
+else:
+
+    class _Awaitable(Generic[T]):
+        __slots__ = ()
+
+
+class ObjectRef(Counted, _Awaitable[T]):
+    """The promise of a value of type T.
+
+    In an event loop, `await` it, or give it to whatever takes a Future: `asyncio.gather`, `wait`, `wait_for`, `shield`.
+    Cancelling the await cancels the remote call, unless it is shielded. Elsewhere use `aioray.get(ref)`.
+    There is one ObjectRef per object and process: copies are the same object, so it compares and hashes by identity.
+    When the last one in any process goes, the object is freed.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_asyncio_future_blocking",
+        "_callbacks",
+        "_index",
+        "_oid",
+        "_runtime",
+        "_seq",
+        "_state",
+        "_task",
+        "_tracked",
+        "_value",
+    )
+
+    def __init__(self, runtime: Runtime, seq: int, index: int = 0, oid: bytes = b"") -> None:
+        self._runtime = runtime
+        self._seq = seq
+        self._index = index
+        self._oid = oid
+        self._state = PENDING
+        self._value: Any = None  # a Value when READY or RAISED; an exception instance when RAISED here
+        self._callbacks: list[tuple[Any, ...]] | None = None
+        self._task: Any = None  # what computes it, while it is pending
+        self._tracked = False  # the object table must hear when this ref goes
+        self._asyncio_future_blocking = False
+
+    # identity
+
+    def binary(self) -> bytes:
+        """The object's id, 16 bytes."""
+        if not self._oid:
+            self._oid = object_id(self._runtime.process_id, self._seq, self._index)
+        return self._oid
+
+    def hex(self) -> str:
+        """The object's id, 32 hexadecimal digits."""
+        return self.binary().hex()
+
+    def is_nil(self) -> bool:
+        """Whether this is the ref to nothing."""
+        return self.binary() == bytes(16)
+
+    def task_id(self) -> str:
+        """The id of the call that makes the object: 28 hexadecimal digits."""
+        return self.binary()[:14].hex()
+
+    def job_id(self) -> str:
+        """The id of the driver at the root, 16 hexadecimal digits."""
+        return self._runtime.job_id
+
+    def __repr__(self) -> str:
+        return f"ObjectRef({self.hex()})"
+
+    def __copy__(self) -> ObjectRef[T]:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> ObjectRef[T]:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        # Pickled by somebody else's pickler: nobody will tell us when the copy is gone, so it stays until shutdown.
+        self._runtime.objects.pin_for_ever(self)
+        return self._restore()
+
+    def _restore(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        self._runtime.objects.share(self)
+        return restore_ref, (self.binary(),)
+
+    def __del__(self) -> None:
+        if self._tracked:
+            self._runtime.objects.ref_gone(self._oid)
+
+    # completion, called by the runtime with its lock held
+
+    def _complete(self, state: int, value: Any) -> None:
+        if self._state != PENDING:
+            return
+        self._state = state
+        self._value = value
+        self._task = None
+        if self._callbacks is not None:
+            self._run_callbacks()
+        if self._tracked:
+            self._runtime.objects.completed(self)
+
+    def _run_callbacks(self) -> None:
+        callbacks, self._callbacks = self._callbacks, None
+        runtime = self._runtime
+        for loop, fn, context in callbacks or ():
+            if loop is None:
+                fn(self)
+            elif loop is runtime.reactor.loop and runtime.reactor.in_loop():
+                loop.call_soon(fn, self, context=context)
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(fn, self, context=context)
+
+    def _when_done(self, fn: Callable[[ObjectRef[Any]], None]) -> None:
+        """Call `fn` under the runtime's lock, at once when it is done already."""
+        runtime = self._runtime
+        with runtime.reactor.lock:
+            if self._state != PENDING:
+                fn(self)
+                return
+            if self._callbacks is None:
+                self._callbacks = []
+            self._callbacks.append((None, fn, None))
+        runtime.objects.want(self)
+
+    def _drop_callback(self, fn: Callable[[ObjectRef[Any]], None]) -> None:
+        """Undo `_when_done`."""
+        if self._callbacks is not None:
+            with self._runtime.reactor.lock:
+                after = [entry for entry in self._callbacks or () if entry[1] != fn]
+                self._callbacks = after or None
+
+    # the asyncio.Future protocol
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop: a ref may be awaited in any."""
+        return asyncio.get_running_loop()
+
+    def done(self) -> bool:
+        """Whether the value, or an error, is there."""
+        return self._state != PENDING
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled as a Future is, by `ref.cancel()` or by cancelling an await of it."""
+        return self._state == CANCELLED
+
+    def result(self) -> T:
+        """The value. Raises what the call raised, CancelledError, or InvalidStateError when it is not done."""
+        if self._state == READY:
+            value: T = self._runtime.load(self._value)
+            return value
+        if self._state == CANCELLED:
+            raise asyncio.CancelledError
+        if self._state == PENDING:
+            raise asyncio.InvalidStateError("The value is not there yet.")
+        raise self._runtime.load_error(self._value)
+
+    def exception(self) -> BaseException | None:  # type: ignore[override] # Future's stub says the same
+        """The exception, or None when there is a value. Raises as `result` does when cancelled or not done."""
+        if self._state == RAISED:
+            error: BaseException = self._runtime.load_error(self._value)
+            return error
+        if self._state != READY:
+            self.result()
+        return None
+
+    def add_done_callback(
+        self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None
+    ) -> None:
+        """Have the running loop call `fn(ref)` soon after the value is there."""
+        loop = asyncio.get_running_loop()
+        context = context or contextvars.copy_context()
+        runtime = self._runtime
+        with runtime.reactor.lock:
+            if self._state != PENDING:
+                loop.call_soon(fn, self, context=context)
+                return
+            if self._callbacks is None:
+                self._callbacks = []
+            self._callbacks.append((loop, fn, context))
+        runtime.awaited(self)
+
+    def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
+        """Take `fn` out; returns how often it was in."""
+        with self._runtime.reactor.lock:
+            before = self._callbacks or []
+            after = [entry for entry in before if entry[1] != fn]
+            self._callbacks = after or None
+            return len(before) - len(after)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel the remote call, as a Future is cancelled; False when it is done already."""
+        runtime = self._runtime
+        with runtime.reactor.lock:
+            if self._state != PENDING:
+                return False
+            task = self._task
+            self._complete(CANCELLED, None)
+            if task is not None:
+                runtime.cancel_task(task, self)
+        return True
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if self._state == PENDING:
+            self._asyncio_future_blocking = True
+            yield self
+        return self.result()
+
+    __iter__ = __await__
+
+    def future(self) -> concurrent.futures.Future[T]:
+        """A concurrent.futures.Future with the same outcome, for code that wants one."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def pass_on(ref: ObjectRef[Any]) -> None:
+            try:
+                future.set_result(ref.result())
+            except asyncio.CancelledError:
+                future.set_exception(TaskCancelledError(ref.task_id()))
+            except BaseException as exc:  # noqa: BLE001 # whatever it is, it is the outcome
+                future.set_exception(exc)
+
+        self._when_done(pass_on)
+        return future

@@ -1,0 +1,256 @@
+"""The caller's side of actors: where each lives, its calls in order, and what becomes of them when it dies."""
+
+from __future__ import annotations
+
+import collections
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from aioray.exceptions import ActorDiedError, TaskCancelledError
+from aioray.refs import PENDING, READY, ObjectRef
+from aioray.runtime.calls import Arguments, complete, fail, first_failed, when_ready, wire_deps
+from aioray.runtime.connection import Connection, dial
+from aioray.wire.calls import Call, Cancel, Done, Finished, Greeting
+from aioray.wire.control import ActorUpdate, KillActor, Release, WatchActor
+from aioray.wire.framing import call_decoder
+from aioray.wire.values import Value
+
+if TYPE_CHECKING:
+    from aioray.runtime.runtime import Runtime
+
+
+class ActorCallRecord:
+    """One method call, until it has a result."""
+
+    __slots__ = ("actor", "arguments", "cancelled", "method", "num_returns", "refs", "sent", "seq")
+
+    def __init__(
+        self, actor: RemoteActor, seq: int, method: str, arguments: Arguments, refs: tuple[ObjectRef[Any], ...]
+    ) -> None:
+        self.actor = actor  # keeps the actor alive until the call is through
+        self.seq = seq
+        self.method = method
+        self.arguments = arguments
+        self.refs = refs
+        self.sent = False
+        self.cancelled = False
+
+
+class RemoteActor:
+    """An actor as one process sees it. All its handles here share this; when it goes, the actor may."""
+
+    __slots__ = ("__weakref__", "_line", "actor_id", "cls", "creation_pins", "methods", "runtime")
+
+    def __init__(self, runtime: Runtime, actor_id: bytes, cls: str, methods: dict[str, int], line: ActorLine) -> None:
+        self.runtime = runtime
+        self.actor_id = actor_id
+        self.cls = cls
+        self.methods = methods
+        self._line = line
+        self.creation_pins: Any = None  # arguments of the constructor, until it has run
+
+    @property
+    def line(self) -> ActorLine:
+        return self._line
+
+    def __del__(self) -> None:
+        self.runtime.actors.gone(self.actor_id)
+
+
+class ActorLine:
+    """The calls to one actor and the connection they go over. Sends in the order of submission."""
+
+    __slots__ = ("actor_id", "address", "cls", "connection", "error", "flight", "queue", "reason", "remote", "state", "watched")
+
+    def __init__(self, actor_id: bytes, cls: str) -> None:
+        self.actor_id = actor_id
+        self.cls = cls
+        self.state = "pending"
+        self.address = ""
+        self.reason = ""
+        self.error: Value | None = None
+        self.connection: Connection | None = None
+        self.queue: collections.deque[ActorCallRecord] = collections.deque()
+        self.flight: dict[int, ActorCallRecord] = {}
+        self.remote: weakref.ref[RemoteActor] | None = None
+        self.watched = False
+
+
+class ActorCaller:
+    """All actors that a process calls. Called with the reactor's lock held, but for `gone`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._lines: dict[bytes, ActorLine] = {}
+
+    def adopt(self, actor_id: bytes, cls: str, methods: dict[str, int], *, held: bool) -> RemoteActor:
+        """The one RemoteActor of this process for an actor; `held`: the node counts us as a holder already."""
+        line = self._lines.get(actor_id)
+        if line is None:
+            line = self._lines[actor_id] = ActorLine(actor_id, cls)
+        remote = line.remote() if line.remote is not None else None
+        if remote is None:
+            remote = RemoteActor(self._runtime, actor_id, cls, methods, line)
+            line.remote = weakref.ref(remote)
+            if not held:
+                self._runtime.objects.holds_actor(actor_id)
+            if not line.watched:
+                line.watched = True
+                self._runtime.link.send(WatchActor(actor_id))
+        return remote
+
+    def gone(self, actor_id: bytes) -> None:
+        """From RemoteActor.__del__, in any thread: no handle here, and no call under way."""
+        if not self._runtime.reactor.closed:
+            self._runtime.reactor.call_soon(lambda: self._release(actor_id))
+
+    def _release(self, actor_id: bytes) -> None:
+        line = self._lines.get(actor_id)
+        if line is None or (line.remote is not None and line.remote() is not None):
+            return
+        self._runtime.link.send(Release(self._runtime.process_id, [actor_id]))
+        if line.state == "dead":
+            self._forget(line)
+
+    def _forget(self, line: ActorLine) -> None:
+        self._lines.pop(line.actor_id, None)
+        if line.connection is not None:
+            line.connection.close()
+
+    # calls
+
+    def submit(self, line: ActorLine, record: ActorCallRecord) -> None:
+        """Send a call when all before it are sent and its arguments are there."""
+        if line.state == "dead":
+            self._fail(record, line)
+            return
+        line.queue.append(record)
+        deps = record.arguments.deps
+        if deps and any(ref._state == PENDING for _, ref in deps):
+            when_ready(deps, lambda: self._pump(line))
+        else:
+            self._pump(line)
+
+    def _pump(self, line: ActorLine) -> None:
+        connection = line.connection
+        if connection is None:
+            return
+        queue = line.queue
+        while queue:
+            record = queue[0]
+            deps = record.arguments.deps
+            wired: list[tuple[int, Value]] = []
+            if deps:
+                if any(ref._state == PENDING for _, ref in deps):
+                    return  # in order: what comes later waits, too
+                failed = first_failed(deps)
+                if failed is not None:
+                    queue.popleft()
+                    for ref in record.refs:
+                        ref._complete(failed._state, failed._value)
+                    continue
+                wired = wire_deps(self._runtime, deps)
+            queue.popleft()
+            record.sent = True
+            line.flight[record.seq] = record
+            arguments = record.arguments
+            connection.send(
+                Call(record.seq, record.method, arguments.data, arguments.kwnames, wired, len(record.refs))
+            )
+
+    def _fail(self, record: ActorCallRecord, line: ActorLine) -> None:
+        if record.cancelled:
+            fail(record.refs, TaskCancelledError(record.refs[0].task_id() if record.refs else ""))
+        elif line.error is not None:
+            complete(self._runtime, record.refs, [line.error])
+        else:
+            fail(record.refs, ActorDiedError(line.actor_id.hex(), line.reason))
+
+    def cancel(self, record: ActorCallRecord) -> None:
+        """Stop one call."""
+        record.cancelled = True
+        line = record.actor.line
+        if record in line.queue:
+            line.queue.remove(record)
+            fail(record.refs, TaskCancelledError(record.refs[0].task_id() if record.refs else ""))
+            self._pump(line)
+        elif line.connection is not None:
+            line.connection.send(Cancel(record.seq))
+
+    def kill(self, actor_id: bytes, reason: str) -> None:
+        """End an actor now; calls under way fail."""
+        self._runtime.link.send(KillActor(actor_id, reason))
+
+    # what the node says
+
+    def updated(self, update: ActorUpdate) -> None:
+        """An actor is up, or gone."""
+        line = self._lines.get(update.actor_id)
+        if line is None:
+            return
+        if update.state == "alive" and line.state != "alive":
+            line.state, line.address = "alive", update.address
+            self._connect(line)
+        elif update.state == "dead":
+            line.state, line.reason, line.error = "dead", update.reason, update.error
+            self._fail_all(line)
+
+    def _connect(self, line: ActorLine) -> None:
+        runtime = self._runtime
+        remote = line.remote() if line.remote is not None else None
+        if remote is not None:
+            remote.creation_pins = None
+        try:
+            sock = dial(line.address)
+        except OSError:
+            return  # dying already: the node will say so
+        line.connection = Connection(runtime.reactor, sock, call_decoder, self._on_messages, self._on_close)
+        line.connection.tag = line
+        line.connection.send(Greeting(runtime.process_id, runtime.sys_path))
+        self._pump(line)
+
+    def _fail_all(self, line: ActorLine) -> None:
+        if line.connection is not None:
+            line.connection.close()
+            line.connection = None
+        records = [*line.flight.values(), *line.queue]
+        line.flight.clear()
+        line.queue.clear()
+        for record in records:
+            self._fail(record, line)
+        if line.remote is None or line.remote() is None:
+            self._forget(line)
+
+    # what actors say
+
+    def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
+        flight = connection.tag.flight
+        for message in messages:
+            record = flight.pop(message.seq, None)
+            if record is None:
+                continue
+            if type(message) is Done:
+                record.refs[0]._complete(READY, Value(message.data))
+            elif type(message) is Finished:
+                complete(self._runtime, record.refs, message.values)
+
+    def _on_close(self, connection: Connection, _: str) -> None:
+        # The node hears of the death as well, and knows the reason: its update fails the calls.
+        connection.tag.connection = None
+
+    def state_of(self, record: ActorCallRecord) -> str:
+        """Where a call is, in words."""
+        line = record.actor.line
+        if record.sent:
+            ahead = list(line.flight).index(record.seq)
+            return f"was sent to actor {line.cls}, {ahead} calls of this process before it"
+        if any(ref._state == PENDING for _, ref in record.arguments.deps):
+            return "waits for its arguments"
+        return f"waits for actor {line.cls} ({line.state})"
+
+    def close(self, reason: str) -> None:
+        """Everything that is still pending fails."""
+        for line in list(self._lines.values()):
+            line.state, line.reason = "dead", reason
+            self._fail_all(line)
+        self._lines.clear()

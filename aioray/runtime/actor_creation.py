@@ -1,0 +1,79 @@
+"""From `A.remote(x)` to an actor that answers: the caller's side."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from aioray.runtime.calls import first_failed, pack_arguments, when_ready, wire_deps
+from aioray.runtime.errors import error_value
+from aioray.wire.calls import Call
+from aioray.wire.control import ActorSpec, ActorUpdate
+from aioray.wire.framing import encode_call
+from aioray.wire.values import object_id
+
+if TYPE_CHECKING:
+    from aioray.options import ActorOptions
+    from aioray.runtime.actor_calls import RemoteActor
+    from aioray.runtime.runtime import Runtime
+
+
+def create_actor(
+    runtime: Runtime,
+    cls: type,
+    methods: dict[str, int],
+    options: ActorOptions,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[RemoteActor, bool]:
+    """Ask for an actor; it, and whether one of that name existed already (then it is that one)."""
+    function = runtime.function(cls, cls.__name__)
+    arguments = pack_arguments(runtime, args, kwargs)
+    actor_id = object_id(runtime.process_id, runtime.next_seq())
+    namespace = options.namespace or runtime.namespace
+    if options.name:
+        taken = runtime.ask("reserve_name", namespace=namespace, name=options.name, actor_id=actor_id)
+        if taken is not None:
+            return runtime.adopt_actor(taken["actor_id"], taken["cls"] or cls.__name__, taken["methods"] or methods), True
+    is_async = any(_is_async(getattr(cls, name)) for name in methods)
+    with runtime.reactor.lock:
+        actor = runtime.adopt_actor(actor_id, cls.__name__, methods)
+        actor.creation_pins = (arguments, function)
+        for _, dep in arguments.deps:
+            runtime.objects.want(dep)
+
+        def send() -> None:
+            failed = first_failed(arguments.deps)
+            if failed is not None:
+                error = error_value(runtime.outcome_error(failed))
+                runtime.actors.updated(ActorUpdate(actor.actor_id, "dead", reason="an argument failed", error=error))
+                return
+            call = Call(
+                0, "__init__", arguments.data, arguments.kwnames, wire_deps(runtime, arguments.deps), name="__init__"
+            )
+            runtime.link.send(
+                ActorSpec(
+                    actor_id,
+                    cls.__name__,
+                    function.data,
+                    encode_call(call),
+                    options.placement_demand(),
+                    options.running_demand(),
+                    runtime.process_id,
+                    options.name or "",
+                    namespace,
+                    options.max_concurrency or (0 if is_async else 1),
+                    options.lifetime == "detached",
+                    methods,
+                    is_async,
+                    options.num_cpus or 0.0,
+                    runtime.sys_path,
+                )
+            )
+
+        when_ready(arguments.deps, send)
+    return actor, False
+
+
+def _is_async(member: Any) -> bool:
+    return inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)

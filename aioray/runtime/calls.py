@@ -1,0 +1,124 @@
+"""What tasks and actor calls have in common on the caller's side: arguments, results, and waiting for both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioray.refs import CANCELLED, PENDING, RAISED, READY, ObjectRef
+from aioray.runtime.serialization import EMPTY_ARGS, serialize_args
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioray.runtime.runtime import Runtime
+    from aioray.wire.values import Value
+
+
+class Arguments:
+    """The arguments of one call, ready for the wire once the refs among them have values."""
+
+    __slots__ = ("data", "deps", "kwnames", "pins")
+
+    def __init__(
+        self, data: bytes, kwnames: tuple[str, ...], deps: list[tuple[int, ObjectRef[Any]]], pins: list[Any]
+    ) -> None:
+        self.data = data
+        self.kwnames = kwnames
+        self.deps = deps  # refs given directly: the callee gets their values
+        self.pins = pins  # refs inside containers, and large arguments: kept alive until the call ends
+
+
+_NO_ARGUMENTS = Arguments(EMPTY_ARGS, (), [], [])
+
+
+def pack_arguments(runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    """Pickle the arguments of a call. Raises SerializationError that names the argument that cannot be."""
+    if not args and not kwargs:
+        return _NO_ARGUMENTS
+    values = args
+    kwnames: tuple[str, ...] = ()
+    if kwargs:
+        values = (*args, *kwargs.values())
+        kwnames = tuple(kwargs)
+    deps: list[tuple[int, ObjectRef[Any]]] = []
+    for at, value in enumerate(values):
+        if type(value) is ObjectRef:
+            deps.append((at, value))
+    if deps:
+        direct = {at for at, _ in deps}
+        values = tuple(None if at in direct else value for at, value in enumerate(values))
+    serialized = serialize_args(values, kwnames)
+    if serialized.buffers or len(serialized.data) > runtime.config.inline_max_nbytes:
+        return _pack_large(runtime, values, kwnames, deps)
+    return Arguments(serialized.data, kwnames, deps, serialized.refs)
+
+
+def _pack_large(
+    runtime: Runtime, values: tuple[Any, ...], kwnames: tuple[str, ...], deps: list[tuple[int, ObjectRef[Any]]]
+) -> Arguments:
+    """Arguments with buffers or many bytes: each such argument becomes an object of its own."""
+    small = list(values)
+    deps = list(deps)
+    pins: list[Any] = []
+    for at, value in enumerate(values):
+        serialized = serialize_args((value,), ())
+        if serialized.buffers or len(serialized.data) > runtime.config.inline_max_nbytes // 4:
+            deps.append((at, runtime.put(value)))
+            small[at] = None
+    rest = serialize_args(tuple(small), kwnames)
+    pins += rest.refs
+    return Arguments(rest.data, kwnames, deps, pins)
+
+
+def when_ready(deps: list[tuple[int, ObjectRef[Any]]], then: Callable[[], None]) -> None:
+    """Call `then`, under the runtime's lock, when all refs have a value or an error; at once if they have."""
+    pending = [ref for _, ref in deps if ref._state == PENDING]
+    if not pending:
+        then()
+        return
+    left = len(pending)
+
+    def one_less(_: ObjectRef[Any]) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            then()
+
+    for ref in pending:
+        ref._when_done(one_less)
+
+
+def first_failed(deps: list[tuple[int, ObjectRef[Any]]]) -> ObjectRef[Any] | None:
+    """The first ref that has no value but an error: the call fails with that."""
+    return next((ref for _, ref in deps if ref._state in (RAISED, CANCELLED)), None)
+
+
+def wire_deps(runtime: Runtime, deps: list[tuple[int, ObjectRef[Any]]]) -> list[tuple[int, Value]]:
+    """The values of refs that are ready. What lies in shared memory is shared first: the callee may keep it."""
+    wired = []
+    for at, ref in deps:
+        value = ref._value
+        if value.nbytes:
+            runtime.objects.share(ref)
+        wired.append((at, value))
+    return wired
+
+
+def complete(runtime: Runtime, refs: tuple[ObjectRef[Any], ...], values: list[Value]) -> None:
+    """Results, or one error for all of them, arrived."""
+    if len(values) == 1 and values[0].is_error:
+        for ref in refs:
+            ref._complete(RAISED, values[0])
+        return
+    for ref, value in zip(refs, values, strict=True):
+        if value.nbytes or value.refs:
+            runtime.objects.adopt(ref, value)
+        ref._complete(RAISED if value.is_error else READY, value)
+
+
+def fail(refs: tuple[ObjectRef[Any], ...], error: BaseException) -> None:
+    """No result will come."""
+    for ref in refs:
+        ref._complete(RAISED, error)
+
+

@@ -1,0 +1,62 @@
+"""Exceptions on their way between processes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import traceback
+
+from aioray.exceptions import RayError, RayTaskError, UnserializableException
+from aioray.runtime.serialization import deserialize, serialize
+from aioray.wire.values import Value
+
+_OWN = ("aioray", "aioray_node")
+
+
+def user_traceback(exc: BaseException) -> str:
+    """The traceback of `exc` as text, causes and notes included, without aioray's own frames."""
+    report = traceback.TracebackException.from_exception(exc, compact=True)
+    seen: set[int] = set()
+    stack: list[traceback.TracebackException | None] = [report]
+    while stack:
+        part = stack.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        part.stack = traceback.StackSummary.from_list([frame for frame in part.stack if not _is_ours(frame.filename)])
+        stack += [part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())]
+    return "".join(report.format())
+
+
+def _is_ours(filename: str) -> bool:
+    directory = os.path.dirname(filename)
+    return any(directory == root or directory.startswith(root + os.sep) for root in _ROOTS)
+
+
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_ROOTS = (_HERE, os.path.join(os.path.dirname(_HERE), "nodes", "aioray_node"), os.path.join(os.path.dirname(_HERE), "aioray_node"))
+
+
+def task_error(exc: BaseException, function_name: str) -> RayTaskError:
+    """What a failed call sends back: the exception itself where it can be pickled, else its text."""
+    text = user_traceback(exc)
+    cause: BaseException = exc.cause if isinstance(exc, RayTaskError) and exc.cause is not None else exc
+    return RayTaskError(function_name, text, _portable(cause, text), os.getpid())
+
+
+def _portable(exc: BaseException, text: str) -> BaseException:
+    try:
+        serialized = serialize(exc, "exception")
+        deserialize(serialized.data, serialized.buffers, None)
+    except Exception:  # noqa: BLE001 # a user's exception may fail in any way when it is copied
+        return UnserializableException(type(exc).__qualname__, text)
+    return exc
+
+
+def error_value(exc: BaseException) -> Value:
+    """An exception as a Value."""
+    if not isinstance(exc, RayError):
+        exc = RayTaskError("", user_traceback(exc), _portable(exc, user_traceback(exc)), os.getpid())
+    serialized = serialize(exc, "exception")
+    buffers = [bytes(buffer) for buffer in serialized.buffers]
+    return Value(serialized.data or pickle.dumps(exc), buffers, is_error=True)

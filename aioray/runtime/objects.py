@@ -1,0 +1,282 @@
+"""Which objects this process knows, who else may, and when their memory is free again.
+
+An object is *private* until a ref to it leaves the process; then it is *shared*: the node counts who holds it, and this
+process is one of the holders as long as a ref, or a view of the bytes, is alive here. The rules that make counts exact:
+
+- what is sent as an argument is kept alive by the caller until the call is answered; a worker that still has a ref or a
+  view when the call ends tells the node, and waits until the node knows, before it answers;
+- a result that contains refs is registered with the node as their holder before it is sent;
+- one connection carries all that a process tells its node, so its own messages never overtake each other.
+"""
+
+from __future__ import annotations
+
+import collections
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aioray.refs import PENDING, RAISED, READY, ObjectRef
+from aioray.runtime.serialization import Serialized, deserialize, serialize
+from aioray.wire.control import Fetch, Fetched, Hold, Release, Share
+from aioray.wire.values import Value, owner_of
+
+if TYPE_CHECKING:
+    from aioray.runtime.runtime import Runtime
+
+
+@dataclass(slots=True, eq=False)
+class Tracked:
+    """What is known of one object that is more than a small private value."""
+
+    ref_alive: bool = False
+    views: int = 0
+    held_at_node: bool = False  # the node counts this process as a holder
+    place: Value | None = None  # private memory to free when nobody looks any more
+    contains: bool = False  # the node counts the object itself as a holder of refs in its value
+
+
+class ObjectTable:
+    """The objects of one runtime. Called with the reactor's lock held, but for `ref_gone`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._tracked: dict[bytes, Tracked] = {}
+        self._refs: weakref.WeakValueDictionary[bytes, ObjectRef[Any]] = weakref.WeakValueDictionary()
+        self._gone: collections.deque[tuple[bytes, str]] = collections.deque()
+        self._going = False
+        self._pinned: list[ObjectRef[Any]] = []
+        self._borrowed: list[bytes] = []  # not yet told to the node; see `settle_borrows`
+        self._trim_due = False
+        self._unanswered_hold = False  # a handle told the node about itself; the next call to end waits until it knows
+
+    # refs
+
+    def borrow(self, oid: bytes) -> ObjectRef[Any]:
+        """The one ref of this process to an object that somebody else may own."""
+        with self._runtime.reactor.lock:
+            ref = self._refs.get(oid)
+            if ref is None:
+                seq = int.from_bytes(oid[8:], "big")
+                ref = ObjectRef(self._runtime, seq >> 16, seq & 0xFFFF, oid)
+                tracked = self._track(ref)
+                if not tracked.held_at_node:
+                    self._borrowed.append(oid)
+            return ref
+
+    def _track(self, ref: ObjectRef[Any]) -> Tracked:
+        oid = ref.binary()
+        tracked = self._tracked.setdefault(oid, Tracked())
+        tracked.ref_alive = ref._tracked = True
+        self._refs[oid] = ref
+        return tracked
+
+    def share(self, ref: ObjectRef[Any]) -> None:
+        """A ref is about to leave this process: from now on the node answers for the object."""
+        with self._runtime.reactor.lock:
+            if owner_of(ref.binary()) != self._runtime.process_id:
+                return
+            tracked = self._tracked.get(ref.binary())
+            if tracked is not None and tracked.held_at_node:
+                return
+            tracked = self._track(ref)
+            tracked.held_at_node = True
+            tracked.place = None  # the node frees it now
+            self._runtime.link.send(Share(ref.binary(), self._shareable(ref)))
+
+    def _shareable(self, ref: ObjectRef[Any]) -> Value | None:
+        if ref._state == PENDING:
+            return None
+        return self._runtime.wire_value(ref)
+
+    def completed(self, ref: ObjectRef[Any]) -> None:
+        """A tracked ref got its value; the node is told if it waits for it."""
+        tracked = self._tracked.get(ref._oid)
+        if tracked is not None and tracked.held_at_node and owner_of(ref._oid) == self._runtime.process_id:
+            self._runtime.link.send(Share(ref._oid, self._shareable(ref)))
+
+    def pin_for_ever(self, ref: ObjectRef[Any]) -> None:
+        """Keep a ref until shutdown."""
+        self._pinned.append(ref)
+
+    def want(self, ref: ObjectRef[Any]) -> None:
+        """Somebody waits for `ref`: have the node send it, if nobody else will."""
+        if ref._state != PENDING or ref._task is not None or owner_of(ref.binary()) == self._runtime.process_id:
+            return
+        with self._runtime.reactor.lock:
+            ref._task = self  # asked once is enough
+            self._runtime.link.send(Fetch(ref.binary()))
+
+    def fetched(self, message: Fetched) -> None:
+        """The node's answer to `want`."""
+        ref = self._refs.get(message.oid)
+        if ref is not None:
+            value = message.value
+            ref._complete(RAISED if value.is_error else READY, value)
+
+    # values
+
+    def put(self, ref: ObjectRef[Any], serialized: Serialized) -> None:
+        """Make `serialized` the value of a new ref of ours. Raises ObjectStoreFullError."""
+        value = self.store(serialized, ref)
+        with self._runtime.reactor.lock:
+            if serialized.refs:
+                self._track(ref).contains = True
+                self.hold_for(ref.binary(), serialized.refs)
+            if value.nbytes:
+                self._track(ref).place = value
+            ref._complete(READY, value)
+
+    def store(self, serialized: Serialized, ref: ObjectRef[Any] | None = None, oid: bytes = b"") -> Value:
+        """A Value of what was pickled: inline when small, else in shared memory."""
+        refs = [item.binary() for item in serialized.refs]
+        if serialized.nbytes <= self._runtime.config.inline_max_nbytes:
+            return Value(serialized.data, [bytes(buffer) for buffer in serialized.buffers], refs=refs)
+        value = self._runtime.memory.write(serialized)
+        value.oid = ref.binary() if ref is not None else oid
+        value.refs = refs
+        return value
+
+    def adopt(self, ref: ObjectRef[Any], value: Value) -> None:
+        """A result came for a ref of ours: remember what the node counts for us because of it."""
+        if value.nbytes:
+            self._track(ref).held_at_node = True  # the worker sealed it in our name
+        if value.refs:
+            self._track(ref).contains = True
+
+    def hold_for(self, holder: bytes, refs: list[Any], req: int = 0) -> None:
+        """Tell the node that the object `holder` contains `refs`."""
+        self._runtime.link.send(Hold(holder, [ref.binary() for ref in refs], req))
+
+    def load_arguments(self, data: bytes) -> Any:
+        """Unpickle the arguments of a call; refs inside are borrowed from the caller until it ends."""
+        return deserialize(data, (), self._runtime)
+
+    @staticmethod
+    def load_plain(data: bytes) -> Any:
+        """Unpickle what has neither buffers nor refs."""
+        return deserialize(data, (), None)
+
+    def load(self, value: Value, *, argument: bool = False) -> Any:
+        """Unpickle a value. Arrays are read-only views of shared memory, kept from reuse while they live.
+
+        What comes as an `argument` is kept alive by the caller until the call ends: only then is the node told.
+        """
+        runtime = self._runtime if value.refs else None
+        if not value.nbytes:
+            result = deserialize(value.data, value.buffers, runtime)
+        else:
+            oid = value.oid
+            with self._runtime.reactor.lock:
+                tracked = self._tracked.setdefault(oid, Tracked())
+                tracked.views += 1
+            stream, buffers, _ = self._runtime.memory.open(value, lambda: self._view_gone(oid))
+            if tracked.views == 1 and not tracked.held_at_node and not tracked.ref_alive:
+                self._borrowed.append(oid)
+            result = deserialize(stream, buffers, runtime)
+        if self.has_borrowed and not argument:
+            with self._runtime.reactor.lock:
+                self.hold_alive()
+        return result
+
+    # borrows
+
+    def settle_borrows(self) -> list[bytes]:
+        """At the end of a call: what arrived with it, is still alive here, and is not known to the node."""
+        self.sweep()
+        borrowed, self._borrowed = self._borrowed, []
+        alive = []
+        for oid in borrowed:
+            tracked = self._tracked.get(oid)
+            if tracked is None or tracked.held_at_node:
+                continue
+            if self._refs.get(oid) is not None or tracked.views:
+                alive.append(oid)
+        return alive
+
+    def hold_alive(self, req: int = 0) -> bool:
+        """Tell the node about `settle_borrows`; True when something was told, and an Ack comes for `req`."""
+        alive = self.settle_borrows()
+        for oid in alive:
+            self._tracked[oid].held_at_node = True
+        told = bool(alive) or self._unanswered_hold
+        self._unanswered_hold = False
+        if told:
+            self._runtime.link.send(Hold(self._runtime.process_id, alive, req))
+        return told
+
+    def holds_actor(self, actor_id: bytes) -> None:
+        """A handle came to this process."""
+        self._runtime.link.send(Hold(self._runtime.process_id, [actor_id]))
+        self._unanswered_hold = True
+
+    @property
+    def has_borrowed(self) -> bool:
+        return self._unanswered_hold or bool(self._borrowed)
+
+    # the end of objects
+
+    def ref_gone(self, oid: bytes) -> None:
+        """From ObjectRef.__del__, in any thread, at any time: only note it."""
+        self._note_gone(oid, "ref")
+
+    def _view_gone(self, oid: bytes) -> None:
+        self._note_gone(oid, "view")
+
+    def _note_gone(self, oid: bytes, what: str) -> None:
+        self._gone.append((oid, what))
+        if not self._going and not self._runtime.reactor.closed:
+            self._going = True
+            self._runtime.reactor.call_soon(self.sweep)
+
+    def sweep(self) -> None:
+        """Free what nobody here looks at any more."""
+        self._going = False
+        released = []
+        while self._gone:
+            oid, what = self._gone.popleft()
+            tracked = self._tracked.get(oid)
+            if tracked is None:
+                continue
+            if what == "view":
+                tracked.views -= 1
+            elif oid not in self._refs:
+                tracked.ref_alive = False
+            if tracked.ref_alive or tracked.views:
+                continue
+            del self._tracked[oid]
+            if tracked.held_at_node:
+                released.append(oid)
+            elif tracked.place is not None:
+                self._free(tracked.place)
+            if tracked.contains and not tracked.held_at_node:
+                self._runtime.link.send(Release(oid, []))
+        if released:
+            self._runtime.link.send(Release(self._runtime.process_id, released))
+
+    def _free(self, place: Value) -> None:
+        memory = self._runtime.memory
+        memory.free(place.offset, place.nbytes)
+        memory.trim()
+        if not self._trim_due:
+            self._trim_due = True
+            self._runtime.reactor.call_later(0.5, self._trim_idle)
+
+    def _trim_idle(self) -> None:
+        self._trim_due = False
+        self._runtime.memory.trim(0)
+
+    def sweep_now(self) -> None:
+        """Before memory is asked for: what was let go may be what is needed."""
+        if self._gone:
+            with self._runtime.reactor.lock:
+                self.sweep()
+
+    def known(self) -> int:
+        """How many objects are tracked; for tests and explain."""
+        return len(self._tracked)
+
+
+def serialize_value(value: Any) -> Serialized:
+    """Pickle what is put or returned."""
+    return serialize(value, "value")

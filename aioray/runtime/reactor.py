@@ -1,0 +1,442 @@
+"""Who does the I/O of a process: whichever thread waits for it, or an event loop that adopts it.
+
+A synchronous program has no event loop, and a thread that does the I/O for it would cost two thread switches a call.
+So the sockets of a process hang on one epoll, and *the thread that waits leads*: it polls and handles what comes until
+its own answer is there. Others that wait meanwhile follow. When nobody leads for a moment (the program computes), a
+helper thread does, and steps down as soon as somebody waits again. An event loop that is attached leads for as long
+as it is: an epoll is itself a file that a loop can watch.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import heapq
+import itertools
+import os
+import select
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+_HELPER_PERIOD_S = 0.002  # how long nobody may lead before the helper does
+_HELPER_IDLE_ROUNDS = 20  # after that many looks at a program that waits anyway, the helper sleeps
+
+
+class Handler(Protocol):
+    """What is registered for a file descriptor. Both are called with the reactor's lock held."""
+
+    def on_readable(self) -> None: ...
+    def on_writable(self) -> None: ...
+
+
+class Flushable(Protocol):
+    """Something with output to write before the next wait."""
+
+    def flush(self) -> None: ...
+
+
+class Timer:
+    """A call that is due later; `cancel` makes it not happen."""
+
+    __slots__ = ("cancelled", "fn")
+
+    def __init__(self, fn: Callable[[], None]) -> None:
+        self.fn = fn
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class _Follower:
+    __slots__ = ("done", "event")
+
+    def __init__(self, done: Callable[[], bool]) -> None:
+        self.done = done
+        self.event = threading.Event()
+
+
+class Reactor:
+    """One epoll, its timers and its dirty connections. All state is guarded by `lock`."""
+
+    def __init__(self, name: str = "aioray") -> None:
+        self.lock = threading.RLock()
+        self.on_helper_leads: Callable[[], None] | None = None
+        self._name = name
+        self._epoll = select.epoll()
+        self._wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wakeup_fd, select.EPOLLIN)
+        self._handlers: dict[int, Handler] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._timer_order = itertools.count()
+        self._soon: collections.deque[Callable[[], None]] = collections.deque()
+        self._dirty: list[Flushable] = []
+        self._flush_pending = False
+        self._lead = threading.Lock()
+        self._leader = 0  # thread ident; 0 when nobody leads
+        self._followers: list[_Follower] = []
+        self._beat = 0
+        self._helper: threading.Thread | None = None
+        self._helper_leads = False
+        self._parked = False
+        self._unpark = threading.Semaphore(0)
+        self._interrupt: BaseException | None = None
+        self._waiting_main = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._loop_timer: asyncio.TimerHandle | None = None
+        self.closed = False
+
+    # registration
+
+    def register(self, fd: int, handler: Handler) -> None:
+        self._handlers[fd] = handler
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def watch_writable(self, fd: int, wanted: bool) -> None:
+        self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
+
+    def unregister(self, fd: int) -> None:
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def call_later(self, delay_s: float, fn: Callable[[], None]) -> Timer:
+        """Call `fn` (under the lock) after `delay_s` seconds."""
+        timer = Timer(fn)
+        with self.lock:
+            first = not self._timers or self._timers[0][0] > time.monotonic() + delay_s
+            heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._timer_order), timer))
+            if first:
+                self._arm()
+        return timer
+
+    def call_soon(self, fn: Callable[[], None]) -> None:
+        """Call `fn` (under the lock) from whoever does the I/O. Safe in any thread and in finalizers."""
+        self._soon.append(fn)
+        self._request_turn()
+
+    def mark_dirty(self, connection: Flushable) -> None:
+        """Have `connection.flush()` called before the next wait. The lock is held."""
+        self._dirty.append(connection)
+        self._request_turn()
+
+    def _request_turn(self) -> None:
+        if self._flush_pending:
+            return
+        self._flush_pending = True
+        if self._loop is not None:
+            if threading.get_ident() == self._loop_thread:
+                self._loop.call_soon(self._turn_on_loop)
+            else:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: so are we, in a moment
+                    self._loop.call_soon_threadsafe(self._turn_on_loop)
+        elif self._leader not in (0, threading.get_ident()):
+            self.wake()
+
+    def wake(self) -> None:
+        """Make the leader look around."""
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._wakeup_fd, 1)
+
+    def _arm(self) -> None:
+        if self._loop is not None:
+            if threading.get_ident() == self._loop_thread:
+                self._arm_loop_timer()
+            else:
+                self._request_turn()
+        elif self._leader not in (0, threading.get_ident()):
+            self.wake()
+
+    # one turn
+
+    def flush(self) -> None:
+        """Write what is to be written, and make the calls that were asked for soon."""
+        with self.lock:
+            self._flush_pending = False
+            while self._soon:
+                self._soon.popleft()()
+            while self._dirty:
+                dirty, self._dirty = self._dirty, []
+                for connection in dirty:
+                    connection.flush()
+
+    def _run_timers(self) -> None:
+        timers = self._timers
+        now = time.monotonic()
+        while timers and (timers[0][0] <= now or timers[0][2].cancelled):
+            timer = heapq.heappop(timers)[2]
+            if not timer.cancelled:
+                timer.fn()
+
+    def _handle(self, events: list[tuple[int, int]]) -> None:
+        with self.lock:
+            for fd, mask in events:
+                if fd == self._wakeup_fd:
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_read(fd)
+                    continue
+                handler = self._handlers.get(fd)
+                if handler is None:
+                    continue
+                if mask & select.EPOLLOUT:
+                    handler.on_writable()
+                if mask & ~select.EPOLLOUT:
+                    handler.on_readable()
+            if self._timers:
+                self._run_timers()
+
+    def poll_once(self, timeout_s: float | None) -> None:
+        """One turn of the leader: write, wait at most `timeout_s`, handle. Not under the lock."""
+        if self._flush_pending:
+            self.flush()
+        if self._timers:
+            until = max(0.0, self._timers[0][0] - time.monotonic())
+            timeout_s = until if timeout_s is None else min(until, timeout_s)
+        self._handle(self._epoll.poll(timeout_s))
+        if self._flush_pending:
+            self.flush()
+
+    # leading and following
+
+    def run_until(self, done: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Do the I/O, or let who does it go on, until `done()`; False when `timeout_s` went by first."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not done():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                if self._lead.acquire(blocking=False):  # timeout 0 still takes what lies ready
+                    with self._leading():
+                        self.poll_once(0)
+                return done()
+            if self.closed:
+                return done()
+            if self._lead.acquire(blocking=False):
+                with self._leading():
+                    self._lead_until(done, deadline)
+            else:
+                self._follow(done, left)
+        return True
+
+    @contextlib.contextmanager
+    def _leading(self) -> Iterator[None]:
+        """Hold the lead that was just acquired; pass it on, or wake the helper, when leaving."""
+        self._leader = threading.get_ident()
+        self._beat += 1
+        try:
+            yield
+        finally:
+            self._leader = 0
+            self._lead.release()
+            if self._followers:
+                self._pass_the_lead()
+            elif self._parked:
+                self._unpark_helper()
+
+    def _lead_until(self, done: Callable[[], bool], deadline: float | None) -> None:
+        while not done() and not self.closed:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            self.poll_once(left)
+            if self._interrupt is not None:
+                self._raise_interrupt()
+            if self._followers:
+                for follower in list(self._followers):
+                    if follower.done():
+                        follower.event.set()
+
+    def _pass_the_lead(self) -> None:
+        for follower in list(self._followers):
+            follower.event.set()
+
+    def _follow(self, done: Callable[[], bool], timeout_s: float | None) -> None:
+        follower = _Follower(done)
+        is_main = threading.current_thread() is threading.main_thread()
+        self._followers.append(follower)
+        self._waiting_main = self._waiting_main or is_main
+        try:
+            if self._leader == 0 and self._loop is None:
+                return  # it was let go just now: try again
+            if self._helper_leads:
+                self.wake()
+            if done():
+                return
+            follower.event.wait(timeout_s)
+        finally:
+            self._followers.remove(follower)
+            if is_main:
+                self._waiting_main = False
+        if self._interrupt is not None:
+            self._raise_interrupt()
+
+    # interrupting the main thread
+
+    def in_our_hands(self) -> bool:
+        """Whether the main thread, which asks, is inside this class or holds the lock: raising there loses data."""
+        ident = threading.get_ident()
+        return self._leader == ident or self._waiting_main or self.lock._is_owned()  # type: ignore[attr-defined]
+
+    def interrupt(self, exc: BaseException) -> None:
+        """Have the main thread raise `exc` from the `run_until` it is in, or is about to enter."""
+        self._interrupt = exc
+        self.wake()
+        self._pass_the_lead()
+
+    def forget_interrupt(self) -> None:
+        """What was to be interrupted is over."""
+        self._interrupt = None
+
+    def _raise_interrupt(self) -> None:
+        exc = self._interrupt
+        if exc is not None and threading.current_thread() is threading.main_thread():
+            self._interrupt = None
+            raise exc
+
+    # the helper
+
+    def start_helper(self) -> None:
+        """Start the thread that leads while nobody else does."""
+        self._helper = threading.Thread(target=self._help, name=f"{self._name}-helper", daemon=True)
+        self._helper.start()
+
+    def _unpark_helper(self) -> None:
+        self._parked = False
+        self._unpark.release()
+
+    def _help(self) -> None:
+        seen, rounds = -1, 0
+        while not self.closed:
+            # Not a poll for state: this is the delay after which leading is worth a thread switch.
+            self._unpark.acquire(timeout=_HELPER_PERIOD_S)
+            if self._beat != seen:
+                seen, rounds = self._beat, 0
+                continue
+            if self._lead.acquire(blocking=False):
+                self._help_once()
+                seen = self._beat
+                continue
+            rounds += 1
+            if rounds >= _HELPER_IDLE_ROUNDS:
+                self._parked = True
+                if self._leader != 0 or self._loop is not None:  # else: it was let go before we said so
+                    self._unpark.acquire()
+                self._parked = False
+                rounds = 0
+
+    def _help_once(self) -> None:
+        self._leader = threading.get_ident()
+        self._helper_leads = True
+        try:
+            if self.on_helper_leads is not None:
+                with self.lock:
+                    self.on_helper_leads()
+            while not self._followers and not self.closed:
+                self.poll_once(None)
+        finally:
+            self._helper_leads = False
+            self._leader = 0
+            self._lead.release()
+            self._pass_the_lead()
+
+    @property
+    def helper_leads(self) -> bool:
+        return self._helper_leads
+
+    # event loops
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let `loop` do the I/O, from its own thread (the caller's), until `detach`."""
+        follower = _Follower(lambda: False)
+        self._followers.append(follower)  # makes the helper step down
+        try:
+            self.wake()
+            self._lead.acquire()
+        finally:
+            self._followers.remove(follower)
+        with self.lock:
+            self._leader = self._loop_thread = threading.get_ident()
+            self._loop = loop
+            self._beat += 1
+            loop.add_reader(self._epoll.fileno(), self._ready_on_loop)
+            self._flush_pending = False
+            self._request_turn()
+            self._arm_loop_timer()
+
+    def detach(self) -> None:
+        """Take the I/O back from the loop."""
+        loop = self._loop
+        if loop is None:
+            return
+        with self.lock:
+            if not loop.is_closed():
+                loop.remove_reader(self._epoll.fileno())
+            if self._loop_timer is not None:
+                self._loop_timer.cancel()
+                self._loop_timer = None
+            self._loop = None
+            self._leader = self._loop_thread = 0
+            self._flush_pending = bool(self._dirty or self._soon)
+        self._lead.release()
+        self._pass_the_lead()
+        if self._parked:
+            self._unpark_helper()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that does the I/O, if one is attached."""
+        return self._loop
+
+    def in_loop(self) -> bool:
+        """Whether the caller runs in the attached loop's thread, where nothing may block."""
+        return self._loop is not None and threading.get_ident() == self._loop_thread
+
+    def _ready_on_loop(self) -> None:
+        self._handle(self._epoll.poll(0))
+        if self._followers:
+            for follower in list(self._followers):
+                if follower.done():
+                    follower.event.set()
+        self._arm_loop_timer()
+
+    def _turn_on_loop(self) -> None:
+        self.flush()
+        self._arm_loop_timer()
+
+    def _arm_loop_timer(self) -> None:
+        if not self._timers or self._loop is None:
+            return
+        due = self._timers[0][0]
+        if self._loop_timer is not None:
+            if getattr(self, "_loop_timer_due", None) == due:
+                return
+            self._loop_timer.cancel()
+        self._loop_timer_due = due
+        self._loop_timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._timer_on_loop)
+
+    def _timer_on_loop(self) -> None:
+        self._loop_timer = None
+        with self.lock:
+            self._run_timers()
+        self._arm_loop_timer()
+
+    def close(self) -> None:
+        """Let go of everything; threads that wait return."""
+        if self.closed:
+            return
+        self.flush()
+        self.detach()
+        self.closed = True
+        self.wake()
+        self._pass_the_lead()
+        self._unpark_helper()
+        if self._helper is not None and self._helper is not threading.current_thread():
+            self._helper.join()
+        with self._lead:  # a leader in another thread has left by now
+            self._handlers.clear()
+            self._epoll.close()
+            os.close(self._wakeup_fd)

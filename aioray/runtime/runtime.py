@@ -1,0 +1,461 @@
+"""One process's side of one cluster: what drivers and workers share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import logging
+import os
+import sys
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from aioray.exceptions import (
+    BlockingCallError,
+    GetTimeoutError,
+    RaySystemError,
+    RayTaskError,
+    TaskCancelledError,
+)
+from aioray.refs import CANCELLED, PENDING, RAISED, READY, ObjectRef
+from aioray.runtime.actor_calls import ActorCaller, ActorCallRecord, RemoteActor
+from aioray.runtime.actor_creation import create_actor
+from aioray.runtime.calls import pack_arguments
+from aioray.runtime.errors import error_value
+from aioray.runtime.link import NodeLink, SideChannel
+from aioray.runtime.objects import ObjectTable, serialize_value
+from aioray.runtime.serialization import serialize_code
+from aioray.runtime.shared_memory import SharedMemory
+from aioray.runtime.tasks import Function, Task, TaskSubmitter
+from aioray.wire.control import (
+    ActorUpdate,
+    Fetched,
+    GiveExtent,
+    Hello,
+    LeaseGrant,
+    LeaseLost,
+    LogLines,
+    Notice,
+    Query,
+    Reserve,
+    Welcome,
+)
+from aioray.wire.values import Value, owner_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aioray.config import Config
+    from aioray.options import ActorOptions, TaskOptions
+    from aioray.runtime.reactor import Reactor
+    from aioray.wire.control import Reserved
+
+
+class Runtime:
+    """Tasks, actors and objects of one process. Thread-safe: the reactor's lock guards everything here."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        config: Config,
+        node_address: str,
+        *,
+        process_id: bytes,
+        role: str = "driver",
+        namespace: str = "",
+        exchange: Callable[[Any], Any] | None = None,
+        on_message: Callable[[Any], None] | None = None,
+        on_lost: Callable[[str], None] | None = None,
+        on_log: Callable[[LogLines], None] | None = None,
+        log_to_driver: bool = True,
+    ) -> None:
+        self.reactor = reactor
+        self.config = config
+        self.process_id = process_id
+        self.job_id = process_id.hex()
+        self.role = role
+        self.namespace = namespace
+        self.log = logging.getLogger("aioray")
+        self.sys_path = [path or os.getcwd() for path in sys.path]
+        self.closed = False
+        self.node_id = ""
+        self.session_dir = ""
+        self.memory: SharedMemory
+        self._node_address = node_address
+        self._seqs = itertools.count(1)
+        self._functions: weakref.WeakKeyDictionary[Any, Function] = weakref.WeakKeyDictionary()
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._on_log = on_log
+        self._log_to_driver = log_to_driver
+        self._side_channel = SideChannel(node_address, self._hello("side"))
+        self._exchange = exchange or self._side_channel.exchange  # a node in our own event loop answers directly
+        self.link = NodeLink(reactor, node_address, self._dispatch, self._lost)
+        self.objects = ObjectTable(self)
+        self.tasks = TaskSubmitter(self)
+        self.actors = ActorCaller(self)
+
+    # opening and closing
+
+    def _hello(self, role: str, address: str = "") -> Hello:
+        return Hello(
+            self.process_id,
+            role,
+            os.getpid(),
+            namespace=self.namespace,
+            sys_path=self.sys_path,
+            address=address,
+            log_to_driver=self._log_to_driver,
+        )
+
+    def open(self, address: str = "") -> None:
+        """Introduce this process to its node; `welcome` has the answer. `address`: where a worker listens."""
+        self.link.open(self._hello(self.role, address))
+
+    def welcome(self, welcome: Welcome) -> None:
+        """The node let us in."""
+        self.node_id = welcome.node_id
+        self.session_dir = welcome.session_dir
+        self.memory = SharedMemory(
+            welcome.segment,
+            welcome.capacity_nbytes,
+            self._reserve,
+            self._give_extent,
+            extent_nbytes=self.config.extent_nbytes,
+            cache_nbytes=self.config.local_arena_cache_nbytes,
+        )
+
+    def _reserve(self, nbytes: int) -> Reserved:
+        answer: Reserved = self._exchange(Reserve(nbytes))
+        return answer
+
+    def ask(self, what: str, **args: Any) -> Any:
+        """Ask the node something. Raises ValueError with its words when it has no answer."""
+        self.require_open()
+        answer = self._exchange(Query(0, what, args))
+        if answer.error:
+            raise ValueError(answer.error)
+        return answer.data
+
+    def _give_extent(self, offset: int, nbytes: int) -> None:
+        with self.reactor.lock:
+            self.link.send(GiveExtent(offset, nbytes))
+
+    def close(self, reason: str = "the cluster was shut down") -> None:
+        """Fail what is pending, hang up, let go of memory. Safe to call twice."""
+        if self.closed:
+            return
+        self.closed = True
+        with self.reactor.lock:
+            self.tasks.close(reason)
+            self.actors.close(reason)
+        self.link.close()
+        self._side_channel.close()
+        if self.node_id:
+            self.memory.close()
+
+    def drain_log(self) -> None:
+        """Before hanging up: show what workers have printed so far."""
+        if not self.link.lost and not self.reactor.in_loop():
+            self.reactor.run_until(lambda: False, 0.0)
+
+    def _lost(self, reason: str) -> None:
+        if not self.closed:
+            self.tasks.close(f"the node is gone: {reason}")
+            self.actors.close(f"the node is gone: {reason}")
+        if self._on_lost is not None:
+            self._on_lost(reason)
+
+    def _dispatch(self, message: Any) -> None:
+        match message:
+            case LeaseGrant():
+                self.tasks.granted(message)
+            case LeaseLost():
+                self.tasks.lost(message)
+            case ActorUpdate():
+                self.actors.updated(message)
+            case Fetched():
+                self.objects.fetched(message)
+            case Notice(text):
+                self.log.warning("%s", text)
+            case LogLines():
+                if self._on_log is not None:
+                    self._on_log(message)
+            case _:
+                if self._on_message is not None:
+                    self._on_message(message)
+
+    def require_open(self) -> None:
+        """Raises RaySystemError when the cluster was shut down."""
+        if self.closed:
+            raise RaySystemError("this cluster was shut down")
+
+    # objects
+
+    def put(self, value: Any) -> ObjectRef[Any]:
+        """Store a value; see aioray.put."""
+        self.require_open()
+        serialized = serialize_value(value)
+        ref: ObjectRef[Any] = ObjectRef(self, next(self._seqs))
+        if serialized.nbytes > self.config.inline_max_nbytes:
+            self.objects.sweep_now()
+            self.objects.put(ref, serialized)
+        elif serialized.refs:
+            self.objects.put(ref, serialized)
+        else:
+            ref._state = READY
+            ref._value = Value(serialized.data, [bytes(buffer) for buffer in serialized.buffers])
+        return ref
+
+    def load(self, value: Value) -> Any:
+        """The Python value of what is READY."""
+        if not value.nbytes and not value.refs and not value.buffers:
+            return self.objects.load_plain(value.data)
+        return self.objects.load(value)
+
+    def load_error(self, value: Value | BaseException) -> BaseException:
+        """The exception of what RAISED; a RayTaskError that is also an instance of what was raised there."""
+        if isinstance(value, BaseException):
+            return value
+        error = self.objects.load(value)
+        if isinstance(error, RayTaskError):
+            return error.as_instanceof_cause()
+        assert isinstance(error, BaseException)
+        return error
+
+    def wire_value(self, ref: ObjectRef[Any]) -> Value:
+        """What another process gets for a ref that is done."""
+        if ref._state == CANCELLED:
+            return error_value(TaskCancelledError(ref.task_id()))
+        if isinstance(ref._value, BaseException):
+            return error_value(ref._value)
+        value: Value = ref._value
+        return value
+
+    def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
+        """The values, blocking. Raises what was raised, and GetTimeoutError."""
+        self.wait_all(refs, timeout_s)
+        results = []
+        for ref in refs:
+            if ref._state == READY:
+                results.append(self.load(ref._value))
+            else:
+                raise self.outcome_error(ref)
+        return results
+
+    def outcome_error(self, ref: ObjectRef[Any]) -> BaseException:
+        """Why there is no value, for callers that block."""
+        if ref._state == CANCELLED:
+            return TaskCancelledError(ref.task_id())
+        if ref._state == PENDING:
+            return RaySystemError("the cluster was shut down")
+        return self.load_error(ref._value)
+
+    def wait_all(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> None:
+        """Block until all are done, or one has an error. Raises GetTimeoutError."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        blocked = False
+        try:
+            for ref in refs:
+                if ref._state == PENDING:
+                    if not blocked:
+                        self._check_may_block("aioray.get(ref)", "await ref")
+                        for each in refs:
+                            self.objects.want(each)
+                        blocked = True
+                        self.on_block(True)
+                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    if not self.reactor.run_until(ref.done, left):
+                        done = sum(each._state != PENDING for each in refs)
+                        raise GetTimeoutError(f"{done} of {len(refs)} objects were there after {timeout_s} s")
+                if ref._state != READY:
+                    return
+        finally:
+            if blocked:
+                self.on_block(False)
+
+    def wait(
+        self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """Block until `num_returns` are done or time is up."""
+        if sum(ref._state != PENDING for ref in refs) < num_returns:
+            self._check_may_block("aioray.wait(refs)", "await aioray.wait(refs)")
+            counter = _Countdown(refs, num_returns)
+            self.on_block(True)
+            try:
+                self.reactor.run_until(counter.reached, timeout_s)
+            finally:
+                self.on_block(False)
+                counter.stop()
+        return split_ready(refs, num_returns)
+
+    async def wait_async(
+        self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """The same, awaited. Cancelling it cancels no call."""
+        if sum(ref._state != PENDING for ref in refs) < num_returns:
+            loop = asyncio.get_running_loop()
+            event = asyncio.Event()
+            counter = _Countdown(refs, num_returns, lambda: loop.call_soon_threadsafe(event.set))
+            self.on_block(True)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await event.wait()
+            except TimeoutError:
+                pass
+            finally:
+                self.on_block(False)
+                counter.stop()
+        return split_ready(refs, num_returns)
+
+    def _check_may_block(self, call: str, instead: str) -> None:
+        if self.reactor.in_loop():
+            raise BlockingCallError(call, instead)
+
+    def on_block(self, blocked: bool) -> None:
+        """A thread of user code waits for the cluster, or goes on. Workers give their CPU back meanwhile."""
+
+    def awaited(self, ref: ObjectRef[Any]) -> None:
+        """Somebody awaits a pending ref."""
+        self.objects.want(ref)
+
+    def in_call(self) -> bool:
+        """Whether this thread runs a task or a method."""
+        return False
+
+    # tasks
+
+    def function(self, fn: Any, name: str) -> Function:
+        """A function as the cluster knows it; pickled once per runtime."""
+        function = self._functions.get(fn)
+        if function is None:
+            data, refs = serialize_code(fn, name)
+            fn_id = hashlib.blake2b(data, digest_size=12).hexdigest()
+            function = self._functions[fn] = Function(fn_id, name, data, refs)
+        return function
+
+    def submit_task(
+        self, function: Function, options: TaskOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[ObjectRef[Any], ...]:
+        """Queue one task; its refs."""
+        self.require_open()
+        arguments = pack_arguments(self, args, kwargs)
+        seq = next(self._seqs)
+        if options.num_returns == 1:
+            refs: tuple[ObjectRef[Any], ...] = (ObjectRef(self, seq),)
+        else:
+            refs = tuple(ObjectRef(self, seq, index) for index in range(options.num_returns))
+        with self.reactor.lock:
+            task = Task(seq, function, options, arguments, self.tasks.queue_for(options.demand()), refs)
+            for ref in refs:
+                ref._task = task
+            for _, dep in arguments.deps:
+                self.objects.want(dep)
+            self.tasks.submit(task)
+        return refs
+
+    def submit_actor_call(
+        self, actor: RemoteActor, method: str, num_returns: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[ObjectRef[Any], ...]:
+        """Queue one call of an actor; its refs."""
+        self.require_open()
+        arguments = pack_arguments(self, args, kwargs)
+        seq = next(self._seqs)
+        if num_returns == 1:
+            refs: tuple[ObjectRef[Any], ...] = (ObjectRef(self, seq),)
+        else:
+            refs = tuple(ObjectRef(self, seq, index) for index in range(num_returns))
+        with self.reactor.lock:
+            record = ActorCallRecord(actor, seq, method, arguments, refs)
+            for ref in refs:
+                ref._task = record
+            for _, dep in arguments.deps:
+                self.objects.want(dep)
+            self.actors.submit(actor.line, record)
+        return refs
+
+    def create_actor(
+        self, cls: type, methods: dict[str, int], options: ActorOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[RemoteActor, bool]:
+        """See actor_creation."""
+        self.require_open()
+        return create_actor(self, cls, methods, options, args, kwargs)
+
+    def adopt_actor(self, actor_id: bytes, cls: str, methods: dict[str, int]) -> RemoteActor:
+        """The RemoteActor of this process for an actor."""
+        with self.reactor.lock:
+            return self.actors.adopt(actor_id, cls, methods, held=False)
+
+    def next_seq(self) -> int:
+        """A number for something new of ours: see wire.values.object_id."""
+        return next(self._seqs)
+
+    def cancel_task(self, task: Any, ref: ObjectRef[Any], *, force: bool = False) -> None:
+        """Cancel whatever computes `ref`. The lock is held."""
+        if isinstance(task, Task):
+            self.tasks.cancel(task, force=force)
+        elif isinstance(task, ActorCallRecord):
+            self.actors.cancel(task)
+
+    def cancel(self, ref: ObjectRef[Any], *, force: bool) -> None:
+        """aioray.cancel."""
+        if owner_of(ref.binary()) != self.process_id:
+            raise ValueError("only the process that made the call can cancel it")
+        with self.reactor.lock:
+            if ref._state == PENDING and ref._task is not None:
+                self.cancel_task(ref._task, ref, force=force)
+
+    def explain_state(self, ref: ObjectRef[Any]) -> tuple[str, int | None]:
+        """What is known here of where a ref is; and the lease request to ask the node about."""
+        with self.reactor.lock:
+            if ref._state != PENDING:
+                return {READY: "is ready", RAISED: "has failed", CANCELLED: "was cancelled"}[ref._state], None
+            if isinstance(ref._task, Task):
+                return self.tasks.state_of(ref._task)
+            if isinstance(ref._task, ActorCallRecord):
+                return self.actors.state_of(ref._task), None
+            return "is being computed for another process", None
+
+
+class _Countdown:
+    """Counts refs that get done."""
+
+    __slots__ = ("_left", "_refs", "_then")
+
+    def __init__(self, refs: list[ObjectRef[Any]], count: int, then: Callable[[], object] | None = None) -> None:
+        self._left = count
+        self._then = then
+        self._refs = refs
+        for ref in refs:
+            ref._when_done(self._one)
+
+    def _one(self, _: ObjectRef[Any]) -> None:
+        self._left -= 1
+        if self._left == 0 and self._then is not None:
+            with contextlib.suppress(RuntimeError):  # the loop that waited is closed
+                self._then()
+
+    def reached(self) -> bool:
+        return self._left <= 0
+
+    def stop(self) -> None:
+        """Nobody waits any more: take the callbacks out, or a loop of waits would pile them up."""
+        for ref in self._refs:
+            ref._drop_callback(self._one)
+
+
+def split_ready(
+    refs: list[ObjectRef[Any]], num_returns: int
+) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+    """At most `num_returns` that are done, in the order given, and all others."""
+    ready: list[ObjectRef[Any]] = []
+    rest: list[ObjectRef[Any]] = []
+    for ref in refs:
+        if ref._state != PENDING and len(ready) < num_returns:
+            ready.append(ref)
+        else:
+            rest.append(ref)
+    return ready, rest

@@ -1,0 +1,290 @@
+"""Process <-> its node: leases, shared objects, shared memory, actors, questions.
+
+Field order is the format: append fields with defaults, never reorder.
+Requests that need an answer carry `req`, a number of the asker's choosing, which the answer repeats.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from aioray.wire.values import Value
+
+PROTOCOL_VERSION = 1
+
+
+class Message(msgspec.Struct, array_like=True):
+    """A control frame."""
+
+
+class Hello(Message, tag=1):
+    """Process -> node, first. `role`: driver, worker, or side (a second socket, for questions)."""
+
+    process_id: bytes
+    role: str
+    pid: int
+    version: int = PROTOCOL_VERSION
+    namespace: str = ""
+    sys_path: list[str] = []
+    address: str = ""  # where a worker listens
+    log_to_driver: bool = True
+
+
+class Welcome(Message, tag=2):
+    """Node -> process: come in. The segment is mapped when the first object in it is touched."""
+
+    node_id: str
+    session_dir: str
+    segment: str
+    capacity_nbytes: int
+    error: str = ""  # why not, when the node refuses
+
+
+class LeaseRequest(Message, tag=3):
+    """Caller -> node: one worker, please."""
+
+    lease_id: int
+    demand: dict[str, int]  # unit 1/10,000
+    name: str  # what it is for; shown in warnings
+
+
+class LeaseGrant(Message, tag=4):
+    """Node -> caller: yours until you return it or it dies."""
+
+    lease_id: int
+    worker_id: str
+    address: str
+
+
+class LeaseReturn(Message, tag=5):
+    """Caller -> node: not needed any more, whether granted or still waiting. Safe to send twice."""
+
+    lease_id: int
+    kill: bool = False  # end the worker too: it runs something that was cancelled by force
+
+
+class LeaseLost(Message, tag=6):
+    """Node -> caller: the worker of this lease is dead, or could not be started."""
+
+    lease_id: int
+    reason: str
+
+
+class Blocked(Message, tag=7):
+    """Worker -> node: waiting inside a task (True: take my CPU back) or running again (False)."""
+
+    blocked: bool
+
+
+class Share(Message, tag=8):
+    """Owner -> node: others may ask you for this object. Without a value: it is still being computed."""
+
+    oid: bytes
+    value: Value | None = None
+
+
+class Hold(Message, tag=9):
+    """Process -> node: `holder` keeps these objects alive. Answered by Ack when `req` is not 0."""
+
+    holder: bytes  # the process, or the object that contains them
+    oids: list[bytes]
+    req: int = 0
+
+
+class Release(Message, tag=10):
+    """Process -> node: `holder` does not hold these any more; no oids means all it held."""
+
+    holder: bytes
+    oids: list[bytes]
+
+
+class Fetch(Message, tag=11):
+    """Process -> node: send me this object when it is there."""
+
+    oid: bytes
+
+
+class Fetched(Message, tag=12):
+    """Node -> process: here it is."""
+
+    oid: bytes
+    value: Value
+
+
+class Seal(Message, tag=13):
+    """Worker -> node: a large result of a call is written; it belongs to the caller now. Answered by Ack."""
+
+    value: Value
+    req: int
+
+
+class Ack(Message, tag=14):
+    """Node -> process: done."""
+
+    req: int
+
+
+class Reserve(Message, tag=15):
+    """Process -> node: an extent of shared memory to fill."""
+
+    nbytes: int
+
+
+class Reserved(Message, tag=16):
+    """Node -> process: from here on it is yours; offset -1 means that the store is full."""
+
+    offset: int
+    nbytes: int
+    used_nbytes: int
+
+
+class GiveExtent(Message, tag=17):
+    """Process -> node: shared memory that I do not need any more."""
+
+    offset: int
+    nbytes: int
+
+
+class ActorSpec(Message, tag=18):
+    """Caller -> node -> worker: what an actor is made of."""
+
+    actor_id: bytes
+    cls: str  # shown name
+    cls_data: bytes  # pickled class
+    call: bytes  # an encoded Call for __init__
+    placement: dict[str, int]  # what it takes to be placed
+    running: dict[str, int]  # what it keeps
+    creator: bytes = b""  # process id
+    name: str = ""
+    namespace: str = ""
+    max_concurrency: int = 0  # 0: 1 for sync actors, 1000 for async ones
+    detached: bool = False
+    methods: dict[str, int] = {}  # name -> num_returns
+    is_async: bool = False
+    num_cpus: float = 1.0
+    sys_path: list[str] = []
+    get_if_exists: bool = False
+
+
+class ActorUpdate(Message, tag=19):
+    """Node -> process: what became of an actor. `state`: pending, alive, dead."""
+
+    actor_id: bytes
+    state: str
+    address: str = ""
+    reason: str = ""
+    error: Value | None = None  # the constructor's exception
+
+
+class ActorStarted(Message, tag=20):
+    """Worker -> node: the constructor is through; `error` when it raised."""
+
+    actor_id: bytes
+    error: Value | None = None
+
+
+class WatchActor(Message, tag=21):
+    """Process -> node: tell me what becomes of it (at once, and whenever it changes)."""
+
+    actor_id: bytes
+
+
+class KillActor(Message, tag=22):
+    """Process -> node: end it now."""
+
+    actor_id: bytes
+    reason: str
+
+
+class Query(Message, tag=23):
+    """Process -> node: a question; `what` names it."""
+
+    req: int
+    what: str
+    args: dict[str, Any] = {}
+
+
+class Answer(Message, tag=24):
+    """Node -> process."""
+
+    req: int
+    data: Any = None
+    error: str = ""
+
+
+class Notice(Message, tag=25):
+    """Node -> driver: something the user should read."""
+
+    text: str
+
+
+class LogLines(Message, tag=26):
+    """Node -> driver: what a worker printed. `stream` is 1 (stdout) or 2 (stderr)."""
+
+    label: str
+    pid: int
+    stream: int
+    lines: list[str]
+
+
+class Exit(Message, tag=27):
+    """Node -> worker: finish and go. Process -> node (a worker): I am going on purpose."""
+
+    reason: str = ""
+
+
+class ForkWorker(Message, tag=28):
+    """Node -> zygote: one more worker; its stdout and stderr go into pipes that come back with Forked."""
+
+    worker_id: str
+
+
+class Forked(Message, tag=29):
+    """Zygote -> node: it runs (two fds ride along), or could not be started."""
+
+    worker_id: str
+    pid: int
+    error: str = ""
+
+
+class Exited(Message, tag=30):
+    """Zygote -> node: a worker is gone; `status` as from os.waitstatus_to_exitcode."""
+
+    worker_id: str
+    status: int
+
+
+ControlMessage = (
+    Hello
+    | Welcome
+    | LeaseRequest
+    | LeaseGrant
+    | LeaseReturn
+    | LeaseLost
+    | Blocked
+    | Share
+    | Hold
+    | Release
+    | Fetch
+    | Fetched
+    | Seal
+    | Ack
+    | Reserve
+    | Reserved
+    | GiveExtent
+    | ActorSpec
+    | ActorUpdate
+    | ActorStarted
+    | WatchActor
+    | KillActor
+    | Query
+    | Answer
+    | Notice
+    | LogLines
+    | Exit
+    | ForkWorker
+    | Forked
+    | Exited
+)

@@ -1,0 +1,73 @@
+"""Length-prefixed msgpack frames: four bytes of length (little endian), then one message.
+
+Bad input becomes WireError at this one door.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import msgspec
+
+from aioray.wire.calls import Call, CallMessage
+from aioray.wire.control import ControlMessage
+
+MAX_FRAME_NBYTES = 1 << 30
+_PREFIX = struct.Struct("<I")
+_unpack_prefix = _PREFIX.unpack_from
+_encode_into = msgspec.msgpack.Encoder().encode_into
+
+call_decoder: msgspec.msgpack.Decoder[CallMessage] = msgspec.msgpack.Decoder(CallMessage)
+control_decoder: msgspec.msgpack.Decoder[ControlMessage] = msgspec.msgpack.Decoder(ControlMessage)
+
+
+_decode_call = msgspec.msgpack.Decoder(Call)
+
+
+def decode_call(data: bytes) -> Call:
+    """A single encoded Call, without a frame."""
+    return _decode_call.decode(data)
+
+
+def encode_call(call: Call) -> bytes:
+    """The opposite of `decode_call`."""
+    return msgspec.msgpack.encode(call)
+
+
+class WireError(Exception):
+    """The peer sent bytes that are no frame of ours; its connection is closed."""
+
+
+def append_frame(out: bytearray, message: msgspec.Struct) -> None:
+    """Encode one message at the end of `out`."""
+    at = len(out)
+    out += b"\0\0\0\0"
+    _encode_into(message, out, -1)
+    _PREFIX.pack_into(out, at, len(out) - at - 4)
+
+
+def split_frames(data: bytes | bytearray, decoder: msgspec.msgpack.Decoder[Any]) -> tuple[list[Any], int]:
+    """Decode the whole frames in `data`; return them and how many bytes they took."""
+    messages = []
+    at, end = 0, len(data)
+    decode = decoder.decode
+    with memoryview(data) as view:
+        while end - at >= 4:
+            (length,) = _unpack_prefix(data, at)
+            if length > MAX_FRAME_NBYTES:
+                raise WireError(f"a frame of {length} bytes was announced, at most {MAX_FRAME_NBYTES} are allowed")
+            stop = at + 4 + length
+            if stop > end:
+                break
+            try:
+                messages.append(decode(view[at + 4 : stop]))
+            except msgspec.DecodeError as exc:
+                raise WireError(f"{length} bytes are no message of ours: {exc}") from exc
+            at = stop
+    return messages, at
+
+
+def announced_nbytes(data: bytes | bytearray) -> int:
+    """How long the first, not yet complete frame in `data` will be, prefix included; 0 when not known yet."""
+    return int(_unpack_prefix(data, 0)[0]) + 4 if len(data) >= 4 else 0

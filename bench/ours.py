@@ -1,0 +1,348 @@
+"""aioray's figures, through its public API only, as a user would write it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import aioray
+from bench.measure import (
+    ACTORS,
+    IN_FLIGHT,
+    MIB,
+    RESULT_AT,
+    WAIT_AT_A_TIME,
+    Figure,
+    in_loop,
+    main,
+    put_gb_per_s,
+    rate,
+    rate_async,
+    start_seconds,
+)
+from bench.processes import of_this_measurement, pss_mb, wait_gone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SMALL = b"x" * 100
+
+
+@aioray.remote
+def echo(x: int) -> int:
+    return x
+
+
+@aioray.remote
+def last_byte(array: Any) -> int:
+    return int(array[-1])
+
+
+class EchoClass:
+    def echo(self, x: int) -> int:
+        return x
+
+
+class AsyncEchoClass:
+    async def echo(self, x: int) -> int:
+        return x
+
+
+# What `@aioray.remote` above the class would do, written so that mypy sees it: it ignores class decorators.
+Echo, AsyncEcho = aioray.remote(EchoClass), aioray.remote(AsyncEchoClass)
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    aioray.init(num_cpus=2)
+    try:
+        yield
+    finally:
+        aioray.shutdown()
+
+
+def big_array(nbytes: int = 100 * MIB) -> Any:
+    import numpy as np  # not at the top: it is no part of the memory of a small cluster
+
+    return np.ones(nbytes, dtype=np.uint8)
+
+
+# -- calls
+
+
+def task_sync(seconds: float) -> Figure:
+    def step() -> None:
+        for _ in range(20):
+            aioray.get(echo.remote(1))
+
+    with cluster():
+        return rate(step, per_step=20, seconds=seconds)
+
+
+def tasks_sync_1000(seconds: float) -> Figure:
+    with cluster():
+        return rate(
+            lambda: aioray.get([echo.remote(i) for i in range(IN_FLIGHT)]),
+            per_step=IN_FLIGHT,
+            seconds=seconds,
+        )
+
+
+def actor_sync(seconds: float) -> Figure:
+    with cluster():
+        actor = Echo.remote()
+
+        def step() -> None:
+            for _ in range(20):
+                aioray.get(actor.echo.remote(1))
+
+        return rate(step, per_step=20, seconds=seconds)
+
+
+async def task_async(seconds: float) -> Figure:
+    async def step() -> None:
+        for _ in range(20):
+            await echo.remote(1)
+
+    async with aioray.connect(num_cpus=2):
+        return await rate_async(step, per_step=20, seconds=seconds)
+
+
+async def tasks_async_1000(seconds: float) -> Figure:
+    async def step() -> None:
+        await asyncio.gather(*[echo.remote(i) for i in range(IN_FLIGHT)])
+
+    async with aioray.connect(num_cpus=2):
+        return await rate_async(step, per_step=IN_FLIGHT, seconds=seconds)
+
+
+async def actor_async(seconds: float) -> Figure:
+    async with aioray.connect(num_cpus=2):
+        actor = AsyncEcho.remote()
+
+        async def step() -> None:
+            for _ in range(20):
+                await actor.echo.remote(1)
+
+        return await rate_async(step, per_step=20, seconds=seconds)
+
+
+async def actor_async_1000(seconds: float) -> Figure:
+    async with aioray.connect(num_cpus=2):
+        actor = AsyncEcho.remote()
+
+        async def step() -> None:
+            await asyncio.gather(*[actor.echo.remote(i) for i in range(IN_FLIGHT)])
+
+        return await rate_async(step, per_step=IN_FLIGHT, seconds=seconds)
+
+
+# -- objects
+
+
+def put_100b(seconds: float) -> Figure:
+    def step() -> None:
+        for _ in range(IN_FLIGHT):
+            aioray.put(SMALL)
+
+    with cluster():
+        return rate(step, per_step=IN_FLIGHT, seconds=seconds)
+
+
+def get_100b(seconds: float) -> Figure:
+    with cluster():
+        ref = aioray.put(SMALL)
+
+        def step() -> None:
+            for _ in range(IN_FLIGHT):
+                aioray.get(ref)
+
+        return rate(step, per_step=IN_FLIGHT, seconds=seconds)
+
+
+def put_100mib(_seconds: float) -> Figure:
+    array = big_array()
+    with cluster():
+        return put_gb_per_s(lambda: aioray.put(array), nbytes=array.nbytes)
+
+
+def task_100mib_arg(seconds: float) -> Figure:
+    with cluster():
+        ref = aioray.put(big_array())
+
+        def step() -> None:
+            for _ in range(20):
+                assert aioray.get(last_byte.remote(ref)) == 1
+
+        return rate(step, per_step=20, seconds=seconds)
+
+
+def wait_sync(seconds: float) -> Figure:
+    def step() -> None:
+        refs = [echo.remote(i) for i in range(IN_FLIGHT)]
+        while refs:
+            _, refs = aioray.wait(refs, num_returns=WAIT_AT_A_TIME)
+
+    with cluster():
+        return rate(step, per_step=1, seconds=seconds)
+
+
+async def wait_async(seconds: float) -> Figure:
+    async def step() -> None:
+        refs = [echo.remote(i) for i in range(IN_FLIGHT)]
+        while refs:
+            _, refs = await aioray.wait(refs, num_returns=WAIT_AT_A_TIME)
+
+    async with aioray.connect(num_cpus=2):
+        return await rate_async(step, per_step=1, seconds=seconds)
+
+
+# -- lives
+
+
+def actors(seconds: float) -> Figure:
+    """ACTORS at a time; ending them is not timed."""
+    taken_s: list[float] = []
+    with cluster():
+        deadline = time.perf_counter() + 3 * seconds
+        while not taken_s or time.perf_counter() < deadline:
+            start = time.perf_counter()
+            handles = [Echo.remote() for _ in range(ACTORS)]
+            aioray.get([handle.echo.remote(1) for handle in handles])
+            taken_s.append(time.perf_counter() - start)
+            for handle in handles:
+                aioray.kill(handle)
+            time.sleep(0.3)
+    return Figure(ACTORS * len(taken_s) / sum(taken_s), {"batches_s": taken_s})
+
+
+START_SYNC = f"""
+import time, asyncio, uvloop, msgspec, cloudpickle, aioray
+@aioray.remote
+def echo(x):
+    return x
+aioray.init(num_cpus=2)
+assert aioray.get(echo.remote(1)) == 1
+{RESULT_AT}
+aioray.shutdown()
+"""
+
+START_ASYNC = f"""
+import time, asyncio, uvloop, msgspec, cloudpickle, aioray
+@aioray.remote
+def echo(x):
+    return x
+async def main():
+    async with aioray.connect(num_cpus=2):
+        assert await echo.remote(1) == 1
+        {RESULT_AT}
+uvloop.run(main())
+"""
+
+
+def start_sync(_seconds: float) -> Figure:
+    return start_seconds(START_SYNC, times=5)
+
+
+def start_async(_seconds: float) -> Figure:
+    return start_seconds(START_ASYNC, times=5)
+
+
+def shutdown_sync(_seconds: float) -> Figure:
+    taken_s, left = [], 0
+    for _ in range(3):
+        aioray.init(num_cpus=2)
+        aioray.get([echo.remote(i) for i in range(20)])
+        processes = of_this_measurement()
+        start = time.perf_counter()
+        aioray.shutdown()
+        left += len(wait_gone(processes, timeout_s=10))
+        taken_s.append(time.perf_counter() - start)
+    return Figure(sorted(taken_s)[1], {"taken_s": taken_s, "left_after_10_s": left})
+
+
+async def shutdown_async(_seconds: float) -> Figure:
+    taken_s, left = [], 0
+    for _ in range(3):
+        async with aioray.connect(num_cpus=2):
+            await asyncio.gather(*[echo.remote(i) for i in range(20)])
+            processes = of_this_measurement()
+            start = time.perf_counter()
+        left += len(wait_gone(processes, timeout_s=10))
+        taken_s.append(time.perf_counter() - start)
+    return Figure(sorted(taken_s)[1], {"taken_s": taken_s, "left_after_10_s": left})
+
+
+# -- memory
+
+
+def pss_20_actors(_seconds: float) -> Figure:
+    with cluster():
+        handles = [Echo.remote() for _ in range(ACTORS)]
+        aioray.get([handle.echo.remote(1) for handle in handles])
+        time.sleep(1)  # let what starts in the background come up and be counted
+        return Figure(pss_mb(), {"processes": 1 + len(of_this_measurement())})
+
+
+def flat_tasks(_seconds: float) -> Figure:
+    """Growth from the 50,000th task to the 1,050,000th."""
+    with cluster():
+        _run_tasks(50_000)
+        curve_mb = [pss_mb()]
+        for _ in range(10):
+            _run_tasks(100_000)
+            curve_mb.append(pss_mb())
+    return Figure(curve_mb[-1] - curve_mb[0], {"pss_mb_every_100_000": curve_mb})
+
+
+def _run_tasks(count: int) -> None:
+    for _ in range(count // IN_FLIGHT):
+        aioray.get([echo.remote(i) for i in range(IN_FLIGHT)])
+
+
+def flat_puts(_seconds: float) -> Figure:
+    """Growth from the 1,000th put to the 11,000th; each ref is dropped before the next put."""
+    array = big_array(MIB)
+    with cluster():
+        _put(array, 1_000)
+        time.sleep(1)  # warming shared memory in idle time is no leak
+        curve_mb = [pss_mb()]
+        for _ in range(10):
+            _put(array, 1_000)
+            curve_mb.append(pss_mb())
+    return Figure(curve_mb[-1] - curve_mb[0], {"pss_mb_every_1_000": curve_mb})
+
+
+def _put(array: Any, count: int) -> None:
+    for _ in range(count):
+        aioray.put(array)
+
+
+MEASUREMENTS = {
+    "task_sync": task_sync,
+    "task_async": in_loop(task_async),
+    "actor_sync": actor_sync,
+    "actor_async": in_loop(actor_async),
+    "tasks_sync_1000": tasks_sync_1000,
+    "tasks_async_1000": in_loop(tasks_async_1000),
+    "actor_async_1000": in_loop(actor_async_1000),
+    "put_100b": put_100b,
+    "get_100b": get_100b,
+    "put_100mib": put_100mib,
+    "task_100mib_arg": task_100mib_arg,
+    "wait_sync": wait_sync,
+    "wait_async": in_loop(wait_async),
+    "actors": actors,
+    "start_sync": start_sync,
+    "start_async": start_async,
+    "shutdown_sync": shutdown_sync,
+    "shutdown_async": in_loop(shutdown_async),
+    "pss_20_actors": pss_20_actors,
+    "flat_puts": flat_puts,
+    "flat_tasks": flat_tasks,
+}
+
+if __name__ == "__main__":
+    main(MEASUREMENTS)

@@ -1,0 +1,262 @@
+"""Ray's figures. The programs are those of `bench/ours.py`, which is the point of sharing an API."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from bench.measure import (
+    ACTORS,
+    IN_FLIGHT,
+    MIB,
+    RESULT_AT,
+    WAIT_AT_A_TIME,
+    Figure,
+    in_loop,
+    main,
+    put_gb_per_s,
+    rate,
+    rate_async,
+    start_seconds,
+)
+from bench.processes import of_this_measurement, pss_mb, wait_gone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SMALL = b"x" * 100
+INIT = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+
+
+def echo(x: int) -> int:
+    return x
+
+
+def last_byte(array: Any) -> int:
+    return int(array[-1])
+
+
+class Echo:
+    def echo(self, x: int) -> int:
+        return x
+
+
+class AsyncEcho:
+    async def echo(self, x: int) -> int:
+        return x
+
+
+class Programs:
+    """The above as Ray's, made when Ray is there: this module has to be readable without it."""
+
+    def __init__(self, ray: Any) -> None:
+        self.echo, self.last_byte, self.Echo, self.AsyncEcho = map(ray.remote, (echo, last_byte, Echo, AsyncEcho))
+
+
+@cache
+def library() -> tuple[Any, Any]:
+    ray: Any = import_module("ray")
+    return ray, Programs(ray)
+
+
+@contextmanager
+def cluster() -> Iterator[tuple[Any, Any]]:
+    ray, programs = library()
+    ray.init(**INIT)
+    try:
+        yield ray, programs
+    finally:
+        ray.shutdown()
+
+
+def task_sync(seconds: float) -> Figure:
+    with cluster() as (ray, programs):
+
+        def step() -> None:
+            for _ in range(20):
+                ray.get(programs.echo.remote(1))
+
+        return rate(step, per_step=20, seconds=seconds)
+
+
+def tasks_sync_1000(seconds: float) -> Figure:
+    with cluster() as (ray, programs):
+        return rate(
+            lambda: ray.get([programs.echo.remote(i) for i in range(IN_FLIGHT)]),
+            per_step=IN_FLIGHT,
+            seconds=seconds,
+        )
+
+
+def actor_sync(seconds: float) -> Figure:
+    with cluster() as (ray, programs):
+        actor = programs.Echo.remote()
+
+        def step() -> None:
+            for _ in range(20):
+                ray.get(actor.echo.remote(1))
+
+        return rate(step, per_step=20, seconds=seconds)
+
+
+async def task_async(seconds: float) -> Figure:
+    with cluster() as (_, programs):
+
+        async def step() -> None:
+            for _ in range(20):
+                await programs.echo.remote(1)
+
+        return await rate_async(step, per_step=20, seconds=seconds)
+
+
+async def tasks_async_1000(seconds: float) -> Figure:
+    with cluster() as (_, programs):
+
+        async def step() -> None:
+            await asyncio.gather(*[programs.echo.remote(i) for i in range(IN_FLIGHT)])
+
+        return await rate_async(step, per_step=IN_FLIGHT, seconds=seconds)
+
+
+async def actor_async(seconds: float) -> Figure:
+    with cluster() as (_, programs):
+        actor = programs.AsyncEcho.remote()
+
+        async def step() -> None:
+            for _ in range(20):
+                await actor.echo.remote(1)
+
+        return await rate_async(step, per_step=20, seconds=seconds)
+
+
+async def actor_async_1000(seconds: float) -> Figure:
+    with cluster() as (_, programs):
+        actor = programs.AsyncEcho.remote()
+
+        async def step() -> None:
+            await asyncio.gather(*[actor.echo.remote(i) for i in range(IN_FLIGHT)])
+
+        return await rate_async(step, per_step=IN_FLIGHT, seconds=seconds)
+
+
+def put_100b(seconds: float) -> Figure:
+    with cluster() as (ray, _):
+
+        def step() -> None:
+            for _ in range(100):
+                ray.put(SMALL)
+
+        return rate(step, per_step=100, seconds=seconds)
+
+
+def get_100b(seconds: float) -> Figure:
+    with cluster() as (ray, _):
+        ref = ray.put(SMALL)
+
+        def step() -> None:
+            for _ in range(100):
+                ray.get(ref)
+
+        return rate(step, per_step=100, seconds=seconds)
+
+
+def put_100mib(_seconds: float) -> Figure:
+    import numpy as np
+
+    array = np.ones(100 * MIB, dtype=np.uint8)
+    with cluster() as (ray, _):
+        return put_gb_per_s(lambda: ray.put(array), nbytes=array.nbytes)
+
+
+def task_100mib_arg(seconds: float) -> Figure:
+    import numpy as np
+
+    with cluster() as (ray, programs):
+        ref = ray.put(np.ones(100 * MIB, dtype=np.uint8))
+
+        def step() -> None:
+            for _ in range(20):
+                assert ray.get(programs.last_byte.remote(ref)) == 1
+
+        return rate(step, per_step=20, seconds=seconds)
+
+
+def wait_sync(seconds: float) -> Figure:
+    with cluster() as (ray, programs):
+
+        def step() -> None:
+            refs = [programs.echo.remote(i) for i in range(IN_FLIGHT)]
+            while refs:
+                _, refs = ray.wait(refs, num_returns=WAIT_AT_A_TIME)
+
+        return rate(step, per_step=1, seconds=seconds)
+
+
+def actors(_seconds: float) -> Figure:
+    with cluster() as (ray, programs):
+        start = time.perf_counter()
+        handles = [programs.Echo.remote() for _ in range(ACTORS)]
+        ray.get([handle.echo.remote(1) for handle in handles])
+        return Figure(ACTORS / (time.perf_counter() - start))
+
+
+START = f"""
+import time, ray
+@ray.remote
+def echo(x):
+    return x
+ray.init(**{INIT})
+assert ray.get(echo.remote(1)) == 1
+{RESULT_AT}
+ray.shutdown()
+"""
+
+
+def start_sync(_seconds: float) -> Figure:
+    return start_seconds(START, times=1, warm_up=False)
+
+
+def shutdown_sync(_seconds: float) -> Figure:
+    ray, programs = library()
+    ray.init(**INIT)
+    ray.get([programs.echo.remote(i) for i in range(20)])
+    processes = of_this_measurement()
+    start = time.perf_counter()
+    ray.shutdown()
+    left = wait_gone(processes, timeout_s=20)
+    return Figure(time.perf_counter() - start, {"left_after_20_s": len(left)})
+
+
+def pss_20_actors(_seconds: float) -> Figure:
+    with cluster() as (ray, programs):
+        handles = [programs.Echo.remote() for _ in range(ACTORS)]
+        ray.get([handle.echo.remote(1) for handle in handles])
+        time.sleep(1)
+        return Figure(pss_mb(), {"processes": 1 + len(of_this_measurement())})
+
+
+MEASUREMENTS = {
+    "task_sync": task_sync,
+    "task_async": in_loop(task_async),
+    "actor_sync": actor_sync,
+    "actor_async": in_loop(actor_async),
+    "tasks_sync_1000": tasks_sync_1000,
+    "tasks_async_1000": in_loop(tasks_async_1000),
+    "actor_async_1000": in_loop(actor_async_1000),
+    "put_100b": put_100b,
+    "get_100b": get_100b,
+    "put_100mib": put_100mib,
+    "task_100mib_arg": task_100mib_arg,
+    "wait_sync": wait_sync,
+    "actors": actors,
+    "start_sync": start_sync,
+    "shutdown_sync": shutdown_sync,
+    "pss_20_actors": pss_20_actors,
+}
+
+if __name__ == "__main__":
+    main(MEASUREMENTS)

@@ -1,0 +1,119 @@
+"""Actors: the directory's decisions carried out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioray.wire.control import ActorSpec, ActorStarted, Exit
+from aioray_node.gcs import actors
+from aioray_node.objects.directory import Held, Shared
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import msgspec
+
+    from aioray_node.objects.store import ObjectStore
+    from aioray_node.pool.shell import Worker, WorkerPool
+    from aioray_node.scheduling.shell import LeaseDesk
+
+_DETACHED_HOLDER = b"detached"  # eight bytes, as a process id has: holds what outlives its makers
+
+
+class ActorDesk:
+    """Creates, finds and ends actors."""
+
+    def __init__(self, leases: LeaseDesk, store: ObjectStore, send: Callable[[bytes, msgspec.Struct], None]) -> None:
+        self._state = actors.State()
+        self._leases = leases
+        self._store = store
+        self._send = send
+        self._workers: dict[bytes, Worker] = {}
+        self.pool: WorkerPool
+
+    def feed(self, event: actors.Event) -> None:
+        """Let the directory decide, and carry it out."""
+        for command in actors.handle(self._state, event):
+            match command:
+                case actors.Tell(process, update):
+                    self._send(process, update)
+                case actors.StartActor(actor_id):
+                    spec = self._state.actors[actor_id].spec
+                    self._leases.place_actor(actor_id, spec.creator, spec.cls, spec.placement, spec.running)
+                case actors.StopActor(actor_id):
+                    self._workers.pop(actor_id, None)
+                    self._leases.end_actor(actor_id)
+
+    def create(self, spec: ActorSpec) -> None:
+        """A caller wants an actor."""
+        if spec.name:
+            owner = actors.reserve_name(self._state, spec.namespace, spec.name, spec.actor_id)
+            if owner != spec.actor_id:
+                return  # the caller was told when it asked for the name
+        self._store.feed(Shared(spec.actor_id))
+        if spec.detached:
+            self._store.feed(Held(_DETACHED_HOLDER, [spec.actor_id]))
+        self.feed(actors.Created(spec))
+
+    def placed(self, actor_id: bytes, worker: Worker) -> None:
+        self._workers[actor_id] = worker
+        if worker.connection is not None:
+            worker.connection.send(self._state.actors[actor_id].spec)
+
+    def worker_lost(self, actor_id: bytes, reason: str) -> None:
+        self._workers.pop(actor_id, None)
+        self.feed(actors.Ended(actor_id, reason))
+
+    def started(self, worker: Worker, message: ActorStarted) -> None:
+        """The worker has run the constructor."""
+        if message.error is not None:
+            self.feed(actors.InitRaised(message.actor_id, message.error))
+        else:
+            self.feed(actors.Constructed(message.actor_id, worker.address))
+
+    def unheld(self, actor_id: bytes) -> None:
+        """The last handle is gone."""
+        self.feed(actors.Ended(actor_id, "all handles to it are gone"))
+
+    def exiting(self, worker: Worker, message: Exit) -> None:
+        """An actor's worker says that it goes on purpose."""
+        for actor_id, its_worker in list(self._workers.items()):
+            if its_worker is worker:
+                self.feed(actors.Ended(actor_id, message.reason))
+
+    def released(self, process: bytes, actor_ids: list[bytes]) -> None:
+        """A process let go of handles."""
+        for actor_id in actor_ids:
+            actors.unwatch(self._state, process, actor_id)
+
+    def reserve_name(self, namespace: str, name: str, actor_id: bytes) -> dict[str, Any] | None:
+        """Take a name; what is known of its owner, if it is taken."""
+        owner = actors.reserve_name(self._state, namespace, name, actor_id)
+        if owner == actor_id:
+            return None
+        return self._found(owner)
+
+    def find(self, process: bytes, namespace: str, name: str) -> dict[str, Any]:
+        """What a handle is made of; the asker holds the actor from now on. Raises LookupError."""
+        actor = actors.find(self._state, namespace, name)
+        if actor is None:
+            raise LookupError(f"no actor called {name!r} is alive in namespace {namespace!r}")
+        self._store.feed(Held(process, [actor.spec.actor_id]))
+        return self._found(actor.spec.actor_id)
+
+    def _found(self, actor_id: bytes) -> dict[str, Any]:
+        actor = self._state.actors.get(actor_id)
+        if actor is None:
+            return {"actor_id": actor_id, "cls": "", "methods": {}}
+        return {"actor_id": actor_id, "cls": actor.spec.cls, "methods": actor.spec.methods}
+
+    def names(self, namespace: str | None) -> list[dict[str, str]]:
+        """Named actors that are alive or on their way; of all namespaces when it is None."""
+        return [
+            {"name": name, "namespace": space}
+            for space, name in self._state.names
+            if namespace is None or space == namespace
+        ]
+
+    def process_gone(self, process: bytes) -> None:
+        self.feed(actors.ProcessGone(process))

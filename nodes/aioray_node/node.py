@@ -1,0 +1,343 @@
+"""Puts one node together: its session, its desks, and the connections of the processes it serves."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aioray.config import Config  # noqa: TC001 # msgspec looks it up
+from aioray.runtime.connection import Connection, Listener
+from aioray.wire.control import (
+    PROTOCOL_VERSION,
+    Ack,
+    ActorSpec,
+    ActorStarted,
+    Answer,
+    Blocked,
+    Exit,
+    Fetch,
+    GiveExtent,
+    Hello,
+    Hold,
+    KillActor,
+    LeaseRequest,
+    LeaseReturn,
+    LogLines,
+    Query,
+    Release,
+    Reserve,
+    Seal,
+    Share,
+    WatchActor,
+    Welcome,
+)
+from aioray.wire.framing import control_decoder
+from aioray_node.gcs import actors
+from aioray_node.gcs.shell import ActorDesk
+from aioray_node.objects import directory
+from aioray_node.objects.store import ObjectStore
+from aioray_node.pool.shell import Worker, WorkerPool
+from aioray_node.pool.zygote_process import ZygoteProcess
+from aioray_node.scheduling.resources import NodeResources, from_floats, to_floats
+from aioray_node.scheduling.shell import LeaseDesk
+from aioray_node.session import Session, default_store_nbytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioray.runtime.reactor import Reactor
+
+_MAX_PRESTART = 16
+
+
+class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node is told when it starts. None: find out."""
+
+    config: Config
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    memory: int | None = None  # bytes
+    resources: dict[str, float] = {}
+    object_store_memory: int | None = None  # bytes
+    temp_dir: str | None = None
+
+    def totals(self) -> dict[str, float]:
+        """The node's resources."""
+        cpus = float(len(os.sched_getaffinity(0))) if self.num_cpus is None else float(self.num_cpus)
+        totals = {"CPU": cpus, **self.resources}
+        if self.num_gpus:
+            totals["GPU"] = float(self.num_gpus)
+        if self.memory is None:
+            totals["memory"] = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        else:
+            totals["memory"] = float(self.memory)
+        return totals
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """A process that has said Hello."""
+
+    process_id: bytes
+    role: str
+    connection: Connection
+    pid: int
+    namespace: str = ""
+    log_to_driver: bool = False
+    worker: Worker | None = None
+
+
+class Node:
+    """One node. Everything runs on `reactor`, whose lock is held in every call but `open` and `close`."""
+
+    def __init__(self, options: NodeOptions, reactor: Reactor, session: Session) -> None:
+        config = options.config
+        totals = options.totals()
+        self.node_id = session.session_id
+        self.started_at = time.time()
+        self.on_last_driver_gone: Callable[[], None] | None = None
+        self._reactor = reactor
+        self._session = session
+        self._config = config
+        self._peers: dict[bytes, Peer] = {}
+        self._totals = totals
+        self._store = ObjectStore(session.capacity_nbytes, self._send, lambda oid: self._actors.unheld(oid))
+        self._leases = LeaseDesk(reactor, NodeResources(from_floats(totals)), self._send)
+        self._actors = ActorDesk(self._leases, self._store, self._send)
+        warm = config.prestart_workers if config.prestart_workers >= 0 else int(totals["CPU"])
+        self._pool = WorkerPool(
+            reactor,
+            self._start_zygote,
+            self._leases,
+            self._pass_on_log,
+            prestart=min(warm, _MAX_PRESTART),
+            max_idle=max(64, 4 * int(totals["CPU"])),
+            idle_reap_s=config.worker_idle_reap_s,
+        )
+        self._leases.pool = self._actors.pool = self._pool
+        self._leases.actors = self._actors
+        self._listener: Listener | None = None
+        self._first_zygote: ZygoteProcess | None = None
+
+    @classmethod
+    def session_for(cls, options: NodeOptions) -> Session:
+        """Make the session of a node to come."""
+        capacity = options.object_store_memory or default_store_nbytes(options.config.object_store_fraction)
+        return Session(options.temp_dir, capacity)
+
+    # opening and closing
+
+    def open(self, zygote: ZygoteProcess | None = None) -> None:
+        """Listen, and start workers. `zygote`: one that runs already. Its errors undo what was done."""
+        self._first_zygote = zygote
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._session.close)
+            with self._reactor.lock:
+                self._listener = Listener(self._reactor, self._session.address, self._accept)
+                undo.callback(self._listener.close)
+                self._pool.start()
+            undo.pop_all()
+
+    def _start_zygote(self) -> ZygoteProcess:
+        zygote, self._first_zygote = self._first_zygote, None
+        if zygote is None:
+            zygote = ZygoteProcess.spawn(
+                str(self._session.dir), self._config.zygote_preload, msgspec.json.encode(self._config).decode()
+            )
+        self._session.note_zygote(zygote.pid)
+        return zygote
+
+    def close(self) -> None:
+        """End everything that belongs to the node. Blocks for some milliseconds, until all processes are gone."""
+        with self._reactor.lock:
+            if self._listener is not None:
+                self._listener.close()
+            self._pool.close(self._config.shutdown_grace_s + 1.0)
+            for peer in list(self._peers.values()):
+                peer.connection.flush()
+                peer.connection.close()
+            self._peers.clear()
+        self._session.close()
+
+    @property
+    def address(self) -> str:
+        return self._session.address
+
+    # connections
+
+    def _accept(self, sock: socket.socket) -> None:
+        Connection(self._reactor, sock, control_decoder, self._first_messages, _nobody_yet)
+
+    def _first_messages(self, connection: Connection, messages: list[Any]) -> None:
+        hello = messages[0]
+        if not isinstance(hello, Hello):
+            connection.close()
+            return
+        if hello.version != PROTOCOL_VERSION:
+            reason = f"protocol version {hello.version} was offered, this node speaks {PROTOCOL_VERSION}"
+            connection.send(self._welcome(reason))
+            connection.flush()
+            connection.close()
+            return
+        peer = Peer(hello.process_id, hello.role, connection, hello.pid, hello.namespace, hello.log_to_driver)
+        if hello.role == "side":
+            connection.on_messages = functools.partial(self._side_messages, peer)
+            connection.send(self._welcome())
+        else:
+            self._peers[peer.process_id] = peer
+            connection.on_messages = functools.partial(self._messages, peer)
+            connection.on_close = functools.partial(self._gone, peer)
+            connection.send(self._welcome())
+            if hello.role == "worker":
+                peer.worker = self._pool.connected(hello.process_id.hex(), connection, hello.address)
+        if len(messages) > 1:
+            connection.on_messages(connection, messages[1:])
+
+    def _welcome(self, error: str = "") -> Welcome:
+        session = self._session
+        return Welcome(self.node_id, str(session.dir), session.segment, session.capacity_nbytes, error)
+
+    def _send(self, process: bytes, message: msgspec.Struct) -> None:
+        peer = self._peers.get(process)
+        if peer is not None:
+            peer.connection.send(message)
+
+    def _gone(self, peer: Peer, connection: Connection, reason: str) -> None:
+        """A process is gone: what it owned goes elsewhere or away."""
+        process = peer.process_id
+        if self._peers.pop(process, None) is None:
+            return
+        if peer.worker is not None:
+            self._pool.kill(peer.worker, "")
+        self._actors.process_gone(process)
+        self._leases.process_gone(process)
+        self._store.process_gone(process)
+        if peer.role == "driver" and self.on_last_driver_gone is not None:
+            if not any(each.role == "driver" for each in self._peers.values()):
+                self.on_last_driver_gone()
+
+    def _pass_on_log(self, lines: LogLines) -> None:
+        for peer in self._peers.values():
+            if peer.role == "driver" and peer.log_to_driver:
+                peer.connection.send(lines)
+
+    # what processes say
+
+    def _messages(self, peer: Peer, connection: Connection, messages: list[Any]) -> None:
+        for message in messages:
+            self._handle(peer, connection, message)
+
+    def _handle(self, peer: Peer, connection: Connection, message: Any) -> None:
+        process = peer.process_id
+        match message:
+            case LeaseRequest(number, demand, name):
+                self._leases.request(process, number, demand, name)
+            case LeaseReturn(number, kill):
+                self._leases.give_back(process, number, kill=kill)
+            case Blocked(blocked):
+                if peer.worker is not None:
+                    self._leases.blocked(peer.worker, blocked)
+            case Share(oid, value):
+                self._store.feed(directory.Shared(oid, value))
+            case Hold(holder, oids, req):
+                self._store.feed(directory.Held(holder, oids))
+                if req:
+                    connection.send(Ack(req))
+            case Release(holder, oids):
+                self._store.feed(directory.Released(holder, oids))
+                self._actors.released(process, oids)
+            case Fetch(oid):
+                self._store.feed(directory.Wanted(process, oid))
+            case Seal(value, req):
+                self._store.feed(directory.Sealed(value))
+                connection.send(Ack(req))
+            case GiveExtent(offset, nbytes):
+                self._store.give_back(process, offset, nbytes)
+            case ActorSpec():
+                self._actors.create(message)
+            case WatchActor(actor_id):
+                self._actors.feed(actors.Watched(process, actor_id))
+            case KillActor(actor_id, reason):
+                self._actors.feed(actors.Ended(actor_id, reason))
+            case ActorStarted():
+                if peer.worker is not None:
+                    self._actors.started(peer.worker, message)
+            case Exit():
+                if peer.worker is not None:
+                    self._actors.exiting(peer.worker, message)
+            case _:
+                connection.close()
+                self._gone(peer, connection, f"sent {type(message).__name__}, which is not for a node")
+
+    def _side_messages(self, peer: Peer, connection: Connection, messages: list[Any]) -> None:
+        for message in messages:
+            connection.send(self.exchange(peer.process_id, message))
+
+    def exchange(self, process: bytes, message: Any) -> msgspec.Struct:
+        """Answer a request that its sender waits for, on the spot."""
+        match message:
+            case Reserve(nbytes):
+                return self._store.reserve(process, nbytes)
+            case Query(req, what, args):
+                question = self._questions.get(what)
+                if question is None:
+                    return Answer(req, error=f"nobody here can answer {what!r}")
+                try:
+                    return Answer(req, question(self, process, **args))
+                except LookupError as exc:
+                    return Answer(req, error=str(exc.args[0]))
+            case _:
+                return Answer(0, error=f"{type(message).__name__} is no question")
+
+    # questions
+
+    def _describe(self, process: bytes) -> list[dict[str, Any]]:
+        return [
+            {
+                "NodeID": self.node_id,
+                "Alive": True,
+                "NodeManagerHostname": socket.gethostname(),
+                "NodeManagerAddress": "127.0.0.1",
+                "Resources": self._with_store(dict(self._totals)),
+                "Labels": {},
+            }
+        ]
+
+    def _with_store(self, amounts: dict[str, float], used_nbytes: int = 0) -> dict[str, float]:
+        return {**amounts, "object_store_memory": float(self._store.capacity_nbytes - used_nbytes)}
+
+    def _available(self, process: bytes) -> dict[str, float]:
+        free = {name: max(0, amount) for name, amount in self._leases.resources.available.items()}
+        return self._with_store(to_floats(free), self._store.used_nbytes)
+
+    def _store_figures(self, process: bytes) -> dict[str, int]:
+        return {
+            "used_nbytes": self._store.used_nbytes,
+            "capacity_nbytes": self._store.capacity_nbytes,
+            "known_objects": self._store.known(),
+        }
+
+    _questions: dict[str, Callable[..., Any]] = {
+        "nodes": _describe,
+        "cluster_resources": lambda self, process: self._with_store(dict(self._totals)),
+        "available_resources": _available,
+        "explain": lambda self, process, lease_id: self._leases.explain(process, lease_id),
+        "get_actor": lambda self, process, namespace, name: self._actors.find(process, namespace, name),
+        "reserve_name": lambda self, process, namespace, name, actor_id: self._actors.reserve_name(
+            namespace, name, actor_id
+        ),
+        "list_named_actors": lambda self, process, namespace: self._actors.names(namespace),
+        "store": _store_figures,
+        "pids": lambda self, process: self._pool.pids,
+    }
+
+
+def _nobody_yet(connection: Connection, reason: str) -> None:
+    """A connection went before it said who it was."""

@@ -1,0 +1,209 @@
+"""Which objects the node answers for, who holds them, who waits for them. Pure.
+
+A holder is a process (8 bytes) or an object that contains refs (16 bytes, the first 8 of which are its owner).
+An entry may come into being by any first word about an object: the owner's Shared, a holder's Held, a reader's Wanted.
+It is freed when it is *known* (its owner or maker has registered it) and nobody holds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from aioray.wire.values import PROCESS_ID_NBYTES, Value, owner_of
+
+
+class Shared(msgspec.Struct, frozen=True):
+    """The owner lets others ask the node; again with the value when it was not there yet."""
+
+    oid: bytes
+    value: Value | None = None
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """A worker wrote a result for the owner, who holds it from now on."""
+
+    value: Value
+
+
+class Held(msgspec.Struct, frozen=True):
+    holder: bytes
+    oids: list[bytes]
+
+
+class Released(msgspec.Struct, frozen=True):
+    """No oids: everything that `holder` held."""
+
+    holder: bytes
+    oids: list[bytes]
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A process waits for the value."""
+
+    process: bytes
+    oid: bytes
+
+
+class ProcessGone(msgspec.Struct, frozen=True):
+    process: bytes
+
+
+class Deliver(msgspec.Struct, frozen=True):
+    """Send the value to a process that wanted it."""
+
+    process: bytes
+    oid: bytes
+    value: Value
+
+
+class OwnerLost(msgspec.Struct, frozen=True):
+    """Tell a process that the value will never come."""
+
+    process: bytes
+    oid: bytes
+
+
+class Forgotten(msgspec.Struct, frozen=True):
+    """Nobody holds it any more; `value` is None when it never had one (an actor's id never has)."""
+
+    oid: bytes
+    value: Value | None
+
+
+Event = Shared | Sealed | Held | Released | Wanted | ProcessGone
+Command = Deliver | OwnerLost | Forgotten
+
+
+@dataclass(slots=True)
+class Entry:
+    known: bool = False
+    value: Value | None = None
+    holders: set[bytes] = field(default_factory=set)
+    waiters: set[bytes] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class State:
+    entries: dict[bytes, Entry] = field(default_factory=dict)
+    held_by: dict[bytes, set[bytes]] = field(default_factory=dict)  # holder -> oids
+    gone: set[bytes] = field(default_factory=set)  # processes that will not say anything any more
+
+
+def handle(state: State, event: Event) -> list[Command]:
+    """Apply `event`; return what the shell must do, in that order."""
+    match event:
+        case Shared(oid, value):
+            return _shared(state, oid, value)
+        case Sealed(value):
+            return _shared(state, value.oid, value)
+        case Held(holder, oids):
+            for oid in oids:
+                _hold(state, holder, oid)
+            return []
+        case Released(holder, oids):
+            return _release(state, holder, oids or list(state.held_by.get(holder, ())))
+        case Wanted(process, oid):
+            return _want(state, process, oid)
+        case ProcessGone(process):
+            return _process_gone(state, process)
+
+
+def _entry(state: State, oid: bytes) -> Entry:
+    entry = state.entries.get(oid)
+    if entry is None:
+        entry = state.entries[oid] = Entry()
+    return entry
+
+
+def _hold(state: State, holder: bytes, oid: bytes) -> None:
+    _entry(state, oid).holders.add(holder)
+    state.held_by.setdefault(holder, set()).add(oid)
+
+
+def _shared(state: State, oid: bytes, value: Value | None) -> list[Command]:
+    entry = _entry(state, oid)
+    if not entry.known:
+        entry.known = True
+        if owner_of(oid) not in state.gone:
+            _hold(state, owner_of(oid), oid)
+    commands: list[Command] = []
+    if value is not None and entry.value is None:
+        entry.value = value
+        commands += [Deliver(process, oid, value) for process in sorted(entry.waiters)]
+        entry.waiters.clear()
+    return commands + _free(state, [oid])
+
+
+def _release(state: State, holder: bytes, oids: list[bytes]) -> list[Command]:
+    held = state.held_by.get(holder, set())
+    for oid in oids:
+        held.discard(oid)
+        entry = state.entries.get(oid)
+        if entry is not None:
+            entry.holders.discard(holder)
+    if not held:
+        state.held_by.pop(holder, None)
+    return _free(state, oids)
+
+
+def _free(state: State, oids: list[bytes]) -> list[Command]:
+    """Forget those of `oids` that nobody holds, and what only they held."""
+    commands: list[Command] = []
+    stack = list(oids)
+    while stack:
+        oid = stack.pop()
+        entry = state.entries.get(oid)
+        if entry is None or entry.holders:
+            continue
+        if not entry.known:
+            if not entry.waiters:
+                del state.entries[oid]  # its owner has not spoken yet: when it does, it begins anew
+            continue
+        del state.entries[oid]
+        commands.append(Forgotten(oid, entry.value))
+        for inner in state.held_by.pop(oid, ()):
+            if inner_entry := state.entries.get(inner):
+                inner_entry.holders.discard(oid)
+                stack.append(inner)
+    return commands
+
+
+def _want(state: State, process: bytes, oid: bytes) -> list[Command]:
+    entry = _entry(state, oid)
+    if entry.value is not None:
+        return [Deliver(process, oid, entry.value)]
+    if owner_of(oid) in state.gone:
+        return [OwnerLost(process, oid)]
+    entry.waiters.add(process)
+    return []
+
+
+def _process_gone(state: State, process: bytes) -> list[Command]:
+    state.gone.add(process)
+    commands: list[Command] = []
+    for oid, entry in state.entries.items():
+        entry.waiters.discard(process)
+        if owner_of(oid) == process and entry.value is None:
+            commands += [OwnerLost(waiter, oid) for waiter in sorted(entry.waiters)]
+            entry.waiters.clear()
+    holders = [holder for holder in state.held_by if holder[:PROCESS_ID_NBYTES] == process]
+    for holder in holders:
+        # An object that the process owned lives on while others hold it, and so does what it contains.
+        if len(holder) == PROCESS_ID_NBYTES or holder not in state.entries:
+            commands += _release(state, holder, list(state.held_by.get(holder, ())))
+    return commands
+
+
+def check(state: State) -> None:
+    """Assert what holds between any two events."""
+    for oid, entry in state.entries.items():
+        assert entry.holders or not entry.known, f"{oid.hex()} is held by nobody: {state}"
+        assert entry.holders or entry.waiters or entry.known, f"{oid.hex()} is of no use: {state}"
+        assert not (entry.waiters and entry.value), f"{oid.hex()} is there, and awaited: {state}"
+        for holder in entry.holders:
+            assert oid in state.held_by[holder], f"{holder.hex()} does not know what it holds: {state}"
+    for holder, oids in state.held_by.items():
+        assert oids, f"{holder.hex()} holds nothing: {state}"
+        assert all(holder in state.entries[oid].holders for oid in oids), f"{holder.hex()} holds what is not there"

@@ -1,0 +1,93 @@
+"""The node's object store: the directory's decisions carried out, and shared memory handed out and taken back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aioray.exceptions import OwnerDiedError
+from aioray.runtime.arena import Arena
+from aioray.runtime.errors import error_value
+from aioray.wire.control import Fetched, Reserved
+from aioray_node.objects import directory
+from aioray_node.objects.extents import Extents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import msgspec
+
+    from aioray.wire.values import Value
+
+
+class ObjectStore:
+    """What a node knows of objects. `send(process, message)` reaches a process; `on_unheld(oid)` is for actors."""
+
+    def __init__(
+        self,
+        capacity_nbytes: int,
+        send: Callable[[bytes, msgspec.Struct], None],
+        on_unheld: Callable[[bytes], None],
+    ) -> None:
+        self._arena = Arena(capacity_nbytes)
+        self._directory = directory.State()
+        self._extents: dict[bytes, Extents] = {}
+        self._send = send
+        self._on_unheld = on_unheld
+
+    @property
+    def used_nbytes(self) -> int:
+        return self._arena.used
+
+    @property
+    def capacity_nbytes(self) -> int:
+        return self._arena.capacity
+
+    def known(self) -> int:
+        """How many objects the directory has."""
+        return len(self._directory.entries)
+
+    def feed(self, event: directory.Event) -> None:
+        """Let the directory decide, and carry it out."""
+        match event:
+            case directory.Shared(_, value) if value is not None and value.nbytes:
+                self._take_over(value)
+            case directory.Sealed(value):
+                self._take_over(value)
+        for command in directory.handle(self._directory, event):
+            match command:
+                case directory.Deliver(process, oid, value):
+                    self._send(process, Fetched(oid, value))
+                case directory.OwnerLost(process, oid):
+                    reason = "the process that was to make it, or owned it, is gone"
+                    self._send(process, Fetched(oid, error_value(OwnerDiedError(oid.hex(), reason))))
+                case directory.Forgotten(oid, value):
+                    if value is None:
+                        self._on_unheld(oid)
+                    elif value.nbytes:
+                        self._arena.free(value.offset, value.nbytes)
+
+    def _take_over(self, value: Value) -> None:
+        """The bytes of a registered object are the node's to free, whoever wrote them."""
+        for extents in self._extents.values():
+            if extents.carve(value.offset, value.nbytes):
+                return
+
+    def reserve(self, process: bytes, nbytes: int) -> Reserved:
+        """Hand out an extent."""
+        offset = self._arena.alloc(nbytes)
+        if offset is None:
+            return Reserved(-1, 0, self._arena.used)
+        nbytes = -(-nbytes // 64) * 64
+        self._extents.setdefault(process, Extents()).add(offset, nbytes)
+        return Reserved(offset, nbytes, self._arena.used)
+
+    def give_back(self, process: bytes, offset: int, nbytes: int) -> None:
+        """Take back what a process does not need."""
+        for start, length in self._extents.get(process, Extents()).carve(offset, nbytes):
+            self._arena.free(start, length)
+
+    def process_gone(self, process: bytes) -> None:
+        """Everything that only this process held or filled is free again."""
+        self.feed(directory.ProcessGone(process))
+        for start, length in self._extents.pop(process, Extents()):
+            self._arena.free(start, length)

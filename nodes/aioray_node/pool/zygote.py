@@ -1,0 +1,174 @@
+"""The zygote: a small single-threaded process that has the imports done and forks workers.
+
+It talks to its node over a SOCK_SEQPACKET pair, one message a packet: ForkWorker (with the write ends of the worker's
+stdout and stderr) comes in, Forked and Exited go out. It ends when the node's end is closed; its workers end with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from aioray.wire.control import Exited, Forked, ForkWorker
+from aioray.wire.framing import control_decoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_MAX_PACKET_NBYTES = 65536
+_QUIET_MS = 100  # nobody wanted a worker for so long: import what workers are likely to want
+_encode = msgspec.msgpack.encode
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent is gone, however that happens."""
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+class Zygote:
+    """Forks on demand, reaps, reports."""
+
+    def __init__(self, sock: socket.socket, run_worker: Callable[[str], None], preload: Sequence[str]) -> None:
+        self._sock = sock
+        self._run_worker = run_worker
+        self._preload = list(preload)
+        self._children: dict[int, str] = {}
+
+    def serve(self) -> None:
+        """Serve until the node hangs up."""
+        parent = os.getppid()
+        die_with_parent()
+        if os.getppid() != parent:
+            return  # it died before the kernel was told
+        woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
+        signal.set_wakeup_fd(waker)
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(woken, select.POLLIN)
+        while True:
+            ready = dict(poll.poll(_QUIET_MS if self._preload and self._children else None))
+            if not ready:
+                self._import_preload()
+            if woken in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(woken, 4096)
+                self._reap()
+            if self._sock.fileno() in ready and not self._take_order([woken, waker]):
+                self._end_workers()
+                return
+
+    def _end_workers(self) -> None:
+        for pid in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in self._children:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+    def _import_preload(self) -> None:
+        name = self._preload.pop(0)
+        try:
+            importlib.import_module(name)
+        except Exception as exc:  # noqa: BLE001 # a module that is not there, or broken, is not our business
+            print(f"aioray: zygote_preload: {name} cannot be imported: {exc!r}", file=sys.stderr)
+        gc.freeze()  # what is there now is never collected, so its pages stay shared with the workers
+
+    def _take_order(self, close_in_child: Sequence[int]) -> bool:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._sock, _MAX_PACKET_NBYTES, 2)
+        except ConnectionError:
+            return False
+        if not data:
+            return False
+        order = control_decoder.decode(data)
+        assert isinstance(order, ForkWorker)
+        try:
+            pid = os.fork()
+        except OSError as exc:
+            self._tell(Forked(order.worker_id, 0, f"fork failed: {exc.strerror}"))
+        else:
+            if pid == 0:
+                self._be_worker(order.worker_id, fds, close_in_child)
+            self._children[pid] = order.worker_id
+            self._tell(Forked(order.worker_id, pid))
+        for fd in fds:
+            os.close(fd)
+        return True
+
+    def _be_worker(self, worker_id: str, fds: Sequence[int], close: Sequence[int]) -> None:
+        """The rest of a worker's life; never returns."""
+        status = 1
+        try:
+            parent = os.getppid()
+            die_with_parent()
+            if os.getppid() != parent:
+                os._exit(1)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._sock.close()
+            null = os.open(os.devnull, os.O_RDONLY)
+            for fd, standard in ((null, 0), (fds[0], 1), (fds[1], 2)):
+                os.dup2(fd, standard)
+            for fd in (null, *fds, *close):
+                os.close(fd)
+            self._run_worker(worker_id)
+            status = 0
+        except BaseException:  # noqa: BLE001 # the last line: it goes to the driver's log
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            worker_id = self._children.pop(pid, None)
+            if worker_id is not None:
+                self._tell(Exited(worker_id, os.waitstatus_to_exitcode(status)))
+
+    def _tell(self, message: Forked | Exited) -> None:
+        with contextlib.suppress(OSError):  # the node is gone: so are we, in the next round
+            self._sock.send(_encode(message))
+
+
+def serve_zygote(sock: socket.socket, session_dir: str, preload: Sequence[str], config_json: str) -> None:
+    """Run a zygote whose workers belong to the node of `session_dir`."""
+    from aioray_node.worker.main import run_worker
+
+    gc.collect()
+    gc.freeze()
+    Zygote(sock, lambda worker_id: run_worker(worker_id, session_dir, config_json), preload).serve()
+
+
+def main() -> None:
+    """`python -m aioray_node.pool.zygote FD SESSION_DIR PRELOAD CONFIG`, as an embedded node starts it."""
+    fd, session_dir, preload, config_json = sys.argv[1:]
+    sock = socket.socket(fileno=int(fd))
+    os.set_inheritable(sock.fileno(), False)
+    serve_zygote(sock, session_dir, [name for name in preload.split(",") if name], config_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""A node's zygote, seen from the node: how it is started, asked, heard, and seen off."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from aioray.wire.control import Exited, Forked, ForkWorker
+from aioray.wire.framing import control_decoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioray.runtime.reactor import Reactor
+
+_MAX_PACKET_NBYTES = 65536
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """(the node's end, the zygote's end)"""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+class ZygoteProcess:
+    """One zygote: a child of this process."""
+
+    def __init__(self, sock: socket.socket, pid: int, process: subprocess.Popen[bytes] | None = None) -> None:
+        self.sock = sock
+        self.pid = pid
+        self._process = process
+        self._reactor: Reactor | None = None
+        self._on_report: Callable[[Forked | Exited], None] | None = None
+        self._on_death: Callable[[], None] | None = None
+
+    @classmethod
+    def spawn(cls, session_dir: str, preload: str, config_json: str) -> ZygoteProcess:
+        """Start one as a fresh Python."""
+        ours, theirs = socket_pair()
+        with theirs:
+            command = [
+                sys.executable, "-m", "aioray_node.pool.zygote", str(theirs.fileno()), session_dir, preload, config_json,
+            ]  # fmt: skip
+            process = subprocess.Popen(  # returns at once: nothing to await
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=_child_environment()
+            )
+        return cls(ours, process.pid, process)
+
+    def start(
+        self, reactor: Reactor, on_report: Callable[[Forked | Exited], None], on_death: Callable[[], None]
+    ) -> None:
+        """Listen to it on `reactor`."""
+        self.sock.setblocking(False)
+        self._reactor, self._on_report, self._on_death = reactor, on_report, on_death
+        reactor.register(self.sock.fileno(), self)
+
+    def on_readable(self) -> None:
+        assert self._on_report is not None
+        assert self._on_death is not None
+        while True:
+            try:
+                data = self.sock.recv(_MAX_PACKET_NBYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._hang_up()
+                self._on_death()
+                return
+            report = control_decoder.decode(data)
+            assert isinstance(report, Forked | Exited)
+            self._on_report(report)
+
+    def on_writable(self) -> None:
+        """Never asked for: orders are small and few."""
+
+    def fork_worker(self, worker_id: str, stdout_fd: int, stderr_fd: int) -> None:
+        """Order one worker; Forked reports. Raises OSError when the zygote is gone."""
+        data = msgspec.msgpack.encode(ForkWorker(worker_id))
+        socket.send_fds(self.sock, [data], [stdout_fd, stderr_fd])
+
+    def _hang_up(self) -> None:
+        if self.sock.fileno() >= 0:
+            if self._reactor is not None:
+                self._reactor.unregister(self.sock.fileno())
+            self.sock.close()
+
+    def close(self, timeout_s: float) -> None:
+        """Hang up, on which it kills and reaps its workers and ends; kill it if that takes longer than `timeout_s`.
+
+        Blocks: for a few milliseconds, as a rule.
+        """
+        self._hang_up()
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            self._reap()
+            return
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll(timeout_s * 1000):
+                os.kill(self.pid, signal.SIGKILL)
+            self._reap()
+        finally:
+            os.close(pidfd)
+
+    def _reap(self) -> None:
+        if self._process is not None:
+            self._process.wait()
+        else:
+            try:
+                os.waitpid(self.pid, 0)
+            except ChildProcessError:
+                return
+
+
+def _child_environment() -> dict[str, str]:
+    """Ours, with the import path as it is here, and libraries that start threads told not to: a fork would lose them."""
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    environment.update(single_threaded_libraries(environment))
+    return environment
+
+
+def single_threaded_libraries(environment: dict[str, str]) -> dict[str, str]:
+    """Variables that keep OpenMP and BLAS at one thread, unless the user has said otherwise."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return {name: "1" for name in names if name not in environment}

@@ -1,0 +1,165 @@
+"""Leases: the scheduler's decisions carried out, for callers and for actors."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from aioray.wire.control import LeaseGrant, LeaseLost, Notice
+from aioray_node.pool.core import Need
+from aioray_node.scheduling import core
+from aioray_node.scheduling.resources import NodeResources, in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import msgspec
+
+    from aioray.runtime.reactor import Reactor
+    from aioray_node.pool.shell import Worker, WorkerPool
+
+
+class ActorHost(Protocol):
+    """Who is told when an actor has a worker, or has lost it."""
+
+    def placed(self, actor_id: bytes, worker: Worker) -> None: ...
+    def worker_lost(self, actor_id: bytes, reason: str) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Grant:
+    """What the node knows of one lease beyond the core."""
+
+    process: bytes  # whose it is
+    number: int  # as its owner calls it
+    actor_id: bytes = b""
+    worker: Worker | None = None
+    running: dict[str, int] | None = None  # what an actor keeps once it is placed
+
+
+class LeaseDesk:
+    """Takes requests, gives workers. Lease ids here are the node's own; owners number theirs as they like."""
+
+    def __init__(
+        self, reactor: Reactor, resources: NodeResources, send: Callable[[bytes, msgspec.Struct], None]
+    ) -> None:
+        self._reactor = reactor
+        self._state = core.State(resources)
+        self._send = send
+        self._ids = itertools.count(1)
+        self._grants: dict[int, _Grant] = {}
+        self._by_owner: dict[tuple[bytes, int], int] = {}
+        self._by_actor: dict[bytes, int] = {}
+        self.pool: WorkerPool
+        self.actors: ActorHost
+
+    @property
+    def resources(self) -> NodeResources:
+        return self._state.resources
+
+    def feed(self, event: core.Event) -> None:
+        """Let the scheduler decide, and carry it out."""
+        for command in core.handle(self._state, event, time.monotonic()):
+            match command:
+                case core.Place(lease_id):
+                    self.pool.feed(Need(lease_id, fresh=bool(self._grants[lease_id].actor_id)))
+                case core.Ended(lease_id):
+                    self._forget(lease_id)
+                    self.pool.free(lease_id, reusable=False)
+                case core.Infeasible(lease_id, _, text):
+                    self._warn(lease_id, text)
+                case core.WakeAt(when):
+                    delay_s = max(0.0, when - time.monotonic())
+                    self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
+
+    def _warn(self, lease_id: int, text: str) -> None:
+        best = in_words(self._state.resources.total)
+        notice = f"{text}. The best node has {best}. It waits, and runs if such a node ever joins."
+        self._send(self._grants[lease_id].process, Notice(notice))
+
+    # for callers
+
+    def request(self, process: bytes, number: int, demand: dict[str, int], name: str) -> None:
+        """A caller wants a worker for tasks."""
+        if (process, number) in self._by_owner:
+            return  # sent twice
+        lease_id = next(self._ids)
+        self._grants[lease_id] = _Grant(process, number)
+        self._by_owner[process, number] = lease_id
+        self.feed(core.Request(lease_id, process.hex(), demand, name))
+
+    def give_back(self, process: bytes, number: int, *, kill: bool) -> None:
+        """A caller is through with a lease, or does not want it any more."""
+        lease_id = self._by_owner.get((process, number))
+        if lease_id is not None:
+            self._end(lease_id, reusable=not kill)
+
+    def blocked(self, worker: Worker, blocked: bool) -> None:
+        """A worker waits for the cluster, or goes on."""
+        if worker.lease_id is not None:
+            self.feed(core.Blocked(worker.lease_id) if blocked else core.Unblocked(worker.lease_id))
+
+    def explain(self, process: bytes, number: int) -> str:
+        """Why a lease is not there yet."""
+        lease_id = self._by_owner.get((process, number))
+        return "not known to the node" if lease_id is None else core.explain(self._state, lease_id)
+
+    def process_gone(self, process: bytes) -> None:
+        """All its leases end, and what runs on them."""
+        self.feed(core.OwnerGone(process.hex()))
+        for lease_id in [lease_id for (owner, _), lease_id in self._by_owner.items() if owner == process]:
+            self._forget(lease_id)
+            self.pool.free(lease_id, reusable=False)
+
+    # for actors
+
+    def place_actor(self, actor_id: bytes, creator: bytes, name: str, placement: dict[str, int], running: dict[str, int]) -> None:
+        """An actor wants a worker for life."""
+        lease_id = next(self._ids)
+        self._grants[lease_id] = _Grant(creator, 0, actor_id, running=running)
+        self._by_actor[actor_id] = lease_id
+        self.feed(core.Request(lease_id, "actor:" + actor_id.hex(), placement, name))
+
+    def end_actor(self, actor_id: bytes) -> None:
+        """It needs its worker no more, or never will."""
+        lease_id = self._by_actor.get(actor_id)
+        if lease_id is not None:
+            self._end(lease_id, reusable=False)
+
+    # what the pool says
+
+    def bound(self, lease_id: int, worker: Worker) -> None:
+        grant = self._grants[lease_id]
+        grant.worker = worker
+        if grant.actor_id:
+            if grant.running is not None:
+                self.feed(core.Shrink(lease_id, grant.running))
+            self.actors.placed(grant.actor_id, worker)
+        else:
+            self._send(grant.process, LeaseGrant(grant.number, worker.worker_id, worker.address))
+
+    def lost(self, lease_id: int, reason: str) -> None:
+        grant = self._grants.get(lease_id)
+        if grant is None:
+            return
+        self._forget(lease_id)
+        self.feed(core.Return(lease_id))
+        if grant.actor_id:
+            self.actors.worker_lost(grant.actor_id, reason)
+        else:
+            self._send(grant.process, LeaseLost(grant.number, reason))
+
+    def _end(self, lease_id: int, *, reusable: bool) -> None:
+        self._forget(lease_id)
+        self.feed(core.Return(lease_id))
+        self.pool.free(lease_id, reusable=reusable)
+
+    def _forget(self, lease_id: int) -> None:
+        grant = self._grants.pop(lease_id, None)
+        if grant is not None:
+            self._by_owner.pop((grant.process, grant.number), None)
+            self._by_actor.pop(grant.actor_id, None)
+
+

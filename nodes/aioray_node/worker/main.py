@@ -1,0 +1,77 @@
+"""A worker's life, from the fork to the end."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle  # noqa: F401 # for the zygote: workers find it imported
+import msgspec
+
+import aioray.api
+from aioray.config import Config
+from aioray.runtime.connection import Connection, Listener
+from aioray.runtime.reactor import Reactor
+from aioray.wire.control import ActorSpec
+from aioray.wire.framing import call_decoder
+from aioray_node.worker.executor import Caller, Executor
+from aioray_node.worker.output import labelled_stream
+from aioray_node.worker.runtime import WorkerRuntime
+
+if TYPE_CHECKING:
+    from aioray.runtime.connection import Connection as _Connection
+
+
+def run_worker(worker_id: str, session_dir: str, config_json: str) -> None:
+    """Be a worker until the node is gone."""
+    random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # else all workers draw the same numbers
+    config = msgspec.json.decode(config_json, type=Config)
+    reactor = Reactor("aioray-worker")
+    address = os.path.join(session_dir, f"w-{worker_id}.sock")
+    executor: Executor
+
+    def on_message(message: Any) -> None:
+        if isinstance(message, ActorSpec):
+            executor.on_actor(message)
+
+    def on_lost(_: str) -> None:
+        os._exit(0)  # the node is gone, and nobody needs us
+
+    runtime = WorkerRuntime(
+        reactor,
+        config,
+        os.path.join(session_dir, "node.sock"),
+        process_id=bytes.fromhex(worker_id),
+        role="worker",
+        on_message=on_message,
+        on_lost=on_lost,
+    )
+    executor = Executor(runtime, address)
+    runtime.before_block = executor.before_block
+    reactor.on_helper_leads = executor.helper_leads
+    sys.stdout = labelled_stream(1, lambda: executor.label)
+    sys.stderr = labelled_stream(2, lambda: executor.label)
+    signal.signal(signal.SIGINT, executor.on_signal)
+    aioray.api.set_process_runtime(runtime)
+
+    def accept(sock: socket.socket) -> None:
+        connection = Connection(reactor, sock, call_decoder, executor.on_messages, _caller_gone)
+        connection.tag = Caller()
+
+    with reactor.lock:
+        Listener(reactor, address, accept)
+    runtime.open(address)
+    reactor.run_until(lambda: runtime.link.welcomed.done)
+    runtime.welcome(runtime.link.welcomed.value)
+    reactor.start_helper()
+    executor.run()
+
+
+def _caller_gone(connection: _Connection, reason: str) -> None:
+    """Its node ends its tasks; an actor goes on for others."""

@@ -1,0 +1,128 @@
+"""Results on their way back: small ones inline, large ones through shared memory, refs inside only when they are safe.
+
+A reply that makes somebody else responsible for memory, or for refs, is sent only after the node knows about it
+(`aioray/runtime/objects.py` has the rules). Waiting for that holds up nothing but the reply itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioray.exceptions import RayError
+from aioray.runtime.errors import error_value, task_error
+from aioray.runtime.objects import serialize_value
+from aioray.wire.calls import Call, Done, Finished
+from aioray.wire.control import Hold, Seal
+from aioray.wire.values import object_id
+
+if TYPE_CHECKING:
+    from aioray.runtime.connection import Connection
+    from aioray.runtime.link import Reply
+    from aioray.runtime.runtime import Runtime
+    from aioray.runtime.serialization import Serialized
+
+
+class WrongResult(TypeError):
+    """A function returned something else than it announced with num_returns."""
+
+
+class Replier:
+    """Sends the outcome of calls. Thread-safe."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def result(self, connection: Connection, caller: bytes, call: Call, result: Any, exec_us: int) -> None:
+        """The call returned."""
+        try:
+            parts = self._pickled(call, result)
+        except Exception as exc:  # noqa: BLE001 # a result that cannot be sent is the call's failure
+            self.error(connection, call, exc, exec_us)
+            return
+        if len(parts) == 1:
+            part = parts[0]
+            if (
+                not part.buffers
+                and not part.refs
+                and len(part.data) <= self._runtime.config.inline_max_nbytes
+                and not self._runtime.objects.has_borrowed
+            ):
+                with self._runtime.reactor.lock:
+                    connection.send(Done(call.seq, part.data, exec_us))
+                return
+        try:
+            values = [
+                self._runtime.objects.store(part, oid=object_id(caller, call.seq, index))
+                for index, part in enumerate(parts)
+            ]
+        except RayError as exc:
+            self.error(connection, call, exc, exec_us)
+            return
+        oids = [object_id(caller, call.seq, index) for index in range(len(parts))]
+        self._send_when_safe(connection, Finished(call.seq, values, exec_us), oids, parts)
+
+    def error(self, connection: Connection, call: Call, exc: BaseException, exec_us: int) -> None:
+        """The call raised."""
+        name = call.name or call.fn
+        value = error_value(exc if _is_ours(exc) else task_error(exc, name))
+        exc.__traceback__ = None  # its frames hold the arguments
+        self._send_when_safe(connection, Finished(call.seq, [value], exec_us), [], [])
+
+    @staticmethod
+    def _pickled(call: Call, result: Any) -> list[Serialized]:
+        if call.num_returns == 1:
+            return [serialize_value(result)]
+        if call.num_returns == 0:
+            return []
+        try:
+            results = list(result)
+        except TypeError:
+            raise WrongResult(
+                f"num_returns={call.num_returns}, but a {type(result).__name__} was returned, which is no sequence"
+            ) from None
+        if len(results) != call.num_returns:
+            raise WrongResult(f"num_returns={call.num_returns}, but {len(results)} values were returned")
+        return [serialize_value(each) for each in results]
+
+    def _send_when_safe(
+        self, connection: Connection, reply: Finished, oids: list[bytes], parts: list[Serialized]
+    ) -> None:
+        runtime = self._runtime
+        left = 0
+
+        def acknowledged(_: Reply) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                connection.send(reply)
+                parts.clear()  # the refs inside were kept alive until now
+
+        with runtime.reactor.lock:
+            link = runtime.link
+            messages: list[Any] = []
+            for oid, part, value in zip(oids, parts, reply.values, strict=False):
+                if part.refs:
+                    messages.append(lambda req, oid=oid, value=value: Hold(oid, value.refs, req))
+                if value.nbytes:
+                    messages.append(lambda req, value=value: Seal(value, req))
+            for message in messages:
+                left += 1
+                req, ack = link.expect()
+                ack.then = acknowledged
+                link.send(message(req))
+            if runtime.objects.has_borrowed:
+                req, ack = link.expect()
+                if runtime.objects.hold_alive(req):
+                    left += 1
+                    ack.then = acknowledged
+                else:
+                    link.forget(req)
+            if left == 0:
+                connection.send(reply)
+
+
+def _is_ours(exc: BaseException) -> bool:
+    """Whether an error says by itself all there is to say: it was not raised by user code."""
+    return isinstance(exc, RayError) and exc.__traceback__ is None
+
+

@@ -1,0 +1,64 @@
+"""A worker's runtime: what a process can do that also runs other people's calls."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from typing import TYPE_CHECKING, Any
+
+from aioray.runtime.runtime import Runtime
+from aioray.wire.control import Blocked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioray.refs import ObjectRef
+    from aioray.wire.calls import Call
+
+
+class RunningCall:
+    """The call that a thread, or a coroutine, is busy with."""
+
+    __slots__ = ("call", "caller", "children", "is_canceled")
+
+    def __init__(self, call: Call, caller: bytes) -> None:
+        self.call = call
+        self.caller = caller  # process id
+        self.is_canceled = False
+
+
+# Follows a coroutine wherever it goes; a thread that user code starts has none.
+running: contextvars.ContextVar[RunningCall | None] = contextvars.ContextVar("aioray_running_call", default=None)
+
+
+class WorkerRuntime(Runtime):
+    """Knows when user code waits for the cluster, and lends its CPU to others meanwhile."""
+
+    holds_cpu = True  # False in actors that run without one
+    before_block: Callable[[], None] | None = None
+    actor_id = b""
+    actor_name = ""
+    actor_class: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._waiting = 0
+
+    def in_call(self) -> bool:
+        return running.get() is not None
+
+    def on_block(self, blocked: bool) -> None:
+        if blocked and self.before_block is not None and threading.current_thread() is threading.main_thread():
+            self.before_block()
+        if not self.holds_cpu:
+            return
+        with self.reactor.lock:
+            before, self._waiting = self._waiting, self._waiting + (1 if blocked else -1)
+            if (before == 0) == blocked and (before == 0 or self._waiting == 0):
+                self.link.send(Blocked(blocked))
+
+    def awaited(self, ref: ObjectRef[Any]) -> None:
+        super().awaited(ref)
+        if self.holds_cpu and running.get() is not None:
+            self.on_block(True)
+            ref._when_done(lambda _: self.on_block(False))

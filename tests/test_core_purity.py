@@ -1,0 +1,39 @@
+"""What decides does no IO and reads no clock: that is what lets a simulation run it (DESIGN.md, section 7)."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PURE_NAMES = {"core.py", "arena.py", "resources.py", "directory.py", "pipeline.py", "policy.py"}
+FORBIDDEN = {"asyncio", "socket", "time", "os", "threading", "subprocess"}
+PURE_FILES = sorted(
+    path for package in ("aioray", "nodes") for path in (ROOT / package).rglob("*.py") if path.name in PURE_NAMES
+)
+
+
+def imported(source: str) -> Iterator[str]:
+    """The top-level packages that are imported anywhere in `source`, functions and `if TYPE_CHECKING` included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("path", PURE_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_decides_imports_nothing_that_does(path: Path) -> None:
+    assert not FORBIDDEN & set(imported(path.read_text()))
+
+
+def test_there_are_cores_to_look_at() -> None:
+    assert {
+        ROOT / "nodes/aioray_node" / name for name in ("scheduling/core.py", "pool/core.py", "objects/arena.py")
+    } <= {*PURE_FILES}
+
+
+def test_an_import_is_seen_wherever_it_hides() -> None:
+    source = "import os.path as p, json\nfrom . import core\ndef f():\n    from asyncio.events import get_event_loop\n"
+    assert sorted(imported(source)) == ["asyncio", "json", "os"]
