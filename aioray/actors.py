@@ -176,10 +176,10 @@ class ActorClass(Generic[C]):
         from aioray.api import current_runtime
 
         if self._signature is None:
-            init = self._cls.__init__  # type: ignore[misc] # not of an instance
+            init = self._cls.__init__
             self._signature = Signature(init, leave_out=1)
             self._methods = methods_of(self._cls)
-        if self._cls.__init__ is not object.__init__ or args or kwargs:  # type: ignore[misc]
+        if self._cls.__init__ is not object.__init__ or args or kwargs:
             self._signature.check(args, kwargs)
         options = self._options
         if options.get_if_exists and not options.name:

@@ -20,7 +20,7 @@ from aioray.options import actor_options, task_options
 from aioray.refs import ObjectRef
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 
     from aioray.runtime.runtime import Runtime
 
@@ -77,7 +77,9 @@ def init(
     with _init_lock:
         if _sync_clusters:
             if not ignore_reinit_error:
-                raise RuntimeError("aioray.init() was called already; call aioray.shutdown() first, or pass ignore_reinit_error=True")
+                raise RuntimeError(
+                    "aioray.init() was called already; call aioray.shutdown() first, or pass ignore_reinit_error=True"
+                )
             return InitContext(_sync_clusters[0], shutdown)
         if configure_logging:
             _configure_logger(logging_level, logging_format)
@@ -92,7 +94,16 @@ def _check_later_options(address: str | None, include_dashboard: bool | None, no
         raise InvalidOptionError("address", address, 'None or "local"', "joining a cluster is not there yet")
     if include_dashboard:
         raise InvalidOptionError("include_dashboard", include_dashboard, "False", "the dashboard is not there yet")
-    known = ("labels", "dashboard_host", "dashboard_port", "job_config", "logging_config", "runtime_env", "_node_ip_address", "inline")
+    known = (
+        "labels",
+        "dashboard_host",
+        "dashboard_port",
+        "job_config",
+        "logging_config",
+        "runtime_env",
+        "_node_ip_address",
+        "inline",
+    )
     for name, value in not_yet.items():
         if name not in known:
             raise InvalidOptionError(name, value, "an option of init, as in its docstring", "there is no such option")
@@ -187,7 +198,7 @@ def current_runtime() -> Runtime:
 
 
 @overload
-def remote(fn: type[C], /) -> ActorClass[C]: ...
+def remote(fn: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap] # a class is callable, too
 @overload
 def remote(fn: Callable[P, Coroutine[Any, Any, T]], /) -> RemoteFunction[P, T]: ...
 @overload
@@ -291,7 +302,7 @@ def wait(
         raise InvalidOptionError("fetch_local", fetch_local, "True or False")
     if len(set(items)) != len(items):
         raise ValueError("wait was given the same ref more than once")
-    if isinstance(num_returns, bool) or not isinstance(num_returns, int) or not 0 < num_returns:
+    if isinstance(num_returns, bool) or not isinstance(num_returns, int) or not num_returns > 0:
         raise InvalidOptionError("num_returns", num_returns, "a whole number, 1 or more")
     if num_returns > len(items):
         raise InvalidOptionError("num_returns", num_returns, f"at most {len(items)}, the number of refs")
@@ -301,7 +312,7 @@ def wait(
     return runtime.wait(items, num_returns, timeout)
 
 
-class as_completed:  # noqa: N801 # reads as the function that it is in asyncio
+class as_completed:  # reads as the function that it is in asyncio
     """Refs in the order in which they get done: `async for ref in as_completed(refs)`, or a plain `for`.
 
     timeout: seconds for all of them; TimeoutError after that.
@@ -411,6 +422,9 @@ def available_resources() -> dict[str, float]:
     return amounts
 
 
-def disconnect() -> Awaitable[None]:
-    """End the cluster that `await connect()` started in this loop."""
-    raise NotImplementedError
+async def disconnect() -> None:
+    """End the cluster that `await connect()` started. Raises RaySystemError when there is none in this loop."""
+    runtime = current.find()
+    if runtime is None or runtime.shutdown is None:
+        raise RaySystemError("no cluster was started here with connect()")
+    await runtime.shutdown()

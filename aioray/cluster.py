@@ -18,7 +18,7 @@ import msgspec
 
 import aioray.config
 from aioray import current
-from aioray.config import Config  # noqa: TC001 # msgspec looks it up
+from aioray.config import Config  # msgspec looks it up
 from aioray.exceptions import InvalidOptionError, RaySystemError
 from aioray.runtime.reactor import Reactor
 from aioray.runtime.runtime import Runtime
@@ -72,7 +72,9 @@ def check_options(
         free = os.statvfs("/dev/shm")
         room = free.f_bavail * free.f_frsize
         if object_store_memory > room:
-            raise InvalidOptionError("object_store_memory", object_store_memory, f"at most {room}, what /dev/shm has free")
+            raise InvalidOptionError(
+                "object_store_memory", object_store_memory, f"at most {room}, what /dev/shm has free"
+            )
     return ClusterOptions(
         config=aioray.config.load(system_config, os.environ),
         num_cpus=num_cpus,
@@ -160,6 +162,7 @@ class Cluster:
             runtime.open()
             await welcomed.wait()
             runtime.welcome(_admitted(runtime))
+            runtime.shutdown = self.shutdown
             current.add(runtime)
             undo.callback(current.remove, runtime)
             self._runtime, self._node = runtime, node

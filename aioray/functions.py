@@ -20,7 +20,7 @@ R_co = TypeVar("R_co", covariant=True)
 class Signature:
     """Checks arguments against a signature: quickly when they are right, in words when they are not."""
 
-    __slots__ = ("_leave_out", "_least", "_most", "_signature", "_text")
+    __slots__ = ("_least", "_leave_out", "_most", "_signature", "_text")
 
     def __init__(self, fn: Any, *, leave_out: int = 0) -> None:
         self._leave_out = leave_out  # leading parameters that the caller does not give: self
@@ -40,9 +40,8 @@ class Signature:
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raises TypeError, as calling the function would."""
-        if kwargs or not self._least <= len(args) <= self._most:
-            if self._signature is not None:
-                self._signature.bind(*(None,) * self._leave_out, *args, **kwargs)
+        if (kwargs or not self._least <= len(args) <= self._most) and self._signature is not None:
+            self._signature.bind(*(None,) * self._leave_out, *args, **kwargs)
 
 
 class RemoteFunction(Generic[P, R_co]):

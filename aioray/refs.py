@@ -54,15 +54,15 @@ class ObjectRef(Counted, _Awaitable[T]):
     __slots__ = (
         "__weakref__",
         "_asyncio_future_blocking",
-        "_callbacks",
         "_index",
         "_oid",
         "_runtime",
         "_seq",
-        "_state",
+        "_status",
         "_task",
         "_tracked",
         "_value",
+        "_waiting",
     )
 
     def __init__(self, runtime: Runtime, seq: int, index: int = 0, oid: bytes = b"") -> None:
@@ -70,9 +70,9 @@ class ObjectRef(Counted, _Awaitable[T]):
         self._seq = seq
         self._index = index
         self._oid = oid
-        self._state = PENDING
+        self._status = PENDING
         self._value: Any = None  # a Value when READY or RAISED; an exception instance when RAISED here
-        self._callbacks: list[tuple[Any, ...]] | None = None
+        self._waiting: list[tuple[Any, ...]] | None = None
         self._task: Any = None  # what computes it, while it is pending
         self._tracked = False  # the object table must hear when this ref goes
         self._asyncio_future_blocking = False
@@ -126,23 +126,23 @@ class ObjectRef(Counted, _Awaitable[T]):
     # completion, called by the runtime with its lock held
 
     def _complete(self, state: int, value: Any) -> None:
-        if self._state != PENDING:
+        if self._status != PENDING:
             return
-        self._state = state
+        self._status = state
         self._value = value
         self._task = None
-        if self._callbacks is not None:
+        if self._waiting is not None:
             self._run_callbacks()
         if self._tracked:
             self._runtime.objects.completed(self)
 
     def _run_callbacks(self) -> None:
-        callbacks, self._callbacks = self._callbacks, None
+        callbacks, self._waiting = self._waiting, None
         runtime = self._runtime
         for loop, fn, context in callbacks or ():
             if loop is None:
                 fn(self)
-            elif loop is runtime.reactor.loop and runtime.reactor.in_loop():
+            elif runtime.reactor.in_loop() and loop is runtime.reactor.loop:
                 loop.call_soon(fn, self, context=context)
             elif not loop.is_closed():
                 loop.call_soon_threadsafe(fn, self, context=context)
@@ -151,20 +151,20 @@ class ObjectRef(Counted, _Awaitable[T]):
         """Call `fn` under the runtime's lock, at once when it is done already."""
         runtime = self._runtime
         with runtime.reactor.lock:
-            if self._state != PENDING:
+            if self._status != PENDING:
                 fn(self)
                 return
-            if self._callbacks is None:
-                self._callbacks = []
-            self._callbacks.append((None, fn, None))
+            if self._waiting is None:
+                self._waiting = []
+            self._waiting.append((None, fn, None))
         runtime.objects.want(self)
 
     def _drop_callback(self, fn: Callable[[ObjectRef[Any]], None]) -> None:
         """Undo `_when_done`."""
-        if self._callbacks is not None:
+        if self._waiting is not None:
             with self._runtime.reactor.lock:
-                after = [entry for entry in self._callbacks or () if entry[1] != fn]
-                self._callbacks = after or None
+                after = [entry for entry in self._waiting or () if entry[1] != fn]
+                self._waiting = after or None
 
     # the asyncio.Future protocol
 
@@ -174,61 +174,59 @@ class ObjectRef(Counted, _Awaitable[T]):
 
     def done(self) -> bool:
         """Whether the value, or an error, is there."""
-        return self._state != PENDING
+        return self._status != PENDING
 
     def cancelled(self) -> bool:
         """Whether it was cancelled as a Future is, by `ref.cancel()` or by cancelling an await of it."""
-        return self._state == CANCELLED
+        return self._status == CANCELLED
 
     def result(self) -> T:
         """The value. Raises what the call raised, CancelledError, or InvalidStateError when it is not done."""
-        if self._state == READY:
+        if self._status == READY:
             value: T = self._runtime.load(self._value)
             return value
-        if self._state == CANCELLED:
+        if self._status == CANCELLED:
             raise asyncio.CancelledError
-        if self._state == PENDING:
+        if self._status == PENDING:
             raise asyncio.InvalidStateError("The value is not there yet.")
         raise self._runtime.load_error(self._value)
 
-    def exception(self) -> BaseException | None:  # type: ignore[override] # Future's stub says the same
+    def exception(self) -> BaseException | None:
         """The exception, or None when there is a value. Raises as `result` does when cancelled or not done."""
-        if self._state == RAISED:
+        if self._status == RAISED:
             error: BaseException = self._runtime.load_error(self._value)
             return error
-        if self._state != READY:
+        if self._status != READY:
             self.result()
         return None
 
-    def add_done_callback(
-        self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None
-    ) -> None:
+    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None) -> None:
         """Have the running loop call `fn(ref)` soon after the value is there."""
         loop = asyncio.get_running_loop()
         context = context or contextvars.copy_context()
         runtime = self._runtime
         with runtime.reactor.lock:
-            if self._state != PENDING:
+            if self._status != PENDING:
                 loop.call_soon(fn, self, context=context)
                 return
-            if self._callbacks is None:
-                self._callbacks = []
-            self._callbacks.append((loop, fn, context))
+            if self._waiting is None:
+                self._waiting = []
+            self._waiting.append((loop, fn, context))
         runtime.awaited(self)
 
     def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
         """Take `fn` out; returns how often it was in."""
         with self._runtime.reactor.lock:
-            before = self._callbacks or []
+            before = self._waiting or []
             after = [entry for entry in before if entry[1] != fn]
-            self._callbacks = after or None
+            self._waiting = after or None
             return len(before) - len(after)
 
     def cancel(self, msg: Any = None) -> bool:
         """Cancel the remote call, as a Future is cancelled; False when it is done already."""
         runtime = self._runtime
         with runtime.reactor.lock:
-            if self._state != PENDING:
+            if self._status != PENDING:
                 return False
             task = self._task
             self._complete(CANCELLED, None)
@@ -237,7 +235,7 @@ class ObjectRef(Counted, _Awaitable[T]):
         return True
 
     def __await__(self) -> Generator[Any, None, T]:
-        if self._state == PENDING:
+        if self._status == PENDING:
             self._asyncio_future_blocking = True
             yield self
         return self.result()
@@ -253,7 +251,7 @@ class ObjectRef(Counted, _Awaitable[T]):
                 future.set_result(ref.result())
             except asyncio.CancelledError:
                 future.set_exception(TaskCancelledError(ref.task_id()))
-            except BaseException as exc:  # noqa: BLE001 # whatever it is, it is the outcome
+            except BaseException as exc:  # whatever it is, it is the outcome
                 future.set_exception(exc)
 
         self._when_done(pass_on)

@@ -60,7 +60,19 @@ class RemoteActor:
 class ActorLine:
     """The calls to one actor and the connection they go over. Sends in the order of submission."""
 
-    __slots__ = ("actor_id", "address", "cls", "connection", "error", "flight", "queue", "reason", "remote", "state", "watched")
+    __slots__ = (
+        "actor_id",
+        "address",
+        "cls",
+        "connection",
+        "error",
+        "flight",
+        "queue",
+        "reason",
+        "remote",
+        "state",
+        "watched",
+    )
 
     def __init__(self, actor_id: bytes, cls: str) -> None:
         self.actor_id = actor_id
@@ -126,7 +138,7 @@ class ActorCaller:
             return
         line.queue.append(record)
         deps = record.arguments.deps
-        if deps and any(ref._state == PENDING for _, ref in deps):
+        if deps and any(ref._status == PENDING for _, ref in deps):
             when_ready(deps, lambda: self._pump(line))
         else:
             self._pump(line)
@@ -141,22 +153,20 @@ class ActorCaller:
             deps = record.arguments.deps
             wired: list[tuple[int, Value]] = []
             if deps:
-                if any(ref._state == PENDING for _, ref in deps):
+                if any(ref._status == PENDING for _, ref in deps):
                     return  # in order: what comes later waits, too
                 failed = first_failed(deps)
                 if failed is not None:
                     queue.popleft()
                     for ref in record.refs:
-                        ref._complete(failed._state, failed._value)
+                        ref._complete(failed._status, failed._value)
                     continue
                 wired = wire_deps(self._runtime, deps)
             queue.popleft()
             record.sent = True
             line.flight[record.seq] = record
             arguments = record.arguments
-            connection.send(
-                Call(record.seq, record.method, arguments.data, arguments.kwnames, wired, len(record.refs))
-            )
+            connection.send(Call(record.seq, record.method, arguments.data, arguments.kwnames, wired, len(record.refs)))
 
     def _fail(self, record: ActorCallRecord, line: ActorLine) -> None:
         if record.cancelled:
@@ -244,7 +254,7 @@ class ActorCaller:
         if record.sent:
             ahead = list(line.flight).index(record.seq)
             return f"was sent to actor {line.cls}, {ahead} calls of this process before it"
-        if any(ref._state == PENDING for _, ref in record.arguments.deps):
+        if any(ref._status == PENDING for _, ref in record.arguments.deps):
             return "waits for its arguments"
         return f"waits for actor {line.cls} ({line.state})"
 

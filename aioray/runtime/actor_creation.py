@@ -34,7 +34,9 @@ def create_actor(
     if options.name:
         taken = runtime.ask("reserve_name", namespace=namespace, name=options.name, actor_id=actor_id)
         if taken is not None:
-            return runtime.adopt_actor(taken["actor_id"], taken["cls"] or cls.__name__, taken["methods"] or methods), True
+            return runtime.adopt_actor(
+                taken["actor_id"], taken["cls"] or cls.__name__, taken["methods"] or methods
+            ), True
     is_async = any(_is_async(getattr(cls, name)) for name in methods)
     with runtime.reactor.lock:
         actor = runtime.adopt_actor(actor_id, cls.__name__, methods)

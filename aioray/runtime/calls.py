@@ -72,7 +72,7 @@ def _pack_large(
 
 def when_ready(deps: list[tuple[int, ObjectRef[Any]]], then: Callable[[], None]) -> None:
     """Call `then`, under the runtime's lock, when all refs have a value or an error; at once if they have."""
-    pending = [ref for _, ref in deps if ref._state == PENDING]
+    pending = [ref for _, ref in deps if ref._status == PENDING]
     if not pending:
         then()
         return
@@ -90,7 +90,7 @@ def when_ready(deps: list[tuple[int, ObjectRef[Any]]], then: Callable[[], None])
 
 def first_failed(deps: list[tuple[int, ObjectRef[Any]]]) -> ObjectRef[Any] | None:
     """The first ref that has no value but an error: the call fails with that."""
-    return next((ref for _, ref in deps if ref._state in (RAISED, CANCELLED)), None)
+    return next((ref for _, ref in deps if ref._status in (RAISED, CANCELLED)), None)
 
 
 def wire_deps(runtime: Runtime, deps: list[tuple[int, ObjectRef[Any]]]) -> list[tuple[int, Value]]:
@@ -120,5 +120,3 @@ def fail(refs: tuple[ObjectRef[Any], ...], error: BaseException) -> None:
     """No result will come."""
     for ref in refs:
         ref._complete(RAISED, error)
-
-

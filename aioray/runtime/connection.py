@@ -45,7 +45,18 @@ class Connection:
     once, when the peer is gone or sent rubbish, but not after `close()`.
     """
 
-    __slots__ = ("_decoder", "_inbox", "_out", "_reactor", "_sock", "_writing", "closed", "on_close", "on_messages", "tag")
+    __slots__ = (
+        "_decoder",
+        "_inbox",
+        "_out",
+        "_reactor",
+        "_sock",
+        "_writing",
+        "closed",
+        "on_close",
+        "on_messages",
+        "tag",
+    )
 
     def __init__(
         self,

@@ -34,7 +34,11 @@ def _is_ours(filename: str) -> bool:
 
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_ROOTS = (_HERE, os.path.join(os.path.dirname(_HERE), "nodes", "aioray_node"), os.path.join(os.path.dirname(_HERE), "aioray_node"))
+_ROOTS = (
+    _HERE,
+    os.path.join(os.path.dirname(_HERE), "nodes", "aioray_node"),
+    os.path.join(os.path.dirname(_HERE), "aioray_node"),
+)
 
 
 def task_error(exc: BaseException, function_name: str) -> RayTaskError:
@@ -48,7 +52,7 @@ def _portable(exc: BaseException, text: str) -> BaseException:
     try:
         serialized = serialize(exc, "exception")
         deserialize(serialized.data, serialized.buffers, None)
-    except Exception:  # noqa: BLE001 # a user's exception may fail in any way when it is copied
+    except Exception:  # a user's exception may fail in any way when it is copied
         return UnserializableException(type(exc).__qualname__, text)
     return exc
 

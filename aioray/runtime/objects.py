@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioray.refs import PENDING, RAISED, READY, ObjectRef
-from aioray.runtime.serialization import Serialized, deserialize, serialize
+from aioray.runtime.serialization import Counted, Serialized, deserialize, serialize
 from aioray.wire.control import Fetch, Fetched, Hold, Release, Share
 from aioray.wire.values import Value, owner_of
 
@@ -45,7 +45,7 @@ class ObjectTable:
         self._refs: weakref.WeakValueDictionary[bytes, ObjectRef[Any]] = weakref.WeakValueDictionary()
         self._gone: collections.deque[tuple[bytes, str]] = collections.deque()
         self._going = False
-        self._pinned: list[ObjectRef[Any]] = []
+        self._pinned: list[Counted] = []
         self._borrowed: list[bytes] = []  # not yet told to the node; see `settle_borrows`
         self._trim_due = False
         self._unanswered_hold = False  # a handle told the node about itself; the next call to end waits until it knows
@@ -85,7 +85,7 @@ class ObjectTable:
             self._runtime.link.send(Share(ref.binary(), self._shareable(ref)))
 
     def _shareable(self, ref: ObjectRef[Any]) -> Value | None:
-        if ref._state == PENDING:
+        if ref._status == PENDING:
             return None
         return self._runtime.wire_value(ref)
 
@@ -95,13 +95,13 @@ class ObjectTable:
         if tracked is not None and tracked.held_at_node and owner_of(ref._oid) == self._runtime.process_id:
             self._runtime.link.send(Share(ref._oid, self._shareable(ref)))
 
-    def pin_for_ever(self, ref: ObjectRef[Any]) -> None:
-        """Keep a ref until shutdown."""
+    def pin_for_ever(self, ref: Counted) -> None:
+        """Keep a ref, or a handle, until shutdown."""
         self._pinned.append(ref)
 
     def want(self, ref: ObjectRef[Any]) -> None:
         """Somebody waits for `ref`: have the node send it, if nobody else will."""
-        if ref._state != PENDING or ref._task is not None or owner_of(ref.binary()) == self._runtime.process_id:
+        if ref._status != PENDING or ref._task is not None or owner_of(ref.binary()) == self._runtime.process_id:
             return
         with self._runtime.reactor.lock:
             ref._task = self  # asked once is enough

@@ -132,7 +132,9 @@ class KeyQueue:
         """Leases to give back: granted ones that were idle for `idle_s`, and requests that nothing waits for."""
         if self.waiting:
             return [], []
-        idle = [lease.lease_id for lease in self.leases.values() if not lease.tasks and now - lease.idle_since >= idle_s]
+        idle = [
+            lease.lease_id for lease in self.leases.values() if not lease.tasks and now - lease.idle_since >= idle_s
+        ]
         return idle, list(self.requested)
 
     @property

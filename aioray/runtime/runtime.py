@@ -46,7 +46,7 @@ from aioray.wire.control import (
 from aioray.wire.values import Value, owner_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from aioray.config import Config
     from aioray.options import ActorOptions, TaskOptions
@@ -81,6 +81,7 @@ class Runtime:
         self.log = logging.getLogger("aioray")
         self.sys_path = [path or os.getcwd() for path in sys.path]
         self.closed = False
+        self.shutdown: Callable[[], Awaitable[None]] | None = None  # of the cluster, if this loop runs it
         self.node_id = ""
         self.session_dir = ""
         self.memory: SharedMemory
@@ -206,7 +207,7 @@ class Runtime:
         elif serialized.refs:
             self.objects.put(ref, serialized)
         else:
-            ref._state = READY
+            ref._status = READY
             ref._value = Value(serialized.data, [bytes(buffer) for buffer in serialized.buffers])
         return ref
 
@@ -228,7 +229,7 @@ class Runtime:
 
     def wire_value(self, ref: ObjectRef[Any]) -> Value:
         """What another process gets for a ref that is done."""
-        if ref._state == CANCELLED:
+        if ref._status == CANCELLED:
             return error_value(TaskCancelledError(ref.task_id()))
         if isinstance(ref._value, BaseException):
             return error_value(ref._value)
@@ -240,7 +241,7 @@ class Runtime:
         self.wait_all(refs, timeout_s)
         results = []
         for ref in refs:
-            if ref._state == READY:
+            if ref._status == READY:
                 results.append(self.load(ref._value))
             else:
                 raise self.outcome_error(ref)
@@ -248,9 +249,9 @@ class Runtime:
 
     def outcome_error(self, ref: ObjectRef[Any]) -> BaseException:
         """Why there is no value, for callers that block."""
-        if ref._state == CANCELLED:
+        if ref._status == CANCELLED:
             return TaskCancelledError(ref.task_id())
-        if ref._state == PENDING:
+        if ref._status == PENDING:
             return RaySystemError("the cluster was shut down")
         return self.load_error(ref._value)
 
@@ -260,7 +261,7 @@ class Runtime:
         blocked = False
         try:
             for ref in refs:
-                if ref._state == PENDING:
+                if ref._status == PENDING:
                     if not blocked:
                         self._check_may_block("aioray.get(ref)", "await ref")
                         for each in refs:
@@ -269,9 +270,9 @@ class Runtime:
                         self.on_block(True)
                     left = None if deadline is None else max(0.0, deadline - time.monotonic())
                     if not self.reactor.run_until(ref.done, left):
-                        done = sum(each._state != PENDING for each in refs)
+                        done = sum(each._status != PENDING for each in refs)
                         raise GetTimeoutError(f"{done} of {len(refs)} objects were there after {timeout_s} s")
-                if ref._state != READY:
+                if ref._status != READY:
                     return
         finally:
             if blocked:
@@ -281,7 +282,7 @@ class Runtime:
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Block until `num_returns` are done or time is up."""
-        if sum(ref._state != PENDING for ref in refs) < num_returns:
+        if sum(ref._status != PENDING for ref in refs) < num_returns:
             self._check_may_block("aioray.wait(refs)", "await aioray.wait(refs)")
             counter = _Countdown(refs, num_returns)
             self.on_block(True)
@@ -296,7 +297,7 @@ class Runtime:
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """The same, awaited. Cancelling it cancels no call."""
-        if sum(ref._state != PENDING for ref in refs) < num_returns:
+        if sum(ref._status != PENDING for ref in refs) < num_returns:
             loop = asyncio.get_running_loop()
             event = asyncio.Event()
             counter = _Countdown(refs, num_returns, lambda: loop.call_soon_threadsafe(event.set))
@@ -405,14 +406,14 @@ class Runtime:
         if owner_of(ref.binary()) != self.process_id:
             raise ValueError("only the process that made the call can cancel it")
         with self.reactor.lock:
-            if ref._state == PENDING and ref._task is not None:
+            if ref._status == PENDING and ref._task is not None:
                 self.cancel_task(ref._task, ref, force=force)
 
     def explain_state(self, ref: ObjectRef[Any]) -> tuple[str, int | None]:
         """What is known here of where a ref is; and the lease request to ask the node about."""
         with self.reactor.lock:
-            if ref._state != PENDING:
-                return {READY: "is ready", RAISED: "has failed", CANCELLED: "was cancelled"}[ref._state], None
+            if ref._status != PENDING:
+                return {READY: "is ready", RAISED: "has failed", CANCELLED: "was cancelled"}[ref._status], None
             if isinstance(ref._task, Task):
                 return self.tasks.state_of(ref._task)
             if isinstance(ref._task, ActorCallRecord):
@@ -447,14 +448,12 @@ class _Countdown:
             ref._drop_callback(self._one)
 
 
-def split_ready(
-    refs: list[ObjectRef[Any]], num_returns: int
-) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+def split_ready(refs: list[ObjectRef[Any]], num_returns: int) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
     """At most `num_returns` that are done, in the order given, and all others."""
     ready: list[ObjectRef[Any]] = []
     rest: list[ObjectRef[Any]] = []
     for ref in refs:
-        if ref._state != PENDING and len(ready) < num_returns:
+        if ref._status != PENDING and len(ready) < num_returns:
             ready.append(ref)
         else:
             rest.append(ref)

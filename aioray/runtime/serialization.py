@@ -126,7 +126,7 @@ def serialize(value: Any, root: str) -> Serialized:
         return Serialized(file.getvalue(), buffers, pickler.refs)
     except BufferError:  # not contiguous: raw() cannot give it flat
         return _serialize_in_band(value, root)
-    except Exception:  # noqa: BLE001 # whatever plain pickle says, cloudpickle has the last word
+    except Exception:  # whatever plain pickle says, cloudpickle has the last word
         buffers.clear()
     file = io.BytesIO()
     try:
@@ -183,7 +183,7 @@ def _name_argument(exc: SerializationError, count: int, names: Sequence[str]) ->
     for at, name in enumerate(names, count - len(names)):
         prefix = f"args[{at}]"
         if exc.path.startswith(prefix):
-            return SerializationError(f"kwargs[{name!r}]{exc.path[len(prefix):]}", exc.type_name, exc.reason)
+            return SerializationError(f"kwargs[{name!r}]{exc.path[len(prefix) :]}", exc.type_name, exc.reason)
     return exc
 
 

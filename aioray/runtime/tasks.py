@@ -95,9 +95,7 @@ class TaskSubmitter:
         queue = self._queues.get(key)
         if queue is None:
             config = self._runtime.config
-            queue = KeyQueue(
-                demand, target_us=config.pipeline_target_ms * 1000, max_depth=config.pipeline_max_depth
-            )
+            queue = KeyQueue(demand, target_us=config.pipeline_target_ms * 1000, max_depth=config.pipeline_max_depth)
             self._queues[key] = queue
         return queue
 
@@ -115,7 +113,7 @@ class TaskSubmitter:
         failed = first_failed(task.arguments.deps)
         if failed is not None:
             for ref in task.refs:
-                ref._complete(failed._state, failed._value)
+                ref._complete(failed._status, failed._value)
             return
         task.wired = wire_deps(self._runtime, task.arguments.deps)
         self._start(task)
@@ -331,8 +329,8 @@ class TaskSubmitter:
 
     def state_of(self, task: Task) -> tuple[str, int | None]:
         """Where a task is, in words, and the lease request to ask the node about, if it waits for one."""
-        if any(ref._state == PENDING for _, ref in task.arguments.deps):
-            waiting = sum(ref._state == PENDING for _, ref in task.arguments.deps)
+        if any(ref._status == PENDING for _, ref in task.arguments.deps):
+            waiting = sum(ref._status == PENDING for _, ref in task.arguments.deps)
             return f"waits for {waiting} of its arguments", None
         if task.lease is not None:
             first = next(iter(task.lease.tasks)) == task.seq

@@ -1,1 +1,1 @@
-"""Every message that crosses a process: read `values`, then `calls`, then `control`; `framing` puts them on a socket."""
+"""Every message that crosses a process: read `values`, `calls`, `control`; `framing` puts them on a socket."""

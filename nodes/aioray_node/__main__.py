@@ -28,7 +28,7 @@ def main() -> None:
     try:
         capacity = requested.get("object_store_memory") or default_store_nbytes(config["object_store_fraction"])
         session = Session(requested.get("temp_dir"), capacity)
-    except Exception as exc:  # noqa: BLE001 # whatever it is, the driver must hear it
+    except Exception as exc:  # whatever it is, the driver must hear it
         _answer({"error": f"{type(exc).__name__}: {exc}"})
         sys.exit(1)
 

@@ -8,11 +8,11 @@ import os
 import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from aioray.config import Config  # noqa: TC001 # msgspec looks it up
+from aioray.config import Config  # msgspec looks it up
 from aioray.runtime.connection import Connection, Listener
 from aioray.wire.control import (
     PROTOCOL_VERSION,
@@ -102,7 +102,6 @@ class Node:
         totals = options.totals()
         self.node_id = session.session_id
         self.started_at = time.time()
-        self.on_last_driver_gone: Callable[[], None] | None = None
         self._reactor = reactor
         self._session = session
         self._config = config
@@ -124,6 +123,7 @@ class Node:
         self._leases.pool = self._actors.pool = self._pool
         self._leases.actors = self._actors
         self._listener: Listener | None = None
+        self._strangers: set[Connection] = set()  # have not said Hello yet, or are side lines: closed with the node
         self._first_zygote: ZygoteProcess | None = None
 
     @classmethod
@@ -164,6 +164,9 @@ class Node:
                 peer.connection.flush()
                 peer.connection.close()
             self._peers.clear()
+            for connection in self._strangers:
+                connection.close()
+            self._strangers.clear()
         self._session.close()
 
     @property
@@ -173,24 +176,30 @@ class Node:
     # connections
 
     def _accept(self, sock: socket.socket) -> None:
-        Connection(self._reactor, sock, control_decoder, self._first_messages, _nobody_yet)
+        self._strangers.add(Connection(self._reactor, sock, control_decoder, self._first_messages, self._stranger_gone))
+
+    def _stranger_gone(self, connection: Connection, reason: str) -> None:
+        self._strangers.discard(connection)
 
     def _first_messages(self, connection: Connection, messages: list[Any]) -> None:
         hello = messages[0]
         if not isinstance(hello, Hello):
             connection.close()
+            self._strangers.discard(connection)
             return
         if hello.version != PROTOCOL_VERSION:
             reason = f"protocol version {hello.version} was offered, this node speaks {PROTOCOL_VERSION}"
             connection.send(self._welcome(reason))
             connection.flush()
             connection.close()
+            self._strangers.discard(connection)
             return
         peer = Peer(hello.process_id, hello.role, connection, hello.pid, hello.namespace, hello.log_to_driver)
         if hello.role == "side":
             connection.on_messages = functools.partial(self._side_messages, peer)
             connection.send(self._welcome())
         else:
+            self._strangers.discard(connection)
             self._peers[peer.process_id] = peer
             connection.on_messages = functools.partial(self._messages, peer)
             connection.on_close = functools.partial(self._gone, peer)
@@ -219,9 +228,6 @@ class Node:
         self._actors.process_gone(process)
         self._leases.process_gone(process)
         self._store.process_gone(process)
-        if peer.role == "driver" and self.on_last_driver_gone is not None:
-            if not any(each.role == "driver" for each in self._peers.values()):
-                self.on_last_driver_gone()
 
     def _pass_on_log(self, lines: LogLines) -> None:
         for peer in self._peers.values():
@@ -324,7 +330,7 @@ class Node:
             "known_objects": self._store.known(),
         }
 
-    _questions: dict[str, Callable[..., Any]] = {
+    _questions: ClassVar[dict[str, Callable[..., Any]]] = {
         "nodes": _describe,
         "cluster_resources": lambda self, process: self._with_store(dict(self._totals)),
         "available_resources": _available,
@@ -337,7 +343,3 @@ class Node:
         "store": _store_figures,
         "pids": lambda self, process: self._pool.pids,
     }
-
-
-def _nobody_yet(connection: Connection, reason: str) -> None:
-    """A connection went before it said who it was."""

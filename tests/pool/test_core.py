@@ -1,4 +1,7 @@
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+
 from aioray_node.pool.core import (
     Bind,
     Command,
@@ -19,8 +22,6 @@ from aioray_node.pool.core import (
     check,
     handle,
 )
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 
 def run(state: State, event: Event, now: float = 0.0) -> list[Command]:

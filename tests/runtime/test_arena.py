@@ -1,7 +1,8 @@
 import pytest
-from aioray.runtime.arena import ALIGNMENT, Arena
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from aioray.runtime.arena import ALIGNMENT, Arena
 
 KIB = 1024
 

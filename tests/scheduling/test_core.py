@@ -1,6 +1,9 @@
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
 from aioray_node.scheduling.core import (
     Blocked,
     Command,
@@ -22,8 +25,6 @@ from aioray_node.scheduling.core import (
     handle,
 )
 from aioray_node.scheduling.resources import UNIT, NodeResources, from_floats
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 
 def node(max_overtakes: int = 64, bar_s: float = 10.0, **amounts: float) -> State:

@@ -1,6 +1,9 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from aioray_node.scheduling.resources import (
     UNIT,
     NodeResources,
@@ -10,8 +13,6 @@ from aioray_node.scheduling.resources import (
     to_floats,
     without_zeros,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 demands = st.dictionaries(st.sampled_from(["CPU", "GPU", "memory"]), st.integers(0, 3 * UNIT))
 

@@ -84,7 +84,7 @@ class Zygote:
         name = self._preload.pop(0)
         try:
             importlib.import_module(name)
-        except Exception as exc:  # noqa: BLE001 # a module that is not there, or broken, is not our business
+        except Exception as exc:  # a module that is not there, or broken, is not our business
             print(f"aioray: zygote_preload: {name} cannot be imported: {exc!r}", file=sys.stderr)
         gc.freeze()  # what is there now is never collected, so its pages stay shared with the workers
 
@@ -128,7 +128,7 @@ class Zygote:
                 os.close(fd)
             self._run_worker(worker_id)
             status = 0
-        except BaseException:  # noqa: BLE001 # the last line: it goes to the driver's log
+        except BaseException:  # the last line: it goes to the driver's log
             traceback.print_exc()
         finally:
             with contextlib.suppress(Exception):

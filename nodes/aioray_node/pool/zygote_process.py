@@ -44,9 +44,8 @@ class ZygoteProcess:
         """Start one as a fresh Python."""
         ours, theirs = socket_pair()
         with theirs:
-            command = [
-                sys.executable, "-m", "aioray_node.pool.zygote", str(theirs.fileno()), session_dir, preload, config_json,
-            ]  # fmt: skip
+            told = [str(theirs.fileno()), session_dir, preload, config_json]
+            command = [sys.executable, "-m", "aioray_node.pool.zygote", *told]
             process = subprocess.Popen(  # returns at once: nothing to await
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=_child_environment()
             )
@@ -123,7 +122,7 @@ class ZygoteProcess:
 
 
 def _child_environment() -> dict[str, str]:
-    """Ours, with the import path as it is here, and libraries that start threads told not to: a fork would lose them."""
+    """Ours, with the import path as it is here, and one thread a library: a fork would lose the others."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     environment.update(single_threaded_libraries(environment))

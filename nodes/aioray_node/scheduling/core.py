@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
+
 from aioray_node.scheduling.resources import NodeResources, Resources, in_words, without_zeros
 
 

@@ -115,7 +115,9 @@ class LeaseDesk:
 
     # for actors
 
-    def place_actor(self, actor_id: bytes, creator: bytes, name: str, placement: dict[str, int], running: dict[str, int]) -> None:
+    def place_actor(
+        self, actor_id: bytes, creator: bytes, name: str, placement: dict[str, int], running: dict[str, int]
+    ) -> None:
         """An actor wants a worker for life."""
         lease_id = next(self._ids)
         self._grants[lease_id] = _Grant(creator, 0, actor_id, running=running)
@@ -161,5 +163,3 @@ class LeaseDesk:
         if grant is not None:
             self._by_owner.pop((grant.process, grant.number), None)
             self._by_actor.pop(grant.actor_id, None)
-
-

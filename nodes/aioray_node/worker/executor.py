@@ -223,7 +223,7 @@ class Executor:
             self._cancelled(item)
         except SystemExit as exc:
             self._exit(connection, call, exc)
-        except BaseException as exc:  # noqa: BLE001 # whatever user code raises is its caller's
+        except BaseException as exc:  # whatever user code raises is its caller's
             self._replier.error(connection, call, exc, exec_us)
         else:
             self._replier.result(connection, caller.process_id, call, result, exec_us)
@@ -326,7 +326,7 @@ class Executor:
             args, kwargs = self._arguments(call)
             self._instance = cls(*args, **kwargs)
             del args, kwargs
-        except BaseException as exc:  # noqa: BLE001 # whatever it raises goes to who calls the actor
+        except BaseException as exc:  # whatever it raises goes to who calls the actor
             from aioray.runtime.errors import task_error
 
             error = error_value(task_error(exc, f"{spec.cls}.__init__"))
@@ -362,7 +362,7 @@ class Executor:
             args, kwargs = self._arguments(call)
             result = getattr(self._instance, call.fn)(*args, **kwargs)
             del args, kwargs
-        except BaseException as exc:  # noqa: BLE001 # whatever user code raises is its caller's
+        except BaseException as exc:  # whatever user code raises is its caller's
             self._replier.error(connection, call, exc, _us_since(started))
         else:
             self._replier.result(connection, caller.process_id, call, result, _us_since(started))
@@ -437,7 +437,7 @@ class Executor:
         except (SystemExit, KeyboardInterrupt):
             self.stop()
             raise
-        except BaseException as exc:  # noqa: BLE001 # whatever user code raises is its caller's
+        except BaseException as exc:  # whatever user code raises is its caller's
             self._replier.error(connection, call, exc, _us_since(started))
         else:
             self._replier.result(connection, caller.process_id, call, result, _us_since(started))

@@ -36,7 +36,7 @@ class Replier:
         """The call returned."""
         try:
             parts = self._pickled(call, result)
-        except Exception as exc:  # noqa: BLE001 # a result that cannot be sent is the call's failure
+        except Exception as exc:  # a result that cannot be sent is the call's failure
             self.error(connection, call, exc, exec_us)
             return
         if len(parts) == 1:
@@ -124,5 +124,3 @@ class Replier:
 def _is_ours(exc: BaseException) -> bool:
     """Whether an error says by itself all there is to say: it was not raised by user code."""
     return isinstance(exc, RayError) and exc.__traceback__ is None
-
-

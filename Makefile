@@ -1,0 +1,35 @@
+# Every target sets up what it needs: a fresh machine needs nothing but Python 3.11 or newer, and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: test check lint types tests demo serve bench clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+test: lint types tests  ## everything CI runs
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy aioray nodes/aioray_node tests bench examples
+
+tests: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+demo: $(VENV)/installed  ## index the standard library, start the search service, ask it things
+	$(BIN)/python -m examples.code_search demo $(CORPUS)
+
+serve: $(VENV)/installed  ## the same, left running with a search page
+	$(BIN)/python -m examples.code_search serve $(CORPUS)
+
+bench: $(VENV)/installed
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,105 @@
+"""Fixtures of all tests: clusters, and the check that nothing of them is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import pathlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+import aioray
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+_PATIENCE_S = 3.0
+
+
+class Leftovers:
+    """What exists outside the memory of this process that a cluster could leave behind."""
+
+    def __init__(self) -> None:
+        me = psutil.Process()
+        self.processes = {child.pid for child in me.children(recursive=True)}
+        self.threads = {thread.ident for thread in threading.enumerate()}
+        self.fds = _open_files()
+        self.shared_memory = set(os.listdir("/dev/shm"))
+        root = pathlib.Path(os.environ.get("TMPDIR", "/tmp")) / f"aioray-{os.getuid()}"
+        self.sessions = set(root.iterdir()) if root.exists() else set()
+
+    def since(self, before: Leftovers) -> dict[str, list[str]]:
+        """What is here now and was not then."""
+        new = {
+            "processes": [f"{pid} {_command(pid)}" for pid in self.processes - before.processes],
+            "threads": [t.name for t in threading.enumerate() if t.ident in self.threads - before.threads],
+            "fds": [f"{fd} -> {what}" for fd, what in self.fds.items() if before.fds.get(fd) != what],
+            "shared memory": [name for name in self.shared_memory - before.shared_memory if "aioray" in name],
+            "sessions": [str(path) for path in self.sessions - before.sessions],
+        }
+        return {what: sorted(names) for what, names in new.items() if names}
+
+
+def _open_files() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return "(gone)"
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """Fails the test that leaves processes, threads, descriptors, shared memory, files or asyncio tasks."""
+    gc.collect()
+    before = Leftovers()
+    yield
+    gc.collect()
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        left = Leftovers().since(before)
+        if not left or time.monotonic() > deadline:
+            break
+        # The kernel finishes ends of processes of its own accord, and tells nobody but their parent.
+        time.sleep(0.01)
+    assert not left, f"left behind: {left}"
+
+
+@pytest.fixture
+def ray(nothing_left: None) -> Iterator[Any]:
+    """A cluster of two CPUs, for synchronous tests."""
+    aioray.init(num_cpus=2)
+    yield aioray
+    aioray.shutdown()
+
+
+@pytest.fixture
+def one_cpu(nothing_left: None) -> Iterator[Any]:
+    """A cluster of a single CPU, on which everything must still be possible."""
+    aioray.init(num_cpus=1)
+    yield aioray
+    aioray.shutdown()
+
+
+@pytest.fixture
+async def cluster(nothing_left: None) -> AsyncIterator[aioray.Cluster]:
+    """A cluster of two CPUs in the test's event loop."""
+    tasks = asyncio.all_tasks()
+    started = await aioray.connect(num_cpus=2)
+    yield started
+    await started.shutdown()
+    left = {task for task in asyncio.all_tasks() - tasks if not task.done()} - {asyncio.current_task()}
+    assert not left, f"asyncio tasks left behind: {left}"
