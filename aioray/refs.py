@@ -142,7 +142,7 @@ class ObjectRef(Counted, _Awaitable[T]):
         for loop, fn, context in callbacks or ():
             if loop is None:
                 fn(self)
-            elif runtime.reactor.in_loop() and loop is runtime.reactor.loop:
+            elif runtime.reactor.runs_in(loop):
                 loop.call_soon(fn, self, context=context)
             elif not loop.is_closed():
                 loop.call_soon_threadsafe(fn, self, context=context)

@@ -22,10 +22,10 @@ from bench.measure import (
     rate_async,
     start_seconds,
 )
-from bench.processes import of_this_measurement, pss_mb, wait_gone
+from bench.processes import Gone, of_this_measurement, pss_mb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SMALL = b"x" * 100
 
@@ -168,6 +168,16 @@ def put_100mib(_seconds: float) -> Figure:
         return put_gb_per_s(lambda: aioray.put(array), nbytes=array.nbytes)
 
 
+def put_get_100mib(_seconds: float) -> Figure:
+    array = big_array()
+
+    def put_get() -> None:
+        assert aioray.get(aioray.put(array))[-1] == 1
+
+    with cluster():
+        return put_gb_per_s(put_get, nbytes=array.nbytes)
+
+
 def task_100mib_arg(seconds: float) -> Figure:
     with cluster():
         ref = aioray.put(big_array())
@@ -251,28 +261,23 @@ def start_async(_seconds: float) -> Figure:
 
 
 def shutdown_sync(_seconds: float) -> Figure:
-    taken_s, left = [], 0
+    gone = Gone()
     for _ in range(3):
         aioray.init(num_cpus=2)
         aioray.get([echo.remote(i) for i in range(20)])
-        processes = of_this_measurement()
-        start = time.perf_counter()
-        aioray.shutdown()
-        left += len(wait_gone(processes, timeout_s=10))
-        taken_s.append(time.perf_counter() - start)
-    return Figure(sorted(taken_s)[1], {"taken_s": taken_s, "left_after_10_s": left})
+        with gone:
+            aioray.shutdown()
+    return gone.figure()
 
 
 async def shutdown_async(_seconds: float) -> Figure:
-    taken_s, left = [], 0
+    gone = Gone()
     for _ in range(3):
         async with aioray.connect(num_cpus=2):
             await asyncio.gather(*[echo.remote(i) for i in range(20)])
-            processes = of_this_measurement()
-            start = time.perf_counter()
-        left += len(wait_gone(processes, timeout_s=10))
-        taken_s.append(time.perf_counter() - start)
-    return Figure(sorted(taken_s)[1], {"taken_s": taken_s, "left_after_10_s": left})
+            gone.__enter__()
+        gone.__exit__()
+    return gone.figure()
 
 
 # -- memory
@@ -303,21 +308,29 @@ def _run_tasks(count: int) -> None:
 
 
 def flat_puts(_seconds: float) -> Figure:
-    """Growth from the 1,000th put to the 11,000th; each ref is dropped before the next put."""
+    """Each ref is dropped before the next put."""
     array = big_array(MIB)
+    return _growth(lambda: aioray.put(array))
+
+
+def flat_gets(_seconds: float) -> Figure:
+    """Each array that was read is dropped, with its ref, before the next put."""
+    array = big_array(MIB)
+    return _growth(lambda: aioray.get(aioray.put(array))[-1])
+
+
+def _growth(put: Callable[[], object]) -> Figure:
+    """Growth of the whole cluster from the 1,000th put to the 11,000th."""
     with cluster():
-        _put(array, 1_000)
+        for _ in range(1_000):
+            put()
         time.sleep(1)  # warming shared memory in idle time is no leak
         curve_mb = [pss_mb()]
         for _ in range(10):
-            _put(array, 1_000)
+            for _ in range(1_000):
+                put()
             curve_mb.append(pss_mb())
     return Figure(curve_mb[-1] - curve_mb[0], {"pss_mb_every_1_000": curve_mb})
-
-
-def _put(array: Any, count: int) -> None:
-    for _ in range(count):
-        aioray.put(array)
 
 
 MEASUREMENTS = {
@@ -331,6 +344,7 @@ MEASUREMENTS = {
     "put_100b": put_100b,
     "get_100b": get_100b,
     "put_100mib": put_100mib,
+    "put_get_100mib": put_get_100mib,
     "task_100mib_arg": task_100mib_arg,
     "wait_sync": wait_sync,
     "wait_async": in_loop(wait_async),
@@ -341,6 +355,7 @@ MEASUREMENTS = {
     "shutdown_async": in_loop(shutdown_async),
     "pss_20_actors": pss_20_actors,
     "flat_puts": flat_puts,
+    "flat_gets": flat_gets,
     "flat_tasks": flat_tasks,
 }
 

@@ -172,6 +172,18 @@ def put_100mib(_seconds: float) -> Figure:
         return put_gb_per_s(lambda: ray.put(array), nbytes=array.nbytes)
 
 
+def put_get_100mib(_seconds: float) -> Figure:
+    import numpy as np
+
+    array = np.ones(100 * MIB, dtype=np.uint8)
+    with cluster() as (ray, _):
+
+        def put_get() -> None:
+            assert ray.get(ray.put(array))[-1] == 1
+
+        return put_gb_per_s(put_get, nbytes=array.nbytes)
+
+
 def task_100mib_arg(seconds: float) -> Figure:
     import numpy as np
 
@@ -250,6 +262,7 @@ MEASUREMENTS = {
     "put_100b": put_100b,
     "get_100b": get_100b,
     "put_100mib": put_100mib,
+    "put_get_100mib": put_get_100mib,
     "task_100mib_arg": task_100mib_arg,
     "wait_sync": wait_sync,
     "actors": actors,

@@ -56,6 +56,7 @@ ROWS: tuple[Row, ...] = (
     Row("put_100b", "put 100 B", "/s", Goal("value", 150_000), ("ray",)),
     Row("get_100b", "get 100 B", "/s", Goal("value", 500_000), ("ray",)),
     Row("put_100mib", "put a 100 MiB array, over 100 puts", "GB/s", Goal("ratio", 0.8), ("limit", "ray", "dask")),
+    Row("put_get_100mib", "the same, each read (`get`) and let go", "GB/s", Goal("ratio", 0.8), ("limit", "ray")),
     Row("task_100mib_arg", "task with a 100 MiB ref as argument", "/s", Goal("value", 3_000), ("ray",)),
     Row("wait_sync", "1,000 tasks, `wait` for 100 at a time, rounds", "/s", Goal("value", 30), ("ray",)),
     Row("wait_async", "the same, `await wait`", "/s", Goal("value", 30)),
@@ -67,6 +68,7 @@ ROWS: tuple[Row, ...] = (
     Row("pss_20_actors", "memory of a cluster with 20 actors (PSS)", "MB", Goal("value", 250), ("ray",)),
     # A leak of one small object a task would be 50 MB and more; one put in a hundred left behind would be 100 MB.
     Row("flat_puts", "growth over 10,000 puts of 1 MiB (PSS)", "MB", Goal("value", 50), timeout_s=300, most_rounds=1),
+    Row("flat_gets", "the same, each read (`get`) and let go", "MB", Goal("value", 50), timeout_s=300, most_rounds=1),
     Row(
         "flat_tasks",
         "growth over 1,000,000 tasks (PSS)",

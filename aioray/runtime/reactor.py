@@ -395,6 +395,10 @@ class Reactor:
         """Whether the caller runs in the attached loop's thread, where nothing may block."""
         return self._loop is not None and threading.get_ident() == self._loop_thread
 
+    def runs_in(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether the caller runs in `loop`, and `loop` is the attached one."""
+        return self._loop is loop and threading.get_ident() == self._loop_thread
+
     def _ready_on_loop(self) -> None:
         self._handle(self._epoll.poll(0))
         if self._followers:

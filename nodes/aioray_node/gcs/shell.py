@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aioray.wire.control import ActorSpec, ActorStarted, Exit
 from aioray_node.gcs import actors
 from aioray_node.objects.directory import Held, Shared
 
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from aioray.wire.control import ActorSpec, ActorStarted, Exit
     from aioray_node.objects.store import ObjectStore
     from aioray_node.pool.shell import Worker, WorkerPool
     from aioray_node.scheduling.shell import LeaseDesk
