@@ -36,8 +36,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_target_ms: Milliseconds = 5.0
     # But never more than this many.
     pipeline_max_depth: Count = 1000
-    # A worker that has not answered for this long counts as busy: its unstarted tasks may go elsewhere.
-    busy_worker_ms: Milliseconds = 10.0
     # An idle worker beyond those kept ready ends after this long.
     worker_idle_reap_s: Seconds = 60.0
     # Workers a node starts before anyone asks; -1: one per CPU.
@@ -48,16 +46,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_prefix: bool = True
     # Share of the machine's memory for the object store, where object_store_memory is not given.
     object_store_fraction: Fraction = 0.3
-    # What a process gets between being asked to end and being killed.
-    shutdown_grace_s: Seconds = 0.1
+    # How long the zygote may take to end its workers and itself before it is killed.
+    shutdown_grace_s: Seconds = 1.0
     # How long a put waits for room before it raises ObjectStoreFullError.
     store_full_wait_s: Seconds = 5.0
     # Freed shared memory a process keeps for its next puts instead of giving it back: it is warm.
     local_arena_cache_nbytes: Nbytes = 256 * 1024 * 1024
     # The piece of arena a process asks its node for at a time, to fill with small puts.
     extent_nbytes: Annotated[int, Meta(ge=4096, le=2**62)] = 8 * 1024 * 1024
-    # Events a process remembers for `explain` and the dashboard; the oldest go first.
-    event_log_len: Count = 1000
 
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Config)}

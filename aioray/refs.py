@@ -121,6 +121,7 @@ class ObjectRef(Counted, _Awaitable[T]):
 
     def __del__(self) -> None:
         if self._tracked:
+            self._tracked = False
             self._runtime.objects.ref_gone(self._oid)
 
     # completion, called by the runtime with its lock held

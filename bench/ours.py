@@ -22,7 +22,7 @@ from bench.measure import (
     rate_async,
     start_seconds,
 )
-from bench.processes import Gone, of_this_measurement, pss_mb
+from bench.processes import Shutdowns, of_this_measurement, pss_mb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -261,23 +261,24 @@ def start_async(_seconds: float) -> Figure:
 
 
 def shutdown_sync(_seconds: float) -> Figure:
-    gone = Gone()
+    shutdowns = Shutdowns()
     for _ in range(3):
         aioray.init(num_cpus=2)
         aioray.get([echo.remote(i) for i in range(20)])
-        with gone:
-            aioray.shutdown()
-    return gone.figure()
+        shutdowns.begin()
+        aioray.shutdown()
+        shutdowns.end()
+    return shutdowns.figure()
 
 
 async def shutdown_async(_seconds: float) -> Figure:
-    gone = Gone()
+    shutdowns = Shutdowns()
     for _ in range(3):
         async with aioray.connect(num_cpus=2):
             await asyncio.gather(*[echo.remote(i) for i in range(20)])
-            gone.__enter__()
-        gone.__exit__()
-    return gone.figure()
+            shutdowns.begin()
+        shutdowns.end()
+    return shutdowns.figure()
 
 
 # -- memory

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bench.measure import IN_FLIGHT, MIB, RESULT_AT, Figure, main, put_gb_per_s, rate, start_seconds
-from bench.processes import of_this_measurement, wait_gone
+from bench.processes import Shutdowns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,13 +70,12 @@ def start_sync(_seconds: float) -> Figure:
 
 
 def shutdown_sync(_seconds: float) -> Figure:
+    shutdowns = Shutdowns()
     with connected() as client:
         client.gather([client.submit(echo, i) for i in range(20)])
-        # multiprocessing's tracker is the interpreter's, and lives as long as that
-        processes = [process for process in of_this_measurement() if "resource_tracker" not in str(process.cmdline())]
-        start = time.perf_counter()
-    left = wait_gone(processes, timeout_s=20)
-    return Figure(time.perf_counter() - start, {"left_after_20_s": len(left)})
+        shutdowns.begin(besides="resource_tracker")  # multiprocessing's: it goes with the interpreter
+    shutdowns.end()
+    return shutdowns.figure()
 
 
 MEASUREMENTS = {

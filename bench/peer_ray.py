@@ -23,7 +23,7 @@ from bench.measure import (
     rate_async,
     start_seconds,
 )
-from bench.processes import of_this_measurement, pss_mb, wait_gone
+from bench.processes import Shutdowns, of_this_measurement, pss_mb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -236,11 +236,11 @@ def shutdown_sync(_seconds: float) -> Figure:
     ray, programs = library()
     ray.init(**INIT)
     ray.get([programs.echo.remote(i) for i in range(20)])
-    processes = of_this_measurement()
-    start = time.perf_counter()
+    shutdowns = Shutdowns()
+    shutdowns.begin()
     ray.shutdown()
-    left = wait_gone(processes, timeout_s=20)
-    return Figure(time.perf_counter() - start, {"left_after_20_s": len(left)})
+    shutdowns.end()
+    return shutdowns.figure()
 
 
 def pss_20_actors(_seconds: float) -> Figure:

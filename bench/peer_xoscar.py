@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bench.measure import ACTORS, IN_FLIGHT, RESULT_AT, Figure, in_loop, main, rate_async, start_seconds
-from bench.processes import of_this_measurement, wait_gone
+from bench.processes import Shutdowns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -94,12 +93,12 @@ def start_async(_seconds: float) -> Figure:
 
 
 async def shutdown_async(_seconds: float) -> Figure:
+    shutdowns = Shutdowns()
     async with pool() as address:
         await (await create(address, 1)).echo(1)
-        processes = of_this_measurement()
-        start = time.perf_counter()
-    left = wait_gone(processes, timeout_s=20)
-    return Figure(time.perf_counter() - start, {"left_after_20_s": len(left)})
+        shutdowns.begin()
+    shutdowns.end()
+    return shutdowns.figure()
 
 
 MEASUREMENTS = {

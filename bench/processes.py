@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import statistics
 import time
 import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 import psutil
+
+from bench.measure import Figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,6 +64,32 @@ def wait_gone(processes: Sequence[psutil.Process], timeout_s: float) -> list[psu
             return left
         time.sleep(0.001)
     return []
+
+
+class Shutdowns:
+    """Times shutdowns: from `begin` to the moment when, `end` having been called, no process of the cluster is left."""
+
+    def __init__(self) -> None:
+        self._processes: list[psutil.Process] = []
+        self._began = 0.0
+        self._taken_s: list[float] = []
+
+    def begin(self, *, besides: str = "") -> None:
+        """`besides`: part of the command line of a process that is not the cluster's, and stays."""
+        found = of_this_measurement()
+        self._processes = [p for p in found if not besides or besides not in " ".join(p.cmdline())]
+        if not self._processes:
+            raise RuntimeError("the cluster has no processes, so there is nothing to see go")
+        self._began = time.perf_counter()
+
+    def end(self) -> None:
+        left = wait_gone(self._processes, timeout_s=20.0)
+        if left:
+            raise RuntimeError(f"{len(left)} of {len(self._processes)} processes are there 20 s after the shutdown")
+        self._taken_s.append(time.perf_counter() - self._began)
+
+    def figure(self) -> Figure:
+        return Figure(statistics.median(self._taken_s), {"taken_s": self._taken_s, "processes": len(self._processes)})
 
 
 class Brood:

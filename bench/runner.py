@@ -150,7 +150,7 @@ def installed(python: str, sides: Sequence[Side] = PEERS) -> dict[Side, str]:
     libraries = json.dumps({side: LIBRARIES[side] for side in sides})
     done = subprocess.run([python, "-c", program, libraries], capture_output=True, text=True, timeout=60, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"{python} cannot say which peers it has: {_last_line(done.stderr)}")
+        raise RuntimeError(f"{python} cannot say which peers it has: {last_line(done.stderr)}")
     versions: dict[Side, str] = json.loads(done.stdout)
     return versions
 
@@ -241,18 +241,19 @@ def _read(file: Any) -> str:
 def read_outcome(job: Job, failure: str | None, stdout: str, stderr: str) -> Outcome:
     """What a measuring program said: the last line of its output that is a figure, or why there is none."""
     if failure is not None:
-        said = _last_line(stderr) if failure.startswith("exit status") else ""
+        said = last_line(stderr) if failure.startswith("exit status") else ""
         return Outcome(job, failure=said or failure, stderr_tail=stderr[-4000:])
     for line in reversed(stdout.splitlines()):
         try:
             figure = json.loads(line)
-            return Outcome(job, value=float(figure["value"]), detail=figure["detail"])
+            value, detail = float(figure["value"]), figure["detail"]
         except (ValueError, TypeError, KeyError):
             continue
+        return Outcome(job, value=value, detail=detail, stderr_tail=stderr[-4000:])
     return Outcome(job, failure="printed no figure", stderr_tail=stderr[-4000:])
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.rows import PEERS, Row, Side
+from bench.runner import last_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 TITLES: dict[Side, str] = {"limit": "limit", "ours": "aioray", "ray": "Ray", "dask": "Dask", "xoscar": "xoscar"}
 MOST_REASON = 40  # characters of a failure that a cell shows; the notes below the table have all of it
+MOST_NOTE = 200
 NONE = "-"
 
 
@@ -90,9 +92,9 @@ def notes(outcomes: Sequence[Outcome]) -> list[str]:
     for outcome in outcomes:
         where = f"{outcome.job.row.key} ({TITLES[outcome.job.side]}, round {outcome.job.round})"
         if outcome.failure is not None:
-            said.append(f"{where}: failed: {outcome.failure[:300]}")
+            said.append(f"{where}: failed: {outcome.failure[:MOST_NOTE]}")
+        elif outcome.stderr_tail and outcome.job.side == "ours":  # what goes wrong unseen is a finding too
+            said.append(f"{where}: wrote to stderr: {last_line(outcome.stderr_tail)[:MOST_NOTE]}")
         if outcome.left_behind:
             said.append(f"{where}: left {len(outcome.left_behind)} processes behind: {outcome.left_behind[0]}")
-        if any(key.startswith("left_after") and count for key, count in outcome.detail.items()):
-            said.append(f"{where}: processes still there long after the shutdown")
     return said

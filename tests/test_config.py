@@ -19,14 +19,14 @@ def test_nothing_given_is_the_defaults() -> None:
 
 
 def test_the_environment_beats_the_default_and_the_overrides_beat_the_environment() -> None:
-    environ = {"AIORAY_lease_idle_ms": "20", "AIORAY_EVENT_LOG_LEN": "5", "AIORAY_log_prefix": "false"}
+    environ = {"AIORAY_lease_idle_ms": "20", "AIORAY_PIPELINE_MAX_DEPTH": "5", "AIORAY_log_prefix": "false"}
     config = load({"lease_idle_ms": 30}, environ)
-    assert (config.lease_idle_ms, config.event_log_len, config.log_prefix) == (30.0, 5, False)
+    assert (config.lease_idle_ms, config.pipeline_max_depth, config.log_prefix) == (30.0, 5, False)
     assert isinstance(config.lease_idle_ms, float)
 
 
 def test_the_name_as_it_stands_beats_the_one_in_capitals() -> None:
-    assert load(None, {"AIORAY_EVENT_LOG_LEN": "5", "AIORAY_event_log_len": "6"}).event_log_len == 6
+    assert load(None, {"AIORAY_PIPELINE_MAX_DEPTH": "5", "AIORAY_pipeline_max_depth": "6"}).pipeline_max_depth == 6
 
 
 def test_variables_that_are_no_tunables_are_left_alone() -> None:
@@ -72,7 +72,7 @@ def test_an_error_in_the_environment_names_the_variable() -> None:
 
 
 @given(
-    st.fixed_dictionaries({}, optional={name: st.integers(1, 1) for name in ("event_log_len", "worker_idle_reap_s")})
+    st.fixed_dictionaries({}, optional={name: st.integers(1, 1) for name in ("pipeline_max_depth", "worker_idle_reap_s")})
 )
 def test_what_was_given_as_a_value_may_be_given_as_a_text(values: dict[str, int]) -> None:
     assert load(values, {}) == load(None, {f"AIORAY_{name}": str(value) for name, value in values.items()})

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Tracked:
     """What is known of one object that is more than a small private value."""
 
-    ref_alive: bool = False
+    refs: int = 0  # ObjectRefs here: one as a rule, two while one is dying as the next arrives
     views: int = 0
     held_at_node: bool = False  # the node counts this process as a holder
     place: Value | None = None  # private memory to free when nobody looks any more
@@ -56,7 +56,7 @@ class ObjectTable:
         """The one ref of this process to an object that somebody else may own."""
         with self._runtime.reactor.lock:
             ref = self._refs.get(oid)
-            if ref is None:
+            if ref is None or not ref._tracked:  # the second: its finalizer is running in another thread
                 seq = int.from_bytes(oid[8:], "big")
                 ref = ObjectRef(self._runtime, seq >> 16, seq & 0xFFFF, oid)
                 tracked = self._track(ref)
@@ -67,8 +67,10 @@ class ObjectTable:
     def _track(self, ref: ObjectRef[Any]) -> Tracked:
         oid = ref.binary()
         tracked = self._tracked.setdefault(oid, Tracked())
-        tracked.ref_alive = ref._tracked = True
-        self._refs[oid] = ref
+        if not ref._tracked:
+            ref._tracked = True
+            tracked.refs += 1
+            self._refs[oid] = ref
         return tracked
 
     def share(self, ref: ObjectRef[Any]) -> None:
@@ -171,7 +173,7 @@ class ObjectTable:
                 tracked = self._tracked.setdefault(oid, Tracked())
                 tracked.views += 1
             stream, buffers, _ = self._runtime.memory.open(value, lambda: self._view_gone(oid))
-            if tracked.views == 1 and not tracked.held_at_node and not tracked.ref_alive:
+            if tracked.views == 1 and not tracked.held_at_node and not tracked.refs:
                 self._borrowed.append(oid)
             result = deserialize(stream, buffers, runtime)
         if self.has_borrowed and not argument:
@@ -240,9 +242,9 @@ class ObjectTable:
                 continue
             if what == "view":
                 tracked.views -= 1
-            elif oid not in self._refs:
-                tracked.ref_alive = False
-            if tracked.ref_alive or tracked.views:
+            else:
+                tracked.refs -= 1
+            if tracked.refs or tracked.views:
                 continue
             del self._tracked[oid]
             if tracked.held_at_node:

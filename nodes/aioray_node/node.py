@@ -159,7 +159,7 @@ class Node:
         with self._reactor.lock:
             if self._listener is not None:
                 self._listener.close()
-            self._pool.close(self._config.shutdown_grace_s + 1.0)
+            self._pool.close(self._config.shutdown_grace_s)
             for peer in list(self._peers.values()):
                 peer.connection.flush()
                 peer.connection.close()

@@ -80,10 +80,10 @@ def test_notes_tell_what_the_table_has_no_room_for() -> None:
         Outcome(job, 1.0),
         Outcome(job, failure="ValueError: long story"),
         Outcome(job, 1.0, left_behind=("python -m aioray_node", "another")),
-        Outcome(job, 1.0, detail={"left_after_10_s": 1}),
+        Outcome(job, 1.0, stderr_tail="Traceback:\n  ...\nValueError: free already\n"),
     ]
     assert notes(outcomes) == [
         "task_sync (aioray, round 2): failed: ValueError: long story",
         "task_sync (aioray, round 2): left 2 processes behind: python -m aioray_node",
-        "task_sync (aioray, round 2): processes still there long after the shutdown",
+        "task_sync (aioray, round 2): wrote to stderr: ValueError: free already",
     ]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Extents:
@@ -12,8 +16,9 @@ class Extents:
         self._starts: list[int] = []
         self._ends: list[int] = []
 
-    def __iter__(self) -> zip[tuple[int, int]]:
-        return zip(self._starts, self._ends, strict=True)
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """The ranges, as (offset, nbytes)."""
+        return ((start, end - start) for start, end in zip(self._starts, self._ends, strict=True))
 
     @property
     def nbytes(self) -> int:
