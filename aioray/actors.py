@@ -203,6 +203,10 @@ class ActorClass(Generic[C]):
         name = self._cls.__name__
         raise TypeError(f"{name} is an actor class: create one with {name}.remote(...)")
 
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        name = self._cls.__name__
+        raise TypeError(f"{name} is an actor class: inherit from the plain class, and make the new class remote")
+
     def __repr__(self) -> str:
         return f"<actor class {self._cls.__name__}>"
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import collections
+import contextlib
 import inspect
 import logging
+import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from aioray import current
@@ -18,9 +21,10 @@ from aioray.exceptions import BlockingCallError, InvalidOptionError, RaySystemEr
 from aioray.functions import P, RemoteFunction
 from aioray.options import actor_options, task_options
 from aioray.refs import ObjectRef
+from aioray.runtime.arrivals import Arrivals
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 
     from aioray.runtime.runtime import Runtime
 
@@ -113,7 +117,10 @@ def _check_later_options(address: str | None, include_dashboard: bool | None, no
 
 def _configure_logger(level: int | str, fmt: str | None) -> None:
     logger = logging.getLogger("aioray")
-    logger.setLevel(level)
+    try:
+        logger.setLevel(level)
+    except (ValueError, TypeError) as exc:
+        raise InvalidOptionError("logging_level", level, "a level of logging, by number or name", str(exc)) from None
     if fmt is not None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter(fmt))
@@ -165,6 +172,16 @@ def shutdown(_exiting_interpreter: bool = False) -> None:
     atexit.unregister(shutdown)
 
 
+def _forget_in_child() -> None:
+    """In a forked child: what `init` started is its parent's."""
+    for cluster in _sync_clusters:
+        cluster.disown()
+    _sync_clusters.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
 def is_initialized() -> bool:
     """Whether calls made here have a cluster to go to."""
     try:
@@ -189,7 +206,7 @@ def current_runtime() -> Runtime:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        init()
+        init(ignore_reinit_error=True)  # another thread may be faster
         return current_runtime()
     raise RaySystemError("there is no cluster here: write `async with aioray.connect():` around the calls")
 
@@ -307,52 +324,108 @@ def wait(
     if num_returns > len(items):
         raise InvalidOptionError("num_returns", num_returns, f"at most {len(items)}, the number of refs")
     runtime = items[0]._runtime
-    if runtime.reactor.in_loop():
-        return runtime.wait_async(items, num_returns, timeout)
+    if asyncio._get_running_loop() is not None:
+        return _Wait(runtime, items, num_returns, timeout)
     return runtime.wait(items, num_returns, timeout)
+
+
+class _Wait:
+    """What `wait` returns in an event loop: to be awaited.
+
+    Unpacked like the result that it is elsewhere, it blocks: right in a program written for Ray that happens to run in
+    a loop, and a BlockingCallError in the loop that does the cluster's I/O.
+    """
+
+    def __init__(self, runtime: Runtime, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None) -> None:
+        self._runtime = runtime
+        self._args = refs, num_returns, timeout_s
+        self._result: Any = None
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._runtime.wait_async(*self._args).__await__()
+
+    def _blocking(self) -> Any:
+        if self._result is None:
+            self._result = self._runtime.wait(*self._args)
+        return self._result
+
+    def __iter__(self) -> Iterator[list[ObjectRef[Any]]]:
+        return iter(self._blocking())
+
+    def __getitem__(self, index: int) -> list[ObjectRef[Any]]:
+        found: list[ObjectRef[Any]] = self._blocking()[index]
+        return found
+
+    def __len__(self) -> int:
+        return 2
 
 
 class as_completed:  # reads as the function that it is in asyncio
     """Refs in the order in which they get done: `async for ref in as_completed(refs)`, or a plain `for`.
 
-    timeout: seconds for all of them; TimeoutError after that.
+    timeout: seconds for all of them; TimeoutError after that. A ref that is given twice comes once.
+    Leaving the loop early cancels no call.
     """
 
     def __init__(self, refs: Iterable[ObjectRef[Any]], *, timeout: float | None = None) -> None:
-        self._refs = _refs_of(refs, "as_completed")
+        self._refs = list(dict.fromkeys(_refs_of(refs, "as_completed")))
         _check_timeout(timeout)
         self._timeout_s = timeout
 
     def __iter__(self) -> Iterator[ObjectRef[Any]]:
-        pending = self._refs
-        while pending:
-            done, pending = pending[0]._runtime.wait(pending, 1, self._timeout_s)
-            if not done:
-                raise TimeoutError(f"{len(pending)} of {len(self._refs)} refs were not done in time")
-            yield from done
+        if not self._refs:
+            return
+        runtime = self._refs[0]._runtime
+        with contextlib.closing(Arrivals(self._refs)) as arrivals:
+            deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
+            for at in range(len(self._refs)):
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not runtime.wait_for_any(arrivals, left):
+                    raise self._too_late(at)
+                yield arrivals.done.popleft()
 
-    async def __aiter__(self) -> AsyncIterator[ObjectRef[Any]]:
-        done: collections.deque[ObjectRef[Any]] = collections.deque()
-        some = asyncio.Event()
+    def __aiter__(self) -> AsyncIterator[ObjectRef[Any]]:
+        return _AsyncArrivals(self._refs, self._timeout_s, self._too_late)
 
-        def note(ref: ObjectRef[Any]) -> None:
-            done.append(ref)
-            some.set()
+    def _too_late(self, done: int) -> TimeoutError:
+        return TimeoutError(f"{len(self._refs) - done} of {len(self._refs)} refs were not done in time")
 
-        left = list(dict.fromkeys(self._refs))
-        for ref in left:
-            ref.add_done_callback(note)
-        try:
-            async with asyncio.timeout(self._timeout_s) as limit:
-                for _ in range(len(left)):
+
+class _AsyncArrivals:
+    """An iterator, not an async generator: left early, that would be closed some time later, by the loop."""
+
+    def __init__(
+        self, refs: list[ObjectRef[Any]], timeout_s: float | None, too_late: Callable[[int], TimeoutError]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        some = self._some = asyncio.Event()
+        self._count, self._taken = len(refs), 0
+        self._too_late = too_late
+        self._deadline = None if timeout_s is None else loop.time() + timeout_s
+        self._arrivals = Arrivals(refs, lambda: loop.call_soon_threadsafe(some.set))
+
+    def __aiter__(self) -> _AsyncArrivals:
+        return self
+
+    async def __anext__(self) -> ObjectRef[Any]:
+        if self._taken == self._count:
+            raise StopAsyncIteration
+        done, some = self._arrivals.done, self._some
+        if not done:
+            try:
+                async with asyncio.timeout_at(self._deadline):
                     while not done:
                         some.clear()
+                        if done:
+                            break
                         await some.wait()
-                    limit.reschedule(None) if limit.when() is None else None
-                    yield done.popleft()
-        finally:
-            for ref in left:
-                ref.remove_done_callback(note)
+            except TimeoutError:
+                raise self._too_late(self._taken) from None
+        self._taken += 1
+        return done.popleft()
+
+    def __del__(self) -> None:
+        self._arrivals.close()
 
 
 def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
@@ -378,8 +451,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     if not no_restart:
         raise InvalidOptionError("no_restart", no_restart, "True", "restarting actors is not there yet")
     remote_actor = actor._actor
-    with remote_actor.runtime.reactor.lock:
-        remote_actor.runtime.actors.kill(remote_actor.actor_id, "it was killed with aioray.kill()")
+    remote_actor.runtime.actors.kill(remote_actor.actor_id, "it was killed with aioray.kill()")
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:

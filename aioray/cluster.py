@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import collections.abc
 import contextlib
 import json
+import math
 import os
 import pathlib
 import select
@@ -20,8 +23,10 @@ import aioray.config
 from aioray import current
 from aioray.config import Config  # msgspec looks it up
 from aioray.exceptions import InvalidOptionError, RaySystemError
+from aioray.options import AMOUNT, MAX_UNITS, OWN_OPTION, UNIT
 from aioray.runtime.reactor import Reactor
 from aioray.runtime.runtime import Runtime
+from aioray.wire.control import Reserve
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from aioray.wire.control import LogLines
 
 _START_TIMEOUT_S = 30.0
+_SHUTDOWN_TIMEOUT_S = 5.0
 _NODES = pathlib.Path(__file__).resolve().parent.parent / "nodes"  # in a checkout; elsewhere it is installed beside us
 
 
@@ -59,15 +65,26 @@ def check_options(
 ) -> ClusterOptions:
     """Raises InvalidOptionError that names the option, its value, and what is allowed."""
     for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
-        if amount is not None and (isinstance(amount, bool) or not isinstance(amount, (int, float)) or not amount >= 0):
-            raise InvalidOptionError(name, amount, "a number, 0 or more")
+        if amount is not None and not _is_amount(amount):
+            raise InvalidOptionError(name, amount, AMOUNT)
+    if not isinstance(resources or {}, collections.abc.Mapping):
+        raise InvalidOptionError("resources", resources, f"a dict from names to amounts, each {AMOUNT}")
     for name, amount in (resources or {}).items():
-        if name in ("CPU", "GPU", "memory"):
+        if name in OWN_OPTION:
             raise InvalidOptionError("resources", resources, f"names other than {name}: that has an option of its own")
-        if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not amount >= 0:
-            raise InvalidOptionError("resources", resources, "a dict from names to numbers, 0 or more")
-    if object_store_memory is not None and (not isinstance(object_store_memory, int) or object_store_memory < 1 << 20):
+        if not isinstance(name, str) or not name or not _is_amount(amount):
+            raise InvalidOptionError("resources", resources, f"a dict from names to amounts, each {AMOUNT}")
+    if object_store_memory is not None and (
+        isinstance(object_store_memory, bool)
+        or not isinstance(object_store_memory, int)
+        or object_store_memory < 1 << 20
+    ):
         raise InvalidOptionError("object_store_memory", object_store_memory, "a whole number of bytes, 1 MiB or more")
+    for name, text in (("namespace", namespace), ("_temp_dir", temp_dir)):
+        if text is not None and not isinstance(text, str):
+            raise InvalidOptionError(name, text, "None, or a text")
+    if not isinstance(log_to_driver, bool):
+        raise InvalidOptionError("log_to_driver", log_to_driver, "True or False")
     if object_store_memory is not None:
         free = os.statvfs("/dev/shm")
         room = free.f_bavail * free.f_frsize
@@ -85,6 +102,12 @@ def check_options(
         namespace=namespace or "",
         log_to_driver=log_to_driver,
     )
+
+
+def _is_amount(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        return False
+    return abs(value * UNIT - round(value * UNIT)) < 1e-6 and value * UNIT <= MAX_UNITS
 
 
 def _print_lines(config: Config) -> Any:
@@ -112,73 +135,125 @@ class Cluster:
         self._options = options
         self._runtime: Runtime | None = None
         self._node: Any = None
-        self._undo: contextlib.AsyncExitStack | None = None
-        self._token: Any = None
+        self._undo: contextlib.ExitStack | None = None
+        self._ended: asyncio.Event | None = None
+        self._chosen: tuple[Runtime, Any] | None = None
 
     async def start(self) -> Self:
         """Start the node and wait until it answers. Raises what made it fail, with nothing left behind."""
-        from aioray_node.node import Node, NodeOptions
-
-        options = self._options
         if self._undo is not None:
             raise RaySystemError("this cluster was started already")
-        loop = asyncio.get_running_loop()
-        async with contextlib.AsyncExitStack() as undo:
-            node_options = NodeOptions(
-                config=options.config,
-                num_cpus=options.num_cpus,
-                num_gpus=options.num_gpus,
-                memory=options.memory,
-                resources=options.resources,
-                object_store_memory=options.object_store_memory,
-                temp_dir=options.temp_dir,
-            )
-            node_reactor, reactor = Reactor("aioray-node"), Reactor("aioray")
-            for each in (node_reactor, reactor):
-                each.attach(loop)
-                undo.callback(each.close)
-            node = Node(node_options, node_reactor, Node.session_for(node_options))
-            undo.callback(node.close)
-            node.open()
-            process_id = os.urandom(8)
-
-            def exchange(message: Any) -> Any:
-                with node_reactor.lock:
-                    return node.exchange(process_id, message)
-
-            runtime = Runtime(
-                reactor,
-                options.config,
-                node.address,
-                process_id=process_id,
-                namespace=options.namespace,
-                exchange=exchange,
-                on_log=_print_lines(options.config),
-                log_to_driver=options.log_to_driver,
-            )
-            undo.callback(runtime.close)
-            welcomed = asyncio.Event()
-            runtime.link.welcomed.then = lambda _: welcomed.set()
-            runtime.open()
-            await welcomed.wait()
-            runtime.welcome(_admitted(runtime))
-            runtime.shutdown = self.shutdown
-            current.add(runtime)
-            undo.callback(current.remove, runtime)
-            self._runtime, self._node = runtime, node
-            self._undo = undo.pop_all()
+        undo = self._undo = contextlib.ExitStack()
+        self._ended = asyncio.Event()
+        try:
+            runtime = await self._open(undo)
+        except BaseException:
+            await self.shutdown()
+            raise
+        runtime.shutdown, runtime.end = self.shutdown, self._end
+        self._runtime = runtime
+        current.add(runtime)
+        undo.callback(current.remove, runtime)
+        # For programs that forget the end. A method of ours, and so equal to no other cluster's.
+        atexit.register(self._end)
+        undo.callback(atexit.unregister, self._end)
         return self
 
+    async def _open(self, undo: contextlib.ExitStack) -> Runtime:
+        from aioray_node.pool.zygote_process import ZygoteProcess
+
+        options = self._options
+        zygote = ZygoteProcess.spawn(options.config)  # its imports run beside ours
+        undo.callback(zygote.close, options.config.shutdown_grace_s)
+
+        import cloudpickle  # noqa: F401 # the first function will need it; the zygote takes longer than this
+
+        from aioray_node.node import Node, NodeOptions
+
+        loop = asyncio.get_running_loop()
+        node_options = NodeOptions(
+            config=options.config,
+            num_cpus=options.num_cpus,
+            num_gpus=options.num_gpus,
+            memory=options.memory,
+            resources=options.resources,
+            object_store_memory=options.object_store_memory,
+            temp_dir=options.temp_dir,
+        )
+        reactors = []
+        for name in ("aioray-node", "aioray"):
+            reactor = Reactor(name)
+            undo.callback(reactor.close)
+            reactor.attach(loop)
+            reactors.append(reactor)
+        node_reactor, reactor = reactors
+        session = Node.session_for(node_options)
+        undo.callback(session.close)
+        node = Node(node_options, node_reactor, session)
+        undo.callback(node.close)
+        self._node = node
+        node.open(zygote)
+        process_id = os.urandom(8)
+
+        def exchange(message: Any) -> Any:
+            if isinstance(message, Reserve):
+                node_reactor.look()  # what we have just given back may be what is asked for
+            with node_reactor.lock:
+                return node.exchange(process_id, message)
+
+        runtime = Runtime(
+            reactor,
+            options.config,
+            node.address,
+            process_id=process_id,
+            namespace=options.namespace,
+            exchange=exchange,
+            on_log=_print_lines(options.config),
+            log_to_driver=options.log_to_driver,
+        )
+        undo.callback(runtime.close)
+        welcomed = asyncio.Event()
+        runtime.link.welcomed.then = lambda _: welcomed.set()
+        runtime.open()
+        await welcomed.wait()
+        runtime.welcome(_admitted(runtime))
+        return runtime
+
     async def shutdown(self) -> None:
-        """End the cluster. Safe to call twice."""
+        """End the cluster; when this returns, its processes, sockets and shared memory are gone. Safe to call twice."""
         undo, self._undo = self._undo, None
+        if undo is None:
+            if self._ended is not None:
+                await self._ended.wait()
+            return
+        assert self._ended is not None
+        runtime, self._runtime = self._runtime, None
+        node, self._node = self._node, None
+        try:
+            if runtime is not None:
+                current.remove(runtime)
+                runtime.stop()
+            if node is not None:
+                # Awaited, so that the loop goes on meanwhile. What is cut short here, `close` does, blocking.
+                await _until_gone(node.hang_up(), _SHUTDOWN_TIMEOUT_S)
+                node.close()
+            if runtime is not None:
+                runtime.reactor.poll_once(0)  # the last that workers printed
+        finally:
+            undo.close()
+            self._ended.set()
+
+    def _end(self) -> None:
+        """The same as `shutdown`, when the loop does not run any more."""
+        undo, self._undo = self._undo, None
+        self._runtime = self._node = None
         if undo is not None:
-            await undo.aclose()
+            undo.close()
 
     @property
     def runtime(self) -> Runtime:
         """Raises RaySystemError before `start` and after `shutdown`."""
-        if self._runtime is None or self._undo is None:
+        if self._runtime is None:
             raise RaySystemError("this cluster is not running")
         return self._runtime
 
@@ -191,28 +266,51 @@ class Cluster:
     @contextlib.contextmanager
     def use(self) -> Iterator[Self]:
         """Make calls in this block (and the asyncio tasks that it starts) go to this cluster."""
-        token = current.choose(self.runtime)
+        runtime = self.runtime
+        token = current.choose(runtime)
         try:
             yield self
         finally:
-            current.unchoose(token)
+            current.unchoose(runtime, token)
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self.start().__await__()
 
     async def __aenter__(self) -> Self:
-        if self._undo is None:
+        if self._runtime is None:
             await self.start()
-        self._token = current.choose(self.runtime)
+        self._chosen = (self.runtime, current.choose(self.runtime))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        current.unchoose(self._token)
+        if self._chosen is not None:
+            current.unchoose(*self._chosen)
+            self._chosen = None
         await self.shutdown()
+
+
+async def _until_gone(pid: int, timeout_s: float) -> None:
+    """Until a child process has ended, or time is up. Does not reap it."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    gone = asyncio.Event()
+    try:
+        loop.add_reader(fd, gone.set)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await gone.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
 
 
 def _admitted(runtime: Runtime) -> Any:
     reply = runtime.link.welcomed
+    if not reply.done:
+        raise RaySystemError(f"the node did not answer within {_START_TIMEOUT_S:g} s")
     if reply.error:
         raise RaySystemError(reply.error)
     return reply.value
@@ -239,6 +337,8 @@ class HeadProcess:
         """Where it listens. Raises RaySystemError with what it said instead."""
         stdout = self._process.stdout
         assert stdout is not None
+        import cloudpickle  # noqa: F401 # the first function will need it; the head takes longer than this
+
         line = b""
         deadline = time.monotonic() + _START_TIMEOUT_S
         poll = select.poll()
@@ -257,14 +357,22 @@ class HeadProcess:
             raise RaySystemError(facts["error"])
         return facts
 
-    def close(self) -> None:
-        """Have it end, and wait until it and its workers are gone."""
+    def hang_up(self) -> None:
+        """Have it end. Safe to call twice."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
+
+    def disown(self) -> None:
+        """In a forked child, whose copy of the pipe would keep the head alive after its driver."""
+        self.hang_up()
+
+    def close(self) -> None:
+        """Have it end, and wait until it and its workers are gone."""
+        assert self._process.stdout is not None
+        self.hang_up()
         try:
-            self._process.wait(5.0)
+            self._process.wait(_SHUTDOWN_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -292,8 +400,9 @@ class SyncCluster:
 
     @staticmethod
     def _join(options: ClusterOptions, address: str) -> Runtime:
-        reactor = Reactor("aioray")
-        try:
+        with contextlib.ExitStack() as undo:
+            reactor = Reactor("aioray", spin_us=options.config.spin_us)
+            undo.callback(reactor.close)
             runtime = Runtime(
                 reactor,
                 options.config,
@@ -303,14 +412,18 @@ class SyncCluster:
                 on_log=_print_lines(options.config),
                 log_to_driver=options.log_to_driver,
             )
+            undo.callback(runtime.close)
             runtime.open()
             reactor.run_until(lambda: runtime.link.welcomed.done, _START_TIMEOUT_S)
             runtime.welcome(_admitted(runtime))
             reactor.start_helper()
-        except BaseException:
-            reactor.close()
-            raise
+            undo.pop_all()
         return runtime
+
+    def disown(self) -> None:
+        """In a forked child: the cluster is the parent's."""
+        self._closed = True
+        self._head.disown()
 
     def shutdown(self) -> None:
         """End it; all processes are gone when this returns. Safe to call twice."""
@@ -319,7 +432,10 @@ class SyncCluster:
                 return
             self._closed = True
         current.remove(self.runtime)
-        self.runtime.drain_log()
+        self.runtime.stop()
+        self._head.hang_up()
+        # The head says goodbye last, when its workers are gone and all that they printed is passed on.
+        self.runtime.reactor.run_until(lambda: self.runtime.link.lost, _SHUTDOWN_TIMEOUT_S)
         self.runtime.close()
         self.runtime.reactor.close()
         self._head.close()

@@ -1,12 +1,14 @@
 """Which cluster a call is for, when a process may have several.
 
 The innermost `async with connect()` or `with cluster.use()` around the call decides (a context variable, so that each
-asyncio task has its own answer); where there is none, the only cluster of the process does.
+asyncio task has its own answer). Where there is none: the cluster that runs in this event loop; else the one that
+`init` started; else the only one of the process.
 """
 
 from __future__ import annotations
 
 import contextvars
+import os
 from typing import TYPE_CHECKING
 
 from aioray.exceptions import RaySystemError
@@ -23,12 +25,13 @@ def choose(runtime: Runtime) -> contextvars.Token[Runtime | None]:
     return _chosen.set(runtime)
 
 
-def unchoose(token: contextvars.Token[Runtime | None]) -> None:
-    """Undo `choose`; where the context is another one by now, there is nothing to undo."""
+def unchoose(runtime: Runtime, token: contextvars.Token[Runtime | None]) -> None:
+    """Undo `choose`; where the context is another one by now, it may have made a choice of its own."""
     try:
         _chosen.reset(token)
     except ValueError:
-        _chosen.set(None)
+        if _chosen.get() is runtime:
+            _chosen.set(None)
 
 
 def add(runtime: Runtime) -> None:
@@ -47,15 +50,43 @@ def find() -> Runtime | None:
     runtime = _chosen.get()
     if runtime is not None and not runtime.closed:
         return runtime
-    if len(_open) == 1:
+    if len(_open) == 1 and not _open[0].orphaned:
         return _open[0]
-    if not _open:
+    return _find_among(_open_now())
+
+
+def _find_among(runtimes: list[Runtime]) -> Runtime | None:
+    here = [runtime for runtime in runtimes if runtime.reactor.in_loop()]
+    without_loop = [runtime for runtime in runtimes if runtime.reactor.loop is None]
+    for some in (here, without_loop, runtimes):
+        if len(some) == 1:
+            return some[0]
+    if not runtimes:
         return None
     raise RaySystemError(
-        f"this process has {len(_open)} clusters, and none was chosen here: write `with cluster.use():` around the call"
+        f"this process has {len(runtimes)} clusters, and none was chosen here: write `with cluster.use():` around the"
+        " call"
     )
 
 
 def find_in_this_loop() -> Runtime | None:
     """A runtime whose event loop this is, if there is one."""
-    return next((runtime for runtime in _open if runtime.reactor.in_loop()), None)
+    return next((runtime for runtime in _open_now() if runtime.reactor.in_loop()), None)
+
+
+def _open_now() -> list[Runtime]:
+    """Those that run. A cluster whose event loop was closed under it is ended first: nobody else will."""
+    for runtime in [runtime for runtime in _open if runtime.orphaned]:
+        if runtime.end is not None:
+            runtime.end()
+    return list(_open)
+
+
+def _forget_all() -> None:
+    """In a forked child: the clusters are its parent's."""
+    for runtime in _open:
+        runtime.disown()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)

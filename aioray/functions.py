@@ -6,12 +6,15 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
+from aioray import current
 from aioray.options import TASK_DEFAULTS, TaskOptions, task_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from aioray.refs import ObjectRef
+    from aioray.runtime.runtime import Runtime
+    from aioray.runtime.tasks import TaskTarget
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -54,6 +57,7 @@ class RemoteFunction(Generic[P, R_co]):
         self._function = fn
         self._options = options
         self._signature: Signature | None = None
+        self._target: TaskTarget | None = None  # what the cluster of the last call needs to know, found once
         functools.update_wrapper(self, fn)
 
     def remote(self, *args: Any, **kwargs: Any) -> ObjectRef[R_co]:
@@ -61,16 +65,17 @@ class RemoteFunction(Generic[P, R_co]):
 
         Raises TypeError when the arguments do not fit, SerializationError when one cannot be sent.
         """
-        from aioray.api import current_runtime
-
         if self._signature is None:
             self._signature = Signature(self._function)
         self._signature.check(args, kwargs)
-        runtime = current_runtime()
-        options = self._options
-        function = runtime.function(self._function, options.name or _name_of(self._function))
-        refs = runtime.submit_task(function, options, args, kwargs)
-        if options.num_returns == 1:
+        runtime = current.find() or _start_cluster()
+        target = self._target
+        if target is None or target.runtime is not runtime:
+            options = self._options
+            function = runtime.function(self._function, options.name or _name_of(self._function))
+            target = self._target = runtime.task_target(function, options)
+        refs = runtime.submit_task(target, args, kwargs)
+        if target.num_returns == 1:
             return refs[0]
         return list(refs) if refs else None  # type: ignore[return-value] # as in Ray: the count is in the options
 
@@ -94,6 +99,12 @@ class RemoteFunction(Generic[P, R_co]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFunction, (self._function, self._options)
+
+
+def _start_cluster() -> Runtime:
+    from aioray.api import current_runtime
+
+    return current_runtime()
 
 
 def _name_of(fn: Any) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aioray.exceptions import TaskCancelledError
 from aioray.runtime.serialization import Counted, loading_runtime
-from aioray.wire.values import object_id
+from aioray.wire.values import object_id, owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -42,6 +43,52 @@ else:
         __slots__ = ()
 
 
+class _Await:
+    """One `await ref`, as the task that awaits sees it: a Future without a value.
+
+    A task asks what it waits for for its result before it goes on, only to drop it. Given the ref itself it would have
+    the value unpickled twice.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_given_up", "_ref")
+
+    def __init__(self, ref: ObjectRef[Any]) -> None:
+        self._ref = ref
+        self._given_up: Callable[[Any], object] | None = None
+        self._asyncio_future_blocking = True
+
+    def __repr__(self) -> str:
+        return f"<await {self._ref!r}>"
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    def add_done_callback(self, fn: Callable[[Any], object], *, context: contextvars.Context | None = None) -> None:
+        self._ref._call_when_done(fn, context, self)
+
+    def result(self) -> None:
+        if self._given_up is not None:
+            raise asyncio.CancelledError
+
+    def cancel(self, msg: Any = None) -> bool:
+        ref = self._ref
+        if ref._status != PENDING or owner_of(ref.binary()) == ref._runtime.process_id:
+            return ref.cancel(msg)
+        # Somebody else made the call, and somebody else may await it here: only this await ends.
+        return self._give_up()
+
+    def _give_up(self) -> bool:
+        with self._ref._runtime.reactor.lock:
+            for entry in self._ref._waiting or ():
+                loop, fn, context, who = entry
+                if who is self:
+                    self._ref._remove_entry(entry)
+                    self._given_up = fn
+                    loop.call_soon(fn, self, context=context)
+                    return True
+        return False
+
+
 class ObjectRef(Counted, _Awaitable[T]):
     """The promise of a value of type T.
 
@@ -72,6 +119,7 @@ class ObjectRef(Counted, _Awaitable[T]):
         self._oid = oid
         self._status = PENDING
         self._value: Any = None  # a Value when READY or RAISED; an exception instance when RAISED here
+        # (loop, fn, context, fn's argument); without a loop, fn is called at once, by whoever completes the ref
         self._waiting: list[tuple[Any, ...]] | None = None
         self._task: Any = None  # what computes it, while it is pending
         self._tracked = False  # the object table must hear when this ref goes
@@ -140,13 +188,14 @@ class ObjectRef(Counted, _Awaitable[T]):
     def _run_callbacks(self) -> None:
         callbacks, self._waiting = self._waiting, None
         runtime = self._runtime
-        for loop, fn, context in callbacks or ():
+        for loop, fn, context, who in callbacks or ():
             if loop is None:
-                fn(self)
+                fn(who)
             elif runtime.reactor.runs_in(loop):
-                loop.call_soon(fn, self, context=context)
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(fn, self, context=context)
+                loop.call_soon(fn, who, context=context)
+            else:
+                with contextlib.suppress(RuntimeError):  # the loop that waited is closed
+                    loop.call_soon_threadsafe(fn, who, context=context)
 
     def _when_done(self, fn: Callable[[ObjectRef[Any]], None]) -> None:
         """Call `fn` under the runtime's lock, at once when it is done already."""
@@ -157,8 +206,11 @@ class ObjectRef(Counted, _Awaitable[T]):
                 return
             if self._waiting is None:
                 self._waiting = []
-            self._waiting.append((None, fn, None))
+            self._waiting.append((None, fn, None, self))
         runtime.objects.want(self)
+
+    def _remove_entry(self, entry: tuple[Any, ...]) -> None:
+        self._waiting = [each for each in self._waiting or () if each is not entry] or None
 
     def _drop_callback(self, fn: Callable[[ObjectRef[Any]], None]) -> None:
         """Undo `_when_done`."""
@@ -203,16 +255,20 @@ class ObjectRef(Counted, _Awaitable[T]):
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None) -> None:
         """Have the running loop call `fn(ref)` soon after the value is there."""
+        self._call_when_done(fn, context, self)
+
+    def _call_when_done(self, fn: Callable[[Any], object], context: contextvars.Context | None, who: object) -> None:
         loop = asyncio.get_running_loop()
-        context = context or contextvars.copy_context()
+        if context is None:
+            context = contextvars.copy_context()
         runtime = self._runtime
         with runtime.reactor.lock:
             if self._status != PENDING:
-                loop.call_soon(fn, self, context=context)
+                loop.call_soon(fn, who, context=context)
                 return
             if self._waiting is None:
                 self._waiting = []
-            self._waiting.append((loop, fn, context))
+            self._waiting.append((loop, fn, context, who))
         runtime.awaited(self)
 
     def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
@@ -233,12 +289,12 @@ class ObjectRef(Counted, _Awaitable[T]):
             self._complete(CANCELLED, None)
             if task is not None:
                 runtime.cancel_task(task, self)
+        runtime.reactor.nudge()
         return True
 
     def __await__(self) -> Generator[Any, None, T]:
         if self._status == PENDING:
-            self._asyncio_future_blocking = True
-            yield self
+            yield _Await(self)
         return self.result()
 
     __iter__ = __await__

@@ -85,7 +85,7 @@ def report(outcomes: list[runner.Outcome], about: dict[str, Any], path: Path | N
     path.write_text(runner.as_json(lines, outcomes, about))
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     print(f"\n{table.render(lines, peers)}\n")
-    for note in table.notes(outcomes):
+    for note in table.notes(lines, outcomes):
         print(f"* {note}")
     print(f"written: {path}")
     return int(any(outcome.failure and outcome.job.side in ("limit", "ours") for outcome in outcomes))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 TITLES: dict[Side, str] = {"limit": "limit", "ours": "aioray", "ray": "Ray", "dask": "Dask", "xoscar": "xoscar"}
 MOST_REASON = 40  # characters of a failure that a cell shows; the notes below the table have all of it
 MOST_NOTE = 200
+STEADY = 1.5  # rounds further apart than this factor are told: where processes run, and next to what, matters that much
 NONE = "-"
 
 
@@ -86,7 +87,7 @@ def align(cells: Sequence[Sequence[str]], left: set[int]) -> str:
     return "\n".join(f"| {text} |" for text in [texts[0], rule, *texts[1:]])
 
 
-def notes(outcomes: Sequence[Outcome]) -> list[str]:
+def notes(lines: Sequence[Line], outcomes: Sequence[Outcome]) -> list[str]:
     """What the table has no room for: failed rounds, and processes that a measurement left behind."""
     said = []
     for outcome in outcomes:
@@ -97,4 +98,9 @@ def notes(outcomes: Sequence[Outcome]) -> list[str]:
             said.append(f"{where}: wrote to stderr: {last_line(outcome.stderr_tail)[:MOST_NOTE]}")
         if outcome.left_behind:
             said.append(f"{where}: left {len(outcome.left_behind)} processes behind: {outcome.left_behind[0]}")
+    for line in lines:
+        for side, cell in line.cells.items():
+            if line.row.unit != "MB" and cell.values and max(cell.values) > STEADY * min(cell.values):
+                low, high = number(min(cell.values)), number(max(cell.values))
+                said.append(f"{line.row.key} ({TITLES[side]}): its rounds lie between {low} and {high} {line.row.unit}")
     return said

@@ -30,9 +30,11 @@ class Leftovers:
         self.processes = {child.pid for child in me.children(recursive=True)}
         self.threads = {thread.ident for thread in threading.enumerate()}
         self.fds = _open_files()
-        self.shared_memory = set(os.listdir("/dev/shm"))
         root = pathlib.Path(os.environ.get("TMPDIR", "/tmp")) / f"aioray-{os.getuid()}"
-        self.sessions = set(root.iterdir()) if root.exists() else set()
+        sessions = set(root.iterdir()) if root.exists() else set()
+        strange = _of_others(sessions, {me.pid, *self.processes})
+        self.sessions = sessions - strange
+        self.shared_memory = set(os.listdir("/dev/shm")) - {_segment_of(session) for session in strange}
 
     def since(self, before: Leftovers) -> dict[str, list[str]]:
         """What is here now and was not then."""
@@ -44,6 +46,26 @@ class Leftovers:
             "sessions": [str(path) for path in self.sessions - before.sessions],
         }
         return {what: sorted(names) for what, names in new.items() if names}
+
+
+def _of_others(sessions: set[pathlib.Path], ours: set[int]) -> set[pathlib.Path]:
+    """Those that a process has locked which is not ours: somebody else runs aioray on this machine, too."""
+    holders = {}
+    with open("/proc/locks") as locks:
+        for line in locks:
+            fields = line.split()
+            if fields[1] == "FLOCK":
+                holders[int(fields[5].rpartition(":")[2])] = int(fields[4])
+    strange = set()
+    for session in sessions:
+        with contextlib.suppress(OSError):
+            if holders.get((session / "lock").stat().st_ino, os.getpid()) not in ours:
+                strange.add(session)
+    return strange
+
+
+def _segment_of(session: pathlib.Path) -> str:
+    return session.name.replace("session-", "aioray-")
 
 
 def _open_files() -> dict[int, str]:

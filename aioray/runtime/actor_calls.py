@@ -11,7 +11,7 @@ from aioray.refs import PENDING, READY, ObjectRef
 from aioray.runtime.calls import Arguments, complete, fail, first_failed, when_ready, wire_deps
 from aioray.runtime.connection import Connection, dial
 from aioray.wire.calls import Call, Cancel, Done, Finished, Greeting
-from aioray.wire.control import ActorUpdate, KillActor, Release, WatchActor
+from aioray.wire.control import ActorUpdate, Release, WatchActor
 from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value
 
@@ -121,8 +121,7 @@ class ActorCaller:
         if line is None or (line.remote is not None and line.remote() is not None):
             return
         self._runtime.link.send(Release(self._runtime.process_id, [actor_id]))
-        if line.state == "dead":
-            self._forget(line)
+        self._forget(line)  # the node tells us no more about it: should a handle come back, all begins anew
 
     def _forget(self, line: ActorLine) -> None:
         self._lines.pop(line.actor_id, None)
@@ -166,7 +165,8 @@ class ActorCaller:
             record.sent = True
             line.flight[record.seq] = record
             arguments = record.arguments
-            connection.send(Call(record.seq, record.method, arguments.data, arguments.kwnames, wired, len(record.refs)))
+            send = connection.send if len(line.flight) > 1 else connection.send_now
+            send(Call(record.seq, record.method, arguments.data, arguments.kwnames, wired, len(record.refs)))
 
     def _fail(self, record: ActorCallRecord, line: ActorLine) -> None:
         if record.cancelled:
@@ -188,8 +188,8 @@ class ActorCaller:
             line.connection.send(Cancel(record.seq))
 
     def kill(self, actor_id: bytes, reason: str) -> None:
-        """End an actor now; calls under way fail."""
-        self._runtime.link.send(KillActor(actor_id, reason))
+        """End an actor now; calls under way fail. Asked, not told: when this returns, its name is free."""
+        self._runtime.ask("kill_actor", actor_id=actor_id, reason=reason)
 
     # what the node says
 

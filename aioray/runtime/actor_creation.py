@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aioray.runtime.calls import first_failed, pack_arguments, when_ready, wire_deps
 from aioray.runtime.errors import error_value
 from aioray.wire.calls import Call
-from aioray.wire.control import ActorSpec, ActorUpdate
+from aioray.wire.control import ActorSpec
 from aioray.wire.framing import encode_call
 from aioray.wire.values import object_id
 
@@ -32,11 +32,10 @@ def create_actor(
     actor_id = object_id(runtime.process_id, runtime.next_seq())
     namespace = options.namespace or runtime.namespace
     if options.name:
-        taken = runtime.ask("reserve_name", namespace=namespace, name=options.name, actor_id=actor_id)
+        wanted = {"name": options.name, "actor_id": actor_id, "cls": cls.__name__, "methods": methods}
+        taken = runtime.ask("reserve_name", namespace=namespace, **wanted)
         if taken is not None:
-            return runtime.adopt_actor(
-                taken["actor_id"], taken["cls"] or cls.__name__, taken["methods"] or methods
-            ), True
+            return runtime.adopt_actor(taken["actor_id"], taken["cls"], taken["methods"]), True
     is_async = any(_is_async(getattr(cls, name)) for name in methods)
     with runtime.reactor.lock:
         actor = runtime.adopt_actor(actor_id, cls.__name__, methods)
@@ -46,16 +45,12 @@ def create_actor(
 
         def send() -> None:
             failed = first_failed(arguments.deps)
-            if failed is not None:
-                error = error_value(runtime.outcome_error(failed))
-                runtime.actors.updated(ActorUpdate(actor.actor_id, "dead", reason="an argument failed", error=error))
-                return
-            call = Call(
-                0, "__init__", arguments.data, arguments.kwnames, wire_deps(runtime, arguments.deps), name="__init__"
-            )
+            error = None if failed is None else error_value(runtime.outcome_error(failed))
+            deps = wire_deps(runtime, arguments.deps) if failed is None else []
+            call = Call(0, "__init__", arguments.data, arguments.kwnames, deps, name="__init__")
             runtime.link.send(
                 ActorSpec(
-                    actor_id,
+                    actor.actor_id,
                     cls.__name__,
                     function.data,
                     encode_call(call),
@@ -70,6 +65,7 @@ def create_actor(
                     is_async,
                     options.num_cpus or 0.0,
                     runtime.sys_path,
+                    error=error,
                 )
             )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aioray.exceptions import RaySystemError
 from aioray.refs import CANCELLED, PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.serialization import EMPTY_ARGS, serialize_args
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from aioray.runtime.runtime import Runtime
     from aioray.wire.values import Value
@@ -28,6 +29,15 @@ class Arguments:
         self.pins = pins  # refs inside containers, and large arguments: kept alive until the call ends
 
 
+def check_cluster(runtime: Runtime, refs: Iterable[Any]) -> None:
+    """Raises RaySystemError when a ref, or a handle, is of another cluster: there nobody could resolve it."""
+    for ref in refs:
+        its = ref._runtime if isinstance(ref, ObjectRef) else ref._actor.runtime
+        if its is not runtime:
+            its.require_open()
+            raise RaySystemError(f"{ref!r} belongs to another cluster than the call")
+
+
 _NO_ARGUMENTS = Arguments(EMPTY_ARGS, (), [], [])
 
 
@@ -45,9 +55,11 @@ def pack_arguments(runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, An
         if type(value) is ObjectRef:
             deps.append((at, value))
     if deps:
+        check_cluster(runtime, (ref for _, ref in deps))
         direct = {at for at, _ in deps}
         values = tuple(None if at in direct else value for at, value in enumerate(values))
     serialized = serialize_args(values, kwnames)
+    check_cluster(runtime, serialized.refs)
     if serialized.buffers or len(serialized.data) > runtime.config.inline_max_nbytes:
         return _pack_large(runtime, values, kwnames, deps)
     return Arguments(serialized.data, kwnames, deps, serialized.refs)
@@ -107,6 +119,8 @@ def wire_deps(runtime: Runtime, deps: list[tuple[int, ObjectRef[Any]]]) -> list[
 def complete(runtime: Runtime, refs: tuple[ObjectRef[Any], ...], values: list[Value]) -> None:
     """Results, or one error for all of them, arrived."""
     if len(values) == 1 and values[0].is_error:
+        if refs and values[0].refs:
+            runtime.objects.adopt(refs[0], values[0])
         for ref in refs:
             ref._complete(RAISED, values[0])
         return

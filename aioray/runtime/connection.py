@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 
     from aioray.runtime.reactor import Reactor
 
-_RECV_NBYTES = 256 * 1024
-_FLUSH_NBYTES = 256 * 1024  # more than that is written at once instead of at the end of the turn
+_FLUSH_NBYTES = 4096  # more than that is written at once: the peer can begin while we go on
 _SOCKET_BUFFER_NBYTES = 1 << 20
 
 
@@ -91,6 +91,14 @@ class Connection:
         if len(out) > _FLUSH_NBYTES and not self._writing:
             self.flush()
 
+    def send_now(self, message: msgspec.Struct) -> None:
+        """Write one message at once: the peer is idle, and can begin while we go on."""
+        if self._out or self.closed:
+            self.send(message)
+            return
+        append_frame(self._out, message)
+        self.flush()
+
     def flush(self) -> None:
         """Write what the socket takes now; the rest follows when it is writable."""
         out = self._out
@@ -121,30 +129,49 @@ class Connection:
         if self.closed:
             return
         inbox = self._inbox
+        buffer = self._reactor.buffer
         try:
-            data: bytes | bytearray = self._sock.recv(max(_RECV_NBYTES, announced_nbytes(inbox) - len(inbox)))
+            nbytes = self._sock.recv_into(buffer)
         except BlockingIOError:
             return
         except OSError as exc:
             self._lost(f"read failed: {exc.strerror}")
             return
-        if not data:
+        if not nbytes:
             self._lost("connection closed by peer")
             return
-        if inbox:
-            inbox += data
-            data = inbox
+        data: bytearray | memoryview = buffer[:nbytes]
         try:
+            if inbox:
+                inbox += data
+                if len(inbox) < announced_nbytes(inbox):
+                    return  # a large frame, still on its way
+                data = inbox
             messages, taken = split_frames(data, self._decoder)
         except WireError as exc:
             self._lost(str(exc))
             return
         if data is inbox:
             del inbox[:taken]
-        elif taken < len(data):
-            inbox += memoryview(data)[taken:]
+        elif taken < nbytes:
+            inbox += data[taken:]
         if messages:
             self.on_messages(self, messages)
+
+    def drain(self) -> None:
+        """Take in what a dead peer wrote before it died."""
+        while not self.closed:
+            with contextlib.suppress(OSError):
+                try:
+                    self._sock.recv(1, socket.MSG_PEEK)
+                except BlockingIOError:
+                    return
+            self.on_readable()
+
+    def on_failure(self, exc: Exception) -> None:
+        """A handler of ours raised: messages may be lost, so this is over, and who waits for answers must hear it."""
+        if not self.closed:
+            self._lost(f"an error in aioray: {exc!r}")
 
     def _lost(self, reason: str) -> None:
         self.close()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import pickle
 import traceback
 
 from aioray.exceptions import RayError, RayTaskError, UnserializableException
-from aioray.runtime.serialization import deserialize, serialize
+from aioray.runtime.serialization import Serialized, deserialize, serialize
 from aioray.wire.values import Value
 
 _OWN = ("aioray", "aioray_node")
@@ -59,8 +58,14 @@ def _portable(exc: BaseException, text: str) -> BaseException:
 
 def error_value(exc: BaseException) -> Value:
     """An exception as a Value."""
+    return serialized_error(exc)[0]
+
+
+def serialized_error(exc: BaseException) -> tuple[Value, Serialized]:
+    """An exception as a Value; and what it was made of, to keep the refs inside alive."""
     if not isinstance(exc, RayError):
         exc = RayTaskError("", user_traceback(exc), _portable(exc, user_traceback(exc)), os.getpid())
     serialized = serialize(exc, "exception")
     buffers = [bytes(buffer) for buffer in serialized.buffers]
-    return Value(serialized.data or pickle.dumps(exc), buffers, is_error=True)
+    refs = [ref.binary() for ref in serialized.refs]
+    return Value(serialized.data, buffers, refs=refs, is_error=True), serialized

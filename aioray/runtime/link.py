@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aioray.exceptions import RaySystemError
 from aioray.runtime.connection import Connection, dial
 from aioray.wire.control import Ack, Hello, Welcome
-from aioray.wire.framing import append_frame, control_decoder, split_frames
+from aioray.wire.framing import WireError, announced_nbytes, append_frame, control_decoder, split_frames
 
 if TYPE_CHECKING:
     import socket
@@ -31,6 +31,8 @@ def _exchange(sock: socket.socket, message: msgspec.Struct) -> Any:
         if not data:
             raise RaySystemError("the node closed the connection")
         inbox += data
+        if len(inbox) < announced_nbytes(inbox):
+            continue
         messages, _ = split_frames(inbox, control_decoder)
         if messages:
             return messages[0]
@@ -157,11 +159,18 @@ class SideChannel:
                     self._sock = dial(self._address)
                     _exchange(self._sock, self._hello)
                 return _exchange(self._sock, message)
-            except OSError as exc:
-                raise RaySystemError(f"the node does not answer: {exc}") from exc
+            except BaseException as exc:
+                # Ctrl-C, too: the answer to this question must not be taken for the answer to the next.
+                self._hang_up()
+                if isinstance(exc, (OSError, WireError)):
+                    raise RaySystemError(f"the node does not answer: {exc}") from exc
+                raise
+
+    def _hang_up(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
 
     def close(self) -> None:
         with self._lock:
-            if self._sock is not None:
-                self._sock.close()
-                self._sock = None
+            self._hang_up()

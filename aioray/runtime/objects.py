@@ -12,10 +12,12 @@ process is one of the holders as long as a ref, or a view of the bytes, is alive
 from __future__ import annotations
 
 import collections
+import time
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aioray.exceptions import ObjectStoreFullError, RaySystemError
 from aioray.refs import PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.serialization import Counted, Serialized, deserialize, serialize
 from aioray.wire.control import Fetch, Fetched, Hold, Release, Share
@@ -23,6 +25,10 @@ from aioray.wire.values import Value, owner_of
 
 if TYPE_CHECKING:
     from aioray.runtime.runtime import Runtime
+
+
+_TRIM_AFTER_S = 0.5
+_FULL_STORE_PERIOD_S = 0.02  # how often who waits for room asks for it
 
 
 @dataclass(slots=True, eq=False)
@@ -106,6 +112,9 @@ class ObjectTable:
         if ref._status != PENDING or ref._task is not None or owner_of(ref.binary()) == self._runtime.process_id:
             return
         with self._runtime.reactor.lock:
+            if self._runtime.closed:
+                ref._complete(RAISED, RaySystemError(self._runtime.closed_because))
+                return
             ref._task = self  # asked once is enough
             self._runtime.link.send(Fetch(ref.binary()))
 
@@ -115,6 +124,11 @@ class ObjectTable:
         if ref is not None:
             value = message.value
             ref._complete(RAISED if value.is_error else READY, value)
+
+    def close(self) -> None:
+        """No answer to `want` will come any more."""
+        for ref in list(self._refs.values()):
+            ref._complete(RAISED, RaySystemError(self._runtime.closed_because))
 
     # values
 
@@ -134,10 +148,49 @@ class ObjectTable:
         refs = [item.binary() for item in serialized.refs]
         if serialized.nbytes <= self._runtime.config.inline_max_nbytes:
             return Value(serialized.data, [bytes(buffer) for buffer in serialized.buffers], refs=refs)
-        value = self._runtime.memory.write(serialized)
+        value = self._write(serialized)
         value.oid = ref.binary() if ref is not None else oid
         value.refs = refs
         return value
+
+    def _write(self, serialized: Serialized) -> Value:
+        """Into shared memory. Waits for room, but not in an event loop. Raises ObjectStoreFullError."""
+        runtime = self._runtime
+        memory = runtime.memory
+        if not runtime.closed:
+            self._plan_trim()
+        deadline = None
+        while True:
+            try:
+                return memory.write(serialized)
+            except ObjectStoreFullError as exc:
+                now = time.monotonic()
+                if exc.nbytes_asked > exc.nbytes_capacity or runtime.closed:
+                    raise
+                if deadline is None:
+                    deadline = now + runtime.config.store_full_wait_s
+                elif now > deadline or runtime.reactor.in_loop():
+                    raise
+            self._make_room(deadline)
+
+    def unstore(self, value: Value) -> None:
+        """Undo `store`: nobody has heard of it yet."""
+        if value.nbytes:
+            self._free(value)
+
+    def _make_room(self, deadline: float) -> None:
+        """What was let go here must reach the node first; then others may let go of something."""
+        runtime = self._runtime
+        with runtime.reactor.lock:
+            self.sweep()
+            runtime.memory.trim(0)
+            req, told = runtime.link.expect()
+            runtime.link.send(Hold(runtime.process_id, [], req))
+        if runtime.reactor.in_loop():
+            runtime.reactor.flush()
+            return
+        runtime.reactor.run_until(lambda: told.done, max(0.1, deadline - time.monotonic()))
+        runtime.reactor.run_until(lambda: bool(self._gone), _FULL_STORE_PERIOD_S)
 
     def adopt(self, ref: ObjectRef[Any], value: Value) -> None:
         """A result came for a ref of ours: remember what the node counts for us because of it."""
@@ -172,11 +225,11 @@ class ObjectTable:
             with self._runtime.reactor.lock:
                 tracked = self._tracked.setdefault(oid, Tracked())
                 tracked.views += 1
-            stream, buffers, _ = self._runtime.memory.open(value, lambda: self._view_gone(oid))
+            stream, buffers = self._runtime.memory.open(value, lambda: self._view_gone(oid))
             if tracked.views == 1 and not tracked.held_at_node and not tracked.refs:
                 self._borrowed.append(oid)
             result = deserialize(stream, buffers, runtime)
-        if self.has_borrowed and not argument:
+        if self._borrowed and not argument:
             with self._runtime.reactor.lock:
                 self.hold_alive()
         return result
@@ -192,7 +245,7 @@ class ObjectTable:
             tracked = self._tracked.get(oid)
             if tracked is None or tracked.held_at_node:
                 continue
-            if self._refs.get(oid) is not None or tracked.views:
+            if tracked.refs or tracked.views:
                 alive.append(oid)
         return alive
 
@@ -201,11 +254,12 @@ class ObjectTable:
         alive = self.settle_borrows()
         for oid in alive:
             self._tracked[oid].held_at_node = True
-        told = bool(alive) or self._unanswered_hold
-        self._unanswered_hold = False
-        if told:
-            self._runtime.link.send(Hold(self._runtime.process_id, alive, req))
-        return told
+        if not alive and not (req and self._unanswered_hold):
+            return False
+        # Told, but the node may hear of it after the caller of this call has let go: the answer must wait for an Ack.
+        self._unanswered_hold = not req and self._runtime.role == "worker"
+        self._runtime.link.send(Hold(self._runtime.process_id, alive, req))
+        return True
 
     def holds_actor(self, actor_id: bytes) -> None:
         """A handle came to this process."""
@@ -260,9 +314,13 @@ class ObjectTable:
         memory = self._runtime.memory
         memory.free(place.offset, place.nbytes)
         memory.trim()
+        self._plan_trim()
+
+    def _plan_trim(self) -> None:
+        """Give what is free here back to the node in a while, when no put has filled it."""
         if not self._trim_due:
             self._trim_due = True
-            self._runtime.reactor.call_later(0.5, self._trim_idle)
+            self._runtime.reactor.call_later(_TRIM_AFTER_S, self._trim_idle)
 
     def _trim_idle(self) -> None:
         self._trim_due = False
@@ -273,6 +331,15 @@ class ObjectTable:
         if self._gone:
             with self._runtime.reactor.lock:
                 self.sweep()
+
+    def owes(self) -> bool:
+        """Whether other processes may wait for a value that is to come from here."""
+        own = self._runtime.process_id
+        return any(
+            ref._status == PENDING and owner_of(oid) == own and self._tracked[oid].held_at_node
+            for oid, ref in list(self._refs.items())
+            if oid in self._tracked
+        )
 
     def known(self) -> int:
         """How many objects are tracked; for tests and explain."""

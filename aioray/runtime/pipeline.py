@@ -13,6 +13,7 @@ from typing import Any, Protocol
 _SHORTEST_US = 5  # estimates below this only make queues longer
 _MAX_REQUESTS = 32  # lease requests of one key that wait at the node
 _SMOOTHING = 0.2
+_ENDLESS = 1 << 62
 
 
 @dataclass(slots=True, eq=False)
@@ -58,30 +59,31 @@ class KeyQueue:
     waiting: collections.deque[Any] = field(default_factory=collections.deque)
     leases: dict[int, Lease] = field(default_factory=dict)
     open: collections.deque[Lease] = field(default_factory=collections.deque)
+    enough: int = 0  # so many may wait before more leases have to be asked for
     requested: set[int] = field(default_factory=set)  # lease ids asked for, not granted yet
 
     def assign(self, task: Any) -> Lease | None:
         """The lease that takes `task` now, with the books updated; None when it must wait."""
         estimate = task.duration.mean_us
         open_ = self.open
-        for _ in range(len(open_)):
+        while open_:
             lease = open_[0]
-            if not lease.tasks:
-                pass
-            elif (
+            tasks = lease.tasks
+            if tasks and (
                 estimate is None
                 or lease.reserved
                 or lease.load_us + estimate > self.target_us
-                or len(lease.tasks) >= self.max_depth
+                or len(tasks) >= self.max_depth
             ):
                 lease.is_open = False
                 open_.popleft()
                 continue
             task.estimate_us = self.target_us if estimate is None else estimate
             lease.load_us += task.estimate_us
-            lease.tasks[task.seq] = task
+            tasks[task.seq] = task
             task.lease = lease
-            open_.rotate(-1)
+            if len(open_) > 1:
+                open_.rotate(-1)
             return lease
         return None
 
@@ -126,7 +128,9 @@ class KeyQueue:
         first = self.waiting[0].duration.mean_us
         each = 1 if first is None else max(1, min(self.max_depth, int(self.target_us / first)))
         wanted = min(_MAX_REQUESTS, -(-len(self.waiting) // each))
-        return max(0, wanted - len(self.requested))
+        asked = max(wanted, len(self.requested))
+        self.enough = asked * each if asked < _MAX_REQUESTS else _ENDLESS
+        return asked - len(self.requested)
 
     def surplus(self, now: float, idle_s: float) -> tuple[list[int], list[int]]:
         """Leases to give back: granted ones that were idle for `idle_s`, and requests that nothing waits for."""

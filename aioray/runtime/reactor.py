@@ -13,22 +13,36 @@ import collections
 import contextlib
 import heapq
 import itertools
+import logging
 import os
 import select
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Protocol
+
+from aioray.runtime.spinning import Spinning
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+_log = logging.getLogger("aioray")
+_all: weakref.WeakSet[Reactor] = weakref.WeakSet()  # for what happens at a fork
+
+_BUFFER_NBYTES = 256 * 1024
 _HELPER_PERIOD_S = 0.002  # how long nobody may lead before the helper does
+_HELPER_LONG_PERIOD_S = 0.01  # the same, where threads led more than _OFTEN times in the period before
+_OFTEN = 4
+_HELPER_PARKED_S = 1.0  # it is woken; this is for the thread that was interrupted in the middle of waking it
 _HELPER_IDLE_ROUNDS = 20  # after that many looks at a program that waits anyway, the helper sleeps
 
 
 class Handler(Protocol):
-    """What is registered for a file descriptor. Both are called with the reactor's lock held."""
+    """What is registered for a file descriptor. Both are called with the reactor's lock held.
+
+    One that raises is logged, and does not disturb the others; what has `on_failure(exc)` is told, and should give up.
+    """
 
     def on_readable(self) -> None: ...
     def on_writable(self) -> None: ...
@@ -64,10 +78,15 @@ class _Follower:
 class Reactor:
     """One epoll, its timers and its dirty connections. All state is guarded by `lock`."""
 
-    def __init__(self, name: str = "aioray") -> None:
+    def __init__(self, name: str = "aioray", *, spin_us: float = 0.0) -> None:
         self.lock = threading.RLock()
         self.on_helper_leads: Callable[[], None] | None = None
+        # Connections receive into this, one at a time: a fresh buffer for each read would cost three system calls more.
+        self.buffer = memoryview(bytearray(_BUFFER_NBYTES))
         self._name = name
+        self._spinning = Spinning()
+        # On a single core the answer cannot come while we look.
+        self._spin_s = spin_us / 1e6 if len(os.sched_getaffinity(0)) > 1 else 0.0
         self._epoll = select.epoll()
         self._wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wakeup_fd, select.EPOLLIN)
@@ -77,8 +96,11 @@ class Reactor:
         self._soon: collections.deque[Callable[[], None]] = collections.deque()
         self._dirty: list[Flushable] = []
         self._flush_pending = False
-        self._lead = threading.Lock()
+        # Re-entrant for one reason: it knows its owner. An exception that a signal handler raises between any two
+        # steps of taking it can be caught then, and it is let go (see _try_to_lead).
+        self._lead = threading.RLock()
         self._leader = 0  # thread ident; 0 when nobody leads
+        self._attaching = 0  # loops that want to lead: threads make room for them, and follow
         self._followers: list[_Follower] = []
         self._beat = 0
         self._helper: threading.Thread | None = None
@@ -91,6 +113,7 @@ class Reactor:
         self._loop_thread = 0
         self._loop_timer: asyncio.TimerHandle | None = None
         self.closed = False
+        _all.add(self)
 
     # registration
 
@@ -129,18 +152,26 @@ class Reactor:
         if self._flush_pending:
             return
         self._flush_pending = True
-        if self._loop is not None:
-            if threading.get_ident() == self._loop_thread:
-                self._loop.call_soon(self._turn_on_loop)
-            else:
-                with contextlib.suppress(RuntimeError):  # the loop is closed: so are we, in a moment
-                    self._loop.call_soon_threadsafe(self._turn_on_loop)
+        loop = self._loop
+        if loop is not None:
+            # RuntimeError: the loop is closed, and so are we, in a moment.
+            with contextlib.suppress(RuntimeError):
+                if threading.get_ident() == self._loop_thread:
+                    loop.call_soon(self._turn_on_loop)
+                else:
+                    loop.call_soon_threadsafe(self._turn_on_loop)
         elif self._leader not in (0, threading.get_ident()):
             self.wake()
 
+    def nudge(self) -> None:
+        """Something was completed outside of the I/O (by a cancel, say): threads that wait for it must look again."""
+        if self._loop is None and self._leader not in (0, threading.get_ident()):
+            self.wake()
+        self._tell_followers()
+
     def wake(self) -> None:
         """Make the leader look around."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # it is closed
             os.eventfd_write(self._wakeup_fd, 1)
 
     def _arm(self) -> None:
@@ -159,11 +190,18 @@ class Reactor:
         with self.lock:
             self._flush_pending = False
             while self._soon:
-                self._soon.popleft()()
+                fn = self._soon.popleft()
+                try:
+                    fn()
+                except Exception as exc:
+                    self._failed(fn, exc)
             while self._dirty:
                 dirty, self._dirty = self._dirty, []
                 for connection in dirty:
-                    connection.flush()
+                    try:
+                        connection.flush()
+                    except Exception as exc:
+                        self._failed(connection, exc)
 
     def _run_timers(self) -> None:
         timers = self._timers
@@ -171,7 +209,10 @@ class Reactor:
         while timers and (timers[0][0] <= now or timers[0][2].cancelled):
             timer = heapq.heappop(timers)[2]
             if not timer.cancelled:
-                timer.fn()
+                try:
+                    timer.fn()
+                except Exception as exc:
+                    self._failed(timer.fn, exc)
 
     def _handle(self, events: list[tuple[int, int]]) -> None:
         with self.lock:
@@ -183,23 +224,50 @@ class Reactor:
                 handler = self._handlers.get(fd)
                 if handler is None:
                     continue
-                if mask & select.EPOLLOUT:
-                    handler.on_writable()
-                if mask & ~select.EPOLLOUT:
-                    handler.on_readable()
+                try:
+                    if mask & select.EPOLLOUT:
+                        handler.on_writable()
+                    if mask & ~select.EPOLLOUT:
+                        handler.on_readable()
+                except Exception as exc:
+                    self._failed(handler, exc)
             if self._timers:
                 self._run_timers()
 
-    def poll_once(self, timeout_s: float | None) -> None:
+    def _failed(self, what: object, exc: Exception) -> None:
+        """Our own fault. Who waits for what got lost here must hear of it, and all others must notice nothing."""
+        _log.error("aioray: an error in aioray itself, in %r; please report it", what, exc_info=exc)
+        on_failure = getattr(what, "on_failure", None)
+        if on_failure is not None:
+            try:
+                on_failure(exc)
+            except Exception:
+                _log.exception("aioray: giving up %r failed, too", what)
+
+    def poll_once(self, timeout_s: float | None, *, spin: bool = False) -> None:
         """One turn of the leader: write, wait at most `timeout_s`, handle. Not under the lock."""
         if self._flush_pending:
             self.flush()
         if self._timers:
             until = max(0.0, self._timers[0][0] - time.monotonic())
             timeout_s = until if timeout_s is None else min(until, timeout_s)
-        self._handle(self._epoll.poll(timeout_s))
+        self._handle(self._look_then_wait(timeout_s) if spin else self._epoll.poll(timeout_s))
         if self._flush_pending:
             self.flush()
+
+    def _look_then_wait(self, timeout_s: float | None) -> list[tuple[int, int]]:
+        poll, spinning = self._epoll.poll, self._spinning
+        if spinning.is_worth_it():
+            until = time.perf_counter() + self._spin_s
+            while True:
+                events = poll(0)
+                if events:
+                    spinning.hit()
+                    return events
+                if time.perf_counter() >= until:
+                    break
+            spinning.missed()
+        return poll(timeout_s)
 
     # leading and following
 
@@ -207,48 +275,80 @@ class Reactor:
         """Do the I/O, or let who does it go on, until `done()`; False when `timeout_s` went by first."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not done():
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                if self._lead.acquire(blocking=False):  # timeout 0 still takes what lies ready
-                    with self._leading():
-                        self.poll_once(0)
-                return done()
             if self.closed:
                 return done()
-            if self._lead.acquire(blocking=False):
-                with self._leading():
-                    self._lead_until(done, deadline)
-            else:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                self._try_to_lead(done, None, once=True)  # timeout 0 still takes what lies ready
+                return done()
+            if not self._try_to_lead(done, deadline):
                 self._follow(done, left)
         return True
 
-    @contextlib.contextmanager
-    def _leading(self) -> Iterator[None]:
-        """Hold the lead that was just acquired; pass it on, or wake the helper, when leaving."""
-        self._leader = threading.get_ident()
-        self._beat += 1
+    def _try_to_lead(self, done: Callable[[], bool], deadline: float | None, *, once: bool = False) -> bool:
+        """Lead until `done()`, or for one look; False when somebody else does, or is about to."""
+        if self._is_taken():
+            return False
+        if self._leader == threading.get_ident():  # a signal handler, or a finalizer, of user code
+            if self.lock._is_owned():  # type: ignore[attr-defined]
+                raise RuntimeError("a finalizer may not wait for the cluster: it can run in the middle of aioray's I/O")
+            self._lead_until(done, deadline, once=once)
+            self.wake()  # what was interrupted must look again, too: we may have taken what it waits for
+            return True
         try:
-            yield
+            if not self._lead.acquire(blocking=False):
+                return False
+            self._leader = threading.get_ident()
+            self._beat += 1
+            if self._is_taken():
+                return False
+            self._lead_until(done, deadline, once=once)
+            return True
         finally:
+            try:
+                if self._lead._is_owned():  # type: ignore[attr-defined]
+                    self._let_go()
+            finally:  # Ctrl-C may come in the middle of the line above
+                if self._lead._is_owned():  # type: ignore[attr-defined]
+                    self._let_go()
+
+    def _is_taken(self) -> bool:
+        """Whether a loop leads, or wants to."""
+        return self._loop is not None or self._attaching > 0
+
+    def _let_go(self) -> None:
+        """Pass the lead on, to who follows or to the helper."""
+        try:
             self._leader = 0
             self._lead.release()
+        finally:
             if self._followers:
                 self._pass_the_lead()
-            elif self._parked:
+            if self._parked:  # the followers may have what they waited for, and leave without leading
                 self._unpark_helper()
 
-    def _lead_until(self, done: Callable[[], bool], deadline: float | None) -> None:
+    def _lead_until(self, done: Callable[[], bool], deadline: float | None, *, once: bool) -> None:
         while not done() and not self.closed:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            if once:
+                self.poll_once(0)
                 return
-            self.poll_once(left)
+            left = None if deadline is None else deadline - time.monotonic()
+            if (left is not None and left <= 0) or self._attaching:
+                return
+            if self._flush_pending:
+                self.flush()
+                continue  # a call that was made, or a connection found broken, may be what is waited for
+            self.poll_once(left, spin=self._spin_s > 0.0)
             if self._interrupt is not None:
                 self._raise_interrupt()
-            if self._followers:
-                for follower in list(self._followers):
-                    if follower.done():
-                        follower.event.set()
+            self._tell_followers()
+
+    def _tell_followers(self) -> None:
+        """Wake those that have what they wait for."""
+        if self._followers:
+            for follower in list(self._followers):
+                if follower.done():
+                    follower.event.set()
 
     def _pass_the_lead(self) -> None:
         for follower in list(self._followers):
@@ -260,8 +360,10 @@ class Reactor:
         self._followers.append(follower)
         self._waiting_main = self._waiting_main or is_main
         try:
-            if self._leader == 0 and self._loop is None:
+            if self._leader == 0 and self._loop is None and not self._attaching:
                 return  # it was let go just now: try again
+            if self.closed:
+                return
             if self._helper_leads:
                 self.wake()
             if done():
@@ -309,39 +411,48 @@ class Reactor:
         self._unpark.release()
 
     def _help(self) -> None:
-        seen, rounds = -1, 0
+        seen, rounds, period_s = self._beat, 0, _HELPER_PERIOD_S
         while not self.closed:
             # Not a poll for state: this is the delay after which leading is worth a thread switch.
-            self._unpark.acquire(timeout=_HELPER_PERIOD_S)
+            self._unpark.acquire(timeout=period_s)
             if self._beat != seen:
+                # A look costs the leader a wait for the GIL, so who leads often is looked at less often.
+                period_s = _HELPER_LONG_PERIOD_S if self._beat - seen > _OFTEN else _HELPER_PERIOD_S
                 seen, rounds = self._beat, 0
                 continue
-            if self._lead.acquire(blocking=False):
-                self._help_once()
+            period_s = _HELPER_PERIOD_S
+            if self._help_once():
                 seen = self._beat
                 continue
             rounds += 1
             if rounds >= _HELPER_IDLE_ROUNDS:
                 self._parked = True
                 if self._leader != 0 or self._loop is not None:  # else: it was let go before we said so
-                    self._unpark.acquire()
+                    self._unpark.acquire(timeout=_HELPER_PARKED_S)
                 self._parked = False
                 rounds = 0
 
-    def _help_once(self) -> None:
+    def _help_once(self) -> bool:
+        """Lead until somebody follows; False when somebody else does."""
+        if self._is_taken() or not self._lead.acquire(blocking=False):
+            return False
         self._leader = threading.get_ident()
-        self._helper_leads = True
         try:
+            if self._is_taken():
+                return False
+            self._helper_leads = True
             if self.on_helper_leads is not None:
                 with self.lock:
                     self.on_helper_leads()
-            while not self._followers and not self.closed:
+            while not self._followers and not self._attaching and not self.closed:
                 self.poll_once(None)
+            return True
+        except Exception as exc:  # the helper is needed for as long as the process has a cluster
+            self._failed(self, exc)
+            return True
         finally:
             self._helper_leads = False
-            self._leader = 0
-            self._lead.release()
-            self._pass_the_lead()
+            self._let_go()
 
     @property
     def helper_leads(self) -> bool:
@@ -351,21 +462,21 @@ class Reactor:
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let `loop` do the I/O, from its own thread (the caller's), until `detach`."""
-        follower = _Follower(lambda: False)
-        self._followers.append(follower)  # makes the helper step down
+        self._attaching += 1  # makes who leads step down
         try:
             self.wake()
-            self._lead.acquire()
+            with self._lead, self.lock:
+                loop.add_reader(self._epoll.fileno(), self._ready_on_loop)
+                self._leader = self._loop_thread = threading.get_ident()
+                self._loop = loop
+                self._beat += 1
+                self._flush_pending = False
+                self._request_turn()
+                self._arm_loop_timer()
         finally:
-            self._followers.remove(follower)
-        with self.lock:
-            self._leader = self._loop_thread = threading.get_ident()
-            self._loop = loop
-            self._beat += 1
-            loop.add_reader(self._epoll.fileno(), self._ready_on_loop)
-            self._flush_pending = False
-            self._request_turn()
-            self._arm_loop_timer()
+            self._attaching -= 1
+            if self._loop is None:
+                self._pass_the_lead()
 
     def detach(self) -> None:
         """Take the I/O back from the loop."""
@@ -375,13 +486,12 @@ class Reactor:
         with self.lock:
             if not loop.is_closed():
                 loop.remove_reader(self._epoll.fileno())
-            if self._loop_timer is not None:
-                self._loop_timer.cancel()
-                self._loop_timer = None
-            self._loop = None
+                if self._loop_timer is not None:
+                    self._loop_timer.cancel()
+            self._loop_timer = None
             self._leader = self._loop_thread = 0
+            self._loop = None
             self._flush_pending = bool(self._dirty or self._soon)
-        self._lead.release()
         self._pass_the_lead()
         if self._parked:
             self._unpark_helper()
@@ -399,16 +509,20 @@ class Reactor:
         """Whether the caller runs in `loop`, and `loop` is the attached one."""
         return self._loop is loop and threading.get_ident() == self._loop_thread
 
-    def _ready_on_loop(self) -> None:
+    def look(self) -> None:
+        """Handle what lies ready, without waiting. In the attached loop's thread, outside of handlers."""
         self._handle(self._epoll.poll(0))
-        if self._followers:
-            for follower in list(self._followers):
-                if follower.done():
-                    follower.event.set()
+
+    def _ready_on_loop(self) -> None:
+        if self.closed:
+            return
+        self._handle(self._epoll.poll(0))
+        self._tell_followers()
         self._arm_loop_timer()
 
     def _turn_on_loop(self) -> None:
         self.flush()
+        self._tell_followers()
         self._arm_loop_timer()
 
     def _arm_loop_timer(self) -> None:
@@ -420,13 +534,17 @@ class Reactor:
                 return
             self._loop_timer.cancel()
         self._loop_timer_due = due
-        self._loop_timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._timer_on_loop)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop_timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._timer_on_loop)
 
     def _timer_on_loop(self) -> None:
         self._loop_timer = None
         with self.lock:
             self._run_timers()
+        self._tell_followers()
         self._arm_loop_timer()
+
+    # the end
 
     def close(self) -> None:
         """Let go of everything; threads that wait return."""
@@ -440,7 +558,41 @@ class Reactor:
         self._unpark_helper()
         if self._helper is not None and self._helper is not threading.current_thread():
             self._helper.join()
-        with self._lead:  # a leader in another thread has left by now
+        with self._lead, self.lock:  # a leader in another thread has left by now
             self._handlers.clear()
+            self._soon.clear()
             self._epoll.close()
-            os.close(self._wakeup_fd)
+            # From now on the number may be somebody else's: nobody must write to it any more.
+            fd, self._wakeup_fd = self._wakeup_fd, -1
+            os.close(fd)
+
+    def disown(self) -> None:
+        """In a forked child: all this is the parent's. Touch nothing that is shared, and keep nothing open."""
+        self.lock = threading.RLock()
+        self._lead = threading.RLock()
+        self._followers = []
+        self._helper = None
+        self._loop = None
+        self._leader = self._attaching = self._loop_thread = 0
+        if self.closed:
+            return
+        self.closed = True
+        handlers, self._handlers = self._handlers, {}
+        self._dirty.clear()
+        self._soon.clear()
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in handlers:
+            # Else the peer would not see the end of the parent. Replaced, not closed: some object owns the number.
+            os.dup2(null, fd, inheritable=False)
+        os.close(null)
+        self._epoll.close()
+        fd, self._wakeup_fd = self._wakeup_fd, -1
+        os.close(fd)
+
+
+def _disown_all() -> None:
+    for reactor in list(_all):
+        reactor.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)

@@ -23,13 +23,13 @@ from aioray.exceptions import (
 from aioray.refs import CANCELLED, PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.actor_calls import ActorCaller, ActorCallRecord, RemoteActor
 from aioray.runtime.actor_creation import create_actor
-from aioray.runtime.calls import pack_arguments
+from aioray.runtime.calls import check_cluster, pack_arguments
 from aioray.runtime.errors import error_value
 from aioray.runtime.link import NodeLink, SideChannel
 from aioray.runtime.objects import ObjectTable, serialize_value
 from aioray.runtime.serialization import serialize_code
 from aioray.runtime.shared_memory import SharedMemory
-from aioray.runtime.tasks import Function, Task, TaskSubmitter
+from aioray.runtime.tasks import Function, Task, TaskSubmitter, TaskTarget
 from aioray.wire.control import (
     ActorUpdate,
     Fetched,
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from aioray.config import Config
     from aioray.options import ActorOptions, TaskOptions
+    from aioray.runtime.arrivals import Arrivals
     from aioray.runtime.reactor import Reactor
     from aioray.wire.control import Reserved
 
@@ -81,13 +82,17 @@ class Runtime:
         self.log = logging.getLogger("aioray")
         self.sys_path = [path or os.getcwd() for path in sys.path]
         self.closed = False
+        self.closed_because = "this cluster was shut down"
         self.shutdown: Callable[[], Awaitable[None]] | None = None  # of the cluster, if this loop runs it
+        self.end: Callable[[], None] | None = None  # the same, blocking, for when the loop is gone
+        self._hung_up = False
         self.node_id = ""
         self.session_dir = ""
         self.memory: SharedMemory
         self._node_address = node_address
         self._seqs = itertools.count(1)
         self._functions: weakref.WeakKeyDictionary[Any, Function] = weakref.WeakKeyDictionary()
+        self._functions_by_id: dict[int, tuple[Any, Function]] = {}
         self._on_message = on_message
         self._on_lost = on_lost
         self._on_log = on_log
@@ -145,28 +150,43 @@ class Runtime:
         with self.reactor.lock:
             self.link.send(GiveExtent(offset, nbytes))
 
-    def close(self, reason: str = "the cluster was shut down") -> None:
-        """Fail what is pending, hang up, let go of memory. Safe to call twice."""
+    def stop(self, reason: str = "the cluster was shut down") -> None:
+        """Fail what is pending, and refuse what is new. Safe to call twice."""
         if self.closed:
             return
         self.closed = True
         with self.reactor.lock:
             self.tasks.close(reason)
             self.actors.close(reason)
+            self.objects.close()
+        self.reactor.nudge()
+
+    def close(self) -> None:
+        """Stop, hang up, let go of memory. Safe to call twice."""
+        self.stop()
+        if self._hung_up:
+            return
+        self._hung_up = True
         self.link.close()
         self._side_channel.close()
         if self.node_id:
             self.memory.close()
 
-    def drain_log(self) -> None:
-        """Before hanging up: show what workers have printed so far."""
-        if not self.link.lost and not self.reactor.in_loop():
-            self.reactor.run_until(lambda: False, 0.0)
+    def disown(self) -> None:
+        """In a forked child: the cluster is the parent's."""
+        self.closed = self._hung_up = True
+        self.closed_because = "this cluster belongs to the process that forked this one; start one of your own"
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the event loop that did the I/O was closed before the cluster was shut down."""
+        loop = self.reactor.loop
+        return loop is not None and loop.is_closed()
 
     def _lost(self, reason: str) -> None:
         if not self.closed:
-            self.tasks.close(f"the node is gone: {reason}")
-            self.actors.close(f"the node is gone: {reason}")
+            self.closed_because = f"the node is gone: {reason}"
+            self.stop(self.closed_because)
         if self._on_lost is not None:
             self._on_lost(reason)
 
@@ -190,9 +210,9 @@ class Runtime:
                     self._on_message(message)
 
     def require_open(self) -> None:
-        """Raises RaySystemError when the cluster was shut down."""
+        """Raises RaySystemError when the cluster was shut down, or is gone."""
         if self.closed:
-            raise RaySystemError("this cluster was shut down")
+            raise RaySystemError(self.closed_because)
 
     # objects
 
@@ -200,6 +220,7 @@ class Runtime:
         """Store a value; see aioray.put."""
         self.require_open()
         serialized = serialize_value(value)
+        check_cluster(self, serialized.refs)
         ref: ObjectRef[Any] = ObjectRef(self, next(self._seqs))
         if serialized.nbytes > self.config.inline_max_nbytes:
             self.objects.sweep_now()
@@ -252,7 +273,7 @@ class Runtime:
         if ref._status == CANCELLED:
             return TaskCancelledError(ref.task_id())
         if ref._status == PENDING:
-            return RaySystemError("the cluster was shut down")
+            return RaySystemError(self.closed_because)
         return self.load_error(ref._value)
 
     def wait_all(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> None:
@@ -270,8 +291,12 @@ class Runtime:
                         self.on_block(True)
                     left = None if deadline is None else max(0.0, deadline - time.monotonic())
                     if not self.reactor.run_until(ref.done, left):
+                        self.require_open()
+                        self.require_open()
                         done = sum(each._status != PENDING for each in refs)
-                        raise GetTimeoutError(f"{done} of {len(refs)} objects were there after {timeout_s} s")
+                        raise GetTimeoutError(
+                            f"{done} of {len(refs)} objects were there after {timeout_s} s", timeout_s
+                        )
                 if ref._status != READY:
                     return
         finally:
@@ -292,6 +317,17 @@ class Runtime:
                 self.on_block(False)
                 counter.stop()
         return split_ready(refs, num_returns)
+
+    def wait_for_any(self, arrivals: Arrivals, timeout_s: float | None) -> bool:
+        """Block until a ref is done; False when time is up first."""
+        if arrivals.any():
+            return True
+        self._check_may_block("for ref in aioray.as_completed(refs)", "async for ref in aioray.as_completed(refs)")
+        self.on_block(True)
+        try:
+            return self.reactor.run_until(arrivals.any, timeout_s)
+        finally:
+            self.on_block(False)
 
     async def wait_async(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
@@ -323,6 +359,10 @@ class Runtime:
         """Somebody awaits a pending ref."""
         self.objects.want(ref)
 
+    def call_here(self) -> object:
+        """The call that this thread runs; None when it runs none."""
+        return None
+
     def in_call(self) -> bool:
         """Whether this thread runs a task or a method."""
         return False
@@ -331,26 +371,45 @@ class Runtime:
 
     def function(self, fn: Any, name: str) -> Function:
         """A function as the cluster knows it; pickled once per runtime."""
-        function = self._functions.get(fn)
+        try:
+            function = self._functions.get(fn)
+        except TypeError:  # it cannot be hashed, or not be referenced weakly
+            return self._function_by_id(fn, name)
         if function is None:
-            data, refs = serialize_code(fn, name)
-            fn_id = hashlib.blake2b(data, digest_size=12).hexdigest()
-            function = self._functions[fn] = Function(fn_id, name, data, refs)
-        return function
+            function = self._functions[fn] = self._pickled_function(fn, name)
+        return function if function.name == name else function.renamed(name)
+
+    def _function_by_id(self, fn: Any, name: str) -> Function:
+        """Kept until shutdown, or its id could become another's."""
+        entry = self._functions_by_id.get(id(fn))
+        if entry is None:
+            entry = self._functions_by_id[id(fn)] = fn, self._pickled_function(fn, name)
+        function = entry[1]
+        return function if function.name == name else function.renamed(name)
+
+    def _pickled_function(self, fn: Any, name: str) -> Function:
+        data, refs = serialize_code(fn, name)
+        check_cluster(self, refs)
+        return Function(hashlib.blake2b(data, digest_size=12).hexdigest(), name, data, refs)
+
+    def task_target(self, function: Function, options: TaskOptions) -> TaskTarget:
+        """A function with its options, as `submit_task` takes it."""
+        with self.reactor.lock:
+            return TaskTarget(self, function, options, self.tasks.queue_for(options.demand()))
 
     def submit_task(
-        self, function: Function, options: TaskOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, target: TaskTarget, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[ObjectRef[Any], ...]:
         """Queue one task; its refs."""
         self.require_open()
         arguments = pack_arguments(self, args, kwargs)
         seq = next(self._seqs)
-        if options.num_returns == 1:
+        if target.num_returns == 1:
             refs: tuple[ObjectRef[Any], ...] = (ObjectRef(self, seq),)
         else:
-            refs = tuple(ObjectRef(self, seq, index) for index in range(options.num_returns))
+            refs = tuple(ObjectRef(self, seq, index) for index in range(target.num_returns))
         with self.reactor.lock:
-            task = Task(seq, function, options, arguments, self.tasks.queue_for(options.demand()), refs)
+            task = Task(seq, target, arguments, refs, self.call_here())
             for ref in refs:
                 ref._task = task
             for _, dep in arguments.deps:
@@ -408,6 +467,7 @@ class Runtime:
         with self.reactor.lock:
             if ref._status == PENDING and ref._task is not None:
                 self.cancel_task(ref._task, ref, force=force)
+        self.reactor.nudge()
 
     def explain_state(self, ref: ObjectRef[Any]) -> tuple[str, int | None]:
         """What is known here of where a ref is; and the lease request to ask the node about."""

@@ -55,9 +55,10 @@ class SharedMemory:
         self._extent_nbytes = extent_nbytes
         self._cache_nbytes = min(cache_nbytes, capacity_nbytes // 8)
         self._free = Arena.without_memory(capacity_nbytes)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._map: mmap.mmap | None = None
         self._view: memoryview | None = None
+        self._watches: dict[int, weakref.ref[Any]] = {}  # of blocks that are looked at; a dropped watch sees nothing
 
     def _mapped(self) -> memoryview:
         if self._view is None:
@@ -119,20 +120,25 @@ class SharedMemory:
                 self._give_extent(offset, nbytes)
 
     @property
+    def is_being_changed(self) -> bool:
+        """Whether this thread, which a signal has stopped, is in the middle of keeping books here."""
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]
+
+    @property
     def free_nbytes(self) -> int:
         return self._free.capacity - self._free.used
 
-    def open(self, value: Value, on_gone: Callable[[], None]) -> tuple[memoryview, list[memoryview], Any]:
+    def open(self, value: Value, on_gone: Callable[[], None]) -> tuple[memoryview, list[memoryview]]:
         """The pickle stream and the buffers of a value, read-only, without a copy.
 
-        `on_gone` is called, in any thread, when nothing looks at them any more. The third result is a weak reference
-        that is alive as long as something does.
+        `on_gone` is called, in any thread, when nothing looks at them any more.
         """
         self._mapped()
         assert self._map is not None
         # A ctypes array is the lightest exporter of a part of a map whose death can be watched.
         block = (ctypes.c_char * value.nbytes).from_buffer(self._map, value.offset)
-        watch = weakref.ref(block, lambda _: on_gone())
+        watch = weakref.ref(block, lambda watch: self._gone(watch, on_gone))
+        self._watches[id(watch)] = watch
         view = memoryview(block).cast("B").toreadonly()
         count, stream_nbytes = struct.unpack_from("<2Q", view)
         lengths = struct.unpack_from(f"<{count}Q", view, 16)
@@ -144,7 +150,11 @@ class SharedMemory:
             at = _align(at)
             buffers.append(view[at : at + length])
             at += length
-        return stream, buffers, watch
+        return stream, buffers
+
+    def _gone(self, watch: weakref.ref[Any], on_gone: Callable[[], None]) -> None:
+        del self._watches[id(watch)]
+        on_gone()
 
     def close(self) -> None:
         """Unmap, unless views are still alive: then the map goes with the last of them."""

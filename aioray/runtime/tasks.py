@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from aioray.runtime.runtime import Runtime
 
 
+_LAST_WORDS_S = 1.0  # how long the node may take to say why a worker died
+
+
 class Function:
     """A function as the cluster knows it: exported once to each worker that runs it."""
 
@@ -33,32 +36,51 @@ class Function:
         self.pins = pins  # refs that the function captured
         self.duration = Duration()
 
+    def renamed(self, name: str) -> Function:
+        """The same code under another name."""
+        other = Function(self.fn_id, name, self.data, self.pins)
+        other.duration = self.duration
+        return other
+
+
+class TaskTarget:
+    """A function with its options, as one runtime runs it."""
+
+    __slots__ = ("function", "num_returns", "options", "queue", "runtime")
+
+    def __init__(self, runtime: Runtime, function: Function, options: TaskOptions, queue: KeyQueue) -> None:
+        self.runtime = runtime
+        self.function = function
+        self.options = options
+        self.queue = queue
+        self.num_returns = options.num_returns
+
 
 class Task:
     """One call of a function, until it has a result."""
 
     __slots__ = (
-        "arguments", "cancelled", "duration", "estimate_us", "function", "lease", "options", "queue", "refs", "retries",
-        "seq", "wired",
+        "arguments", "cancelled", "duration", "estimate_us", "function", "lease", "options", "parent", "queue", "refs",
+        "retries", "seq", "wired",
     )  # fmt: skip
 
     def __init__(
         self,
         seq: int,
-        function: Function,
-        options: TaskOptions,
+        target: TaskTarget,
         arguments: Arguments,
-        queue: KeyQueue,
         refs: tuple[ObjectRef[Any], ...],
+        parent: object = None,
     ) -> None:
         self.seq = seq
-        self.function = function
-        self.duration = function.duration
-        self.options = options
+        self.parent = parent  # the call, in this process, that submitted it
+        self.function = target.function
+        self.duration = target.function.duration
+        self.options = target.options
         self.arguments = arguments
-        self.queue = queue
+        self.queue = target.queue
         self.refs = refs
-        self.retries = options.max_retries
+        self.retries = target.options.max_retries
         self.lease: Lease | None = None
         self.estimate_us = 0.0
         self.cancelled = False
@@ -85,7 +107,7 @@ class TaskSubmitter:
         self._by_lease: dict[int, KeyQueue] = {}
         self._workers: dict[str, _Worker] = {}  # by address
         self._lease_ids = itertools.count(1)
-        self._lease_names: dict[int, str] = {}
+        self._dying: dict[int, Lease] = {}  # the worker hung up; the node will say what it died of
         self._surplus_due = False
         self._idle_s = runtime.config.lease_idle_ms / 1000
 
@@ -126,7 +148,8 @@ class TaskSubmitter:
                 self._send(lease, task)
                 return
         queue.waiting.append(task)
-        self._ask(queue)
+        if len(queue.waiting) > queue.enough:
+            self._ask(queue)
 
     def _send(self, lease: Lease, task: Task) -> None:
         worker: _Worker = lease.connection
@@ -136,7 +159,8 @@ class TaskSubmitter:
             worker.connection.send(Export(function.fn_id, function.data))
         options = task.options
         arguments = task.arguments
-        worker.connection.send(
+        send = worker.connection.send_now if len(lease.tasks) == 1 else worker.connection.send
+        send(
             Call(
                 task.seq,
                 function.fn_id,
@@ -146,7 +170,7 @@ class TaskSubmitter:
                 len(task.refs) if options.num_returns != 1 else 1,
                 function.name,
                 options.num_cpus,
-                options.max_retries == 0,
+                task.retries == 0,
             )
         )
 
@@ -232,10 +256,14 @@ class TaskSubmitter:
 
     def lost(self, message: LeaseLost) -> None:
         """The node says that a lease is over, or cannot be had."""
-        queue = self._by_lease.pop(message.lease_id, None)
+        queue = self._by_lease.get(message.lease_id)
         if queue is None:
             return
-        lease = queue.gone(message.lease_id)
+        lease = queue.gone(message.lease_id) or self._dying.get(message.lease_id)
+        if lease is not None:
+            lease.connection.connection.drain()  # what it got done is not lost with it
+        self._by_lease.pop(message.lease_id, None)
+        self._dying.pop(message.lease_id, None)
         if lease is not None:
             self._fail_lease(queue, lease, message.reason)
         elif queue.waiting:
@@ -283,13 +311,23 @@ class TaskSubmitter:
         lease = worker.lease
         if lease is None:
             return
-        queue = self._by_lease.pop(lease.lease_id, None)
+        queue = self._by_lease.get(lease.lease_id)
         if queue is None:
             return
         queue.gone(lease.lease_id)
-        self._runtime.link.send(LeaseReturn(lease.lease_id, kill=True))
-        self._fail_lease(queue, lease, f"the worker process died ({reason})")
-        self._pump(queue)
+        self._dying[lease.lease_id] = lease
+        self._runtime.reactor.call_later(
+            _LAST_WORDS_S, lambda: self._died_untold(lease.lease_id, f"the worker process died ({reason})")
+        )
+
+    def _died_untold(self, lease_id: int, reason: str) -> None:
+        """The node has not said what a worker died of, or it lives, and only its connection broke."""
+        lease = self._dying.pop(lease_id, None)
+        if lease is not None:
+            queue = self._by_lease.pop(lease_id)
+            self._runtime.link.send(LeaseReturn(lease_id, kill=True))
+            self._fail_lease(queue, lease, reason)
+            self._pump(queue)
 
     def _fail_lease(self, queue: KeyQueue, lease: Lease, reason: str) -> None:
         """The worker is dead: the oldest task was running, the others had not begun."""
@@ -320,6 +358,7 @@ class TaskSubmitter:
             self._pump(task.queue)
         elif force and next(iter(lease.tasks)) == task.seq:
             self._by_lease.pop(lease.lease_id, None)
+            self._dying.pop(lease.lease_id, None)
             task.queue.gone(lease.lease_id)
             self._runtime.link.send(LeaseReturn(lease.lease_id, kill=True))
             self._fail_lease(task.queue, lease, "cancelled by force")
@@ -338,14 +377,27 @@ class TaskSubmitter:
             return (f"runs on {where}" if first else f"is next in line on {where}"), None
         return "waits for a worker", next(iter(task.queue.requested), None)
 
+    def _tasks_of(self, queue: KeyQueue) -> list[Task]:
+        """All that wait for a worker or have one; not those that wait for arguments."""
+        dying = [lease for lease_id, lease in self._dying.items() if self._by_lease.get(lease_id) is queue]
+        leases = [*queue.leases.values(), *dying]
+        return [*(task for lease in leases for task in lease.tasks.values()), *queue.waiting]
+
+    def cancel_children(self, parent: object) -> None:
+        """Cancel all that `parent` submitted. What waits for an argument of theirs fails with them."""
+        for queue in list(self._queues.values()):
+            for task in self._tasks_of(queue):
+                if task.parent is parent:
+                    self.cancel(task)
+
     def close(self, reason: str) -> None:
         """Everything that is still pending fails."""
         for queue in self._queues.values():
-            tasks = [task for lease in queue.leases.values() for task in lease.tasks.values()]
-            for task in tasks + list(queue.waiting):
+            for task in self._tasks_of(queue):
                 fail(task.refs, WorkerCrashedError(reason))
             queue.waiting.clear()
             queue.leases.clear()
+        self._dying.clear()
         for worker in self._workers.values():
             worker.connection.close()
         self._workers.clear()

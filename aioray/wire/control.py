@@ -166,6 +166,7 @@ class ActorSpec(Message, tag=18):
     num_cpus: float = 1.0
     sys_path: list[str] = []
     get_if_exists: bool = False
+    error: Value | None = None  # of an argument of the constructor: the actor is dead before it was alive
 
 
 class ActorUpdate(Message, tag=19):
@@ -236,13 +237,14 @@ class Exit(Message, tag=27):
 
 
 class ForkWorker(Message, tag=28):
-    """Node -> zygote: one more worker; its stdout and stderr go into pipes that come back with Forked."""
+    """Node -> zygote: one more worker for the node of this session; its stdout and stderr ride along as two fds."""
 
     worker_id: str
+    session_dir: str
 
 
 class Forked(Message, tag=29):
-    """Zygote -> node: it runs (two fds ride along), or could not be started."""
+    """Zygote -> node: it runs, or could not be started."""
 
     worker_id: str
     pid: int

@@ -40,14 +40,21 @@ class WireError(Exception):
 
 
 def append_frame(out: bytearray, message: msgspec.Struct) -> None:
-    """Encode one message at the end of `out`."""
+    """Encode one message at the end of `out`. What cannot be encoded raises, and leaves `out` as it was."""
     at = len(out)
     out += b"\0\0\0\0"
-    _encode_into(message, out, -1)
-    _PREFIX.pack_into(out, at, len(out) - at - 4)
+    try:
+        _encode_into(message, out, -1)
+        nbytes = len(out) - at - 4
+        if nbytes > MAX_FRAME_NBYTES:
+            raise OverflowError(f"a message of {nbytes} bytes is too large, at most {MAX_FRAME_NBYTES} are allowed")
+    except BaseException:  # half a frame would make rubbish of all that follows
+        del out[at:]
+        raise
+    _PREFIX.pack_into(out, at, nbytes)
 
 
-def split_frames(data: bytes | bytearray, decoder: msgspec.msgpack.Decoder[Any]) -> tuple[list[Any], int]:
+def split_frames(data: bytes | bytearray | memoryview, decoder: msgspec.msgpack.Decoder[Any]) -> tuple[list[Any], int]:
     """Decode the whole frames in `data`; return them and how many bytes they took."""
     messages = []
     at, end = 0, len(data)
@@ -56,18 +63,27 @@ def split_frames(data: bytes | bytearray, decoder: msgspec.msgpack.Decoder[Any])
         while end - at >= 4:
             (length,) = _unpack_prefix(data, at)
             if length > MAX_FRAME_NBYTES:
-                raise WireError(f"a frame of {length} bytes was announced, at most {MAX_FRAME_NBYTES} are allowed")
+                raise _too_long(length)
             stop = at + 4 + length
             if stop > end:
                 break
             try:
                 messages.append(decode(view[at + 4 : stop]))
-            except msgspec.DecodeError as exc:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:  # of text, of nesting
                 raise WireError(f"{length} bytes are no message of ours: {exc}") from exc
             at = stop
     return messages, at
 
 
-def announced_nbytes(data: bytes | bytearray) -> int:
+def announced_nbytes(data: bytes | bytearray | memoryview) -> int:
     """How long the first, not yet complete frame in `data` will be, prefix included; 0 when not known yet."""
-    return int(_unpack_prefix(data, 0)[0]) + 4 if len(data) >= 4 else 0
+    if len(data) < 4:
+        return 0
+    length = int(_unpack_prefix(data, 0)[0])
+    if length > MAX_FRAME_NBYTES:
+        raise _too_long(length)
+    return length + 4
+
+
+def _too_long(length: int) -> WireError:
+    return WireError(f"a frame of {length} bytes was announced, at most {MAX_FRAME_NBYTES} are allowed")

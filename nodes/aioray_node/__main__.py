@@ -4,61 +4,50 @@ OPTIONS is JSON (see `node.NodeOptions`). Its standard input is a pipe whose oth
 closes, however the driver ended, the node ends. One JSON line on standard output says where it listens, or what went
 wrong.
 
-The zygote is forked off this process before anything else is imported that it does not need: one start of Python
-serves both, and their memory is shared.
+The zygote is forked off this process at once: one start of Python serves both. Then each imports what it needs, beside
+the other.
 """
 
 from __future__ import annotations
 
+import gc
+import json
 import os
+import signal
+import socket
 import sys
 
 
 def main() -> None:
-    # Imports in this order on purpose: what workers need, the fork, then what only a node needs.
-    import msgspec
-
-    from aioray_node.pool.zygote_process import single_threaded_libraries, socket_pair
-
-    ours, theirs = socket_pair()
-    requested = msgspec.json.decode(sys.argv[1])
-    from aioray_node.session import Session, default_store_nbytes
-
-    config = requested["config"]
-    try:
-        capacity = requested.get("object_store_memory") or default_store_nbytes(config["object_store_fraction"])
-        session = Session(requested.get("temp_dir"), capacity)
-    except Exception as exc:  # whatever it is, the driver must hear it
-        _answer({"error": f"{type(exc).__name__}: {exc}"})
-        sys.exit(1)
-
-    import aioray_node.worker.main  # noqa: F401 # for the zygote
-
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, whose end we hear of
+    told = json.loads(sys.argv[1])
+    gc.disable()  # imports make no garbage, and looking for it takes a twentieth of their time
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
-        os.environ.update(single_threaded_libraries(dict(os.environ)))
         ours.close()
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 0)
-        os.dup2(null, 1)
-        os.close(null)
-        from aioray_node.pool.zygote import serve_zygote
-
-        preload = [name for name in config["zygote_preload"].split(",") if name]
-        serve_zygote(theirs, str(session.dir), preload, msgspec.json.encode(config).decode())
-        os._exit(0)
+        _be_zygote(theirs, json.dumps(told["config"]))
     theirs.close()
 
     import asyncio
 
+    import msgspec
     import uvloop
 
-    from aioray.config import Config
     from aioray.runtime.reactor import Reactor
     from aioray_node.node import Node, NodeOptions
     from aioray_node.pool.zygote_process import ZygoteProcess
 
-    options = msgspec.convert({**requested, "config": msgspec.convert(config, Config)}, NodeOptions)
+    gc.freeze()
+    gc.enable()
+    zygote = ZygoteProcess(ours, pid)
+    try:
+        options = msgspec.convert(told, NodeOptions)
+        session = Node.session_for(options)
+    except Exception as exc:  # whatever it is, the driver must hear it
+        zygote.close(1.0)
+        _answer({"error": f"{type(exc).__name__}: {exc}"})
+        sys.exit(1)
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
@@ -66,7 +55,7 @@ def main() -> None:
         node = Node(options, reactor, session)
         reactor.attach(loop)
         try:
-            node.open(ZygoteProcess(ours, pid))
+            node.open(zygote)
             done = asyncio.Event()
             loop.add_reader(0, _until_closed, done)
             _answer({"address": node.address, "node_id": node.node_id, "session_dir": str(session.dir)})
@@ -78,6 +67,20 @@ def main() -> None:
     uvloop.run(serve())
 
 
+def _be_zygote(sock: socket.socket, config_json: str) -> None:
+    """The rest of the zygote's life; never returns."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    from aioray_node.pool.zygote import serve_zygote
+    from aioray_node.pool.zygote_process import single_threaded_libraries
+
+    os.environ.update(single_threaded_libraries(dict(os.environ)))
+    serve_zygote(sock, config_json)
+    os._exit(0)
+
+
 def _until_closed(done: object) -> None:
     import asyncio
 
@@ -87,13 +90,8 @@ def _until_closed(done: object) -> None:
 
 
 def _answer(facts: dict[str, str]) -> None:
-    import json
-
     print(json.dumps(facts), flush=True)
 
 
 if __name__ == "__main__":
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, whose end we hear of
     main()

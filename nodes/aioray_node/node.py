@@ -108,7 +108,9 @@ class Node:
         self._peers: dict[bytes, Peer] = {}
         self._totals = totals
         self._store = ObjectStore(session.capacity_nbytes, self._send, lambda oid: self._actors.unheld(oid))
-        self._leases = LeaseDesk(reactor, NodeResources(from_floats(totals)), self._send)
+        self._leases = LeaseDesk(
+            reactor, NodeResources(from_floats(totals)), self._send, exit_grace_s=config.actor_exit_grace_s
+        )
         self._actors = ActorDesk(self._leases, self._store, self._send)
         warm = config.prestart_workers if config.prestart_workers >= 0 else int(totals["CPU"])
         self._pool = WorkerPool(
@@ -116,6 +118,7 @@ class Node:
             self._start_zygote,
             self._leases,
             self._pass_on_log,
+            str(session.dir),
             prestart=min(warm, _MAX_PRESTART),
             max_idle=max(64, 4 * int(totals["CPU"])),
             idle_reap_s=config.worker_idle_reap_s,
@@ -148,11 +151,15 @@ class Node:
     def _start_zygote(self) -> ZygoteProcess:
         zygote, self._first_zygote = self._first_zygote, None
         if zygote is None:
-            zygote = ZygoteProcess.spawn(
-                str(self._session.dir), self._config.zygote_preload, msgspec.json.encode(self._config).decode()
-            )
+            zygote = ZygoteProcess.spawn(self._config)
         self._session.note_zygote(zygote.pid)
         return zygote
+
+    def hang_up(self) -> int:
+        """Have all processes of the node end; returns the pid of the one that ends last. `close` must follow."""
+        with self._reactor.lock:
+            self._pool.hang_up()
+            return self._pool.zygote_pid
 
     def close(self) -> None:
         """End everything that belongs to the node. Blocks for some milliseconds, until all processes are gone."""
@@ -205,7 +212,12 @@ class Node:
             connection.on_close = functools.partial(self._gone, peer)
             connection.send(self._welcome())
             if hello.role == "worker":
-                peer.worker = self._pool.connected(hello.process_id.hex(), connection, hello.address)
+                peer.worker = self._pool.connected(hello.process_id.hex(), connection, hello.pid, hello.address)
+                if peer.worker is None:  # of a zygote that was given up: it may have outlived that by a moment
+                    connection.flush()
+                    connection.close()
+                    self._gone(peer, connection, "it is no worker of ours")
+                    return
         if len(messages) > 1:
             connection.on_messages(connection, messages[1:])
 
@@ -225,7 +237,7 @@ class Node:
             return
         if peer.worker is not None:
             self._pool.kill(peer.worker, "")
-        self._actors.process_gone(process)
+        self._actors.process_gone(process, driver=peer.role == "driver")
         self._leases.process_gone(process)
         self._store.process_gone(process)
 
@@ -271,12 +283,13 @@ class Node:
             case WatchActor(actor_id):
                 self._actors.feed(actors.Watched(process, actor_id))
             case KillActor(actor_id, reason):
-                self._actors.feed(actors.Ended(actor_id, reason))
+                self._actors.kill(actor_id, reason)
             case ActorStarted():
                 if peer.worker is not None:
                     self._actors.started(peer.worker, message)
             case Exit():
                 if peer.worker is not None:
+                    peer.worker.why_killed = peer.worker.why_killed or message.reason
                     self._actors.exiting(peer.worker, message)
             case _:
                 connection.close()
@@ -299,6 +312,8 @@ class Node:
                     return Answer(req, question(self, process, **args))
                 except LookupError as exc:
                     return Answer(req, error=str(exc.args[0]))
+                except TypeError:
+                    return Answer(req, error=f"{what!r} cannot be asked with {args!r:.200}")
             case _:
                 return Answer(0, error=f"{type(message).__name__} is no question")
 
@@ -336,9 +351,8 @@ class Node:
         "available_resources": _available,
         "explain": lambda self, process, lease_id: self._leases.explain(process, lease_id),
         "get_actor": lambda self, process, namespace, name: self._actors.find(process, namespace, name),
-        "reserve_name": lambda self, process, namespace, name, actor_id: self._actors.reserve_name(
-            namespace, name, actor_id
-        ),
+        "reserve_name": lambda self, process, **wanted: self._actors.reserve_name(**wanted),
+        "kill_actor": lambda self, process, actor_id, reason: self._actors.kill(actor_id, reason),
         "list_named_actors": lambda self, process, namespace: self._actors.names(namespace),
         "store": _store_figures,
         "pids": lambda self, process: self._pool.pids,

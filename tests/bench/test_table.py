@@ -82,8 +82,13 @@ def test_notes_tell_what_the_table_has_no_room_for() -> None:
         Outcome(job, 1.0, left_behind=("python -m aioray_node", "another")),
         Outcome(job, 1.0, stderr_tail="Traceback:\n  ...\nValueError: free already\n"),
     ]
-    assert notes(outcomes) == [
+    assert notes([], outcomes) == [
         "task_sync (aioray, round 2): failed: ValueError: long story",
         "task_sync (aioray, round 2): left 2 processes behind: python -m aioray_node",
         "task_sync (aioray, round 2): wrote to stderr: ValueError: free already",
     ]
+
+
+def test_notes_tell_of_figures_that_differ_much_from_round_to_round() -> None:
+    line = line_of(limit=Cell((5_000.0, 16_000.0, 5_100.0), ()), ours=Cell((3_000.0, 4_400.0), ()))
+    assert notes([line], []) == ["task_sync (limit): its rounds lie between 5,000 and 16,000 /s"]

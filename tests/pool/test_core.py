@@ -12,6 +12,7 @@ from aioray_node.pool.core import (
     Kill,
     Lost,
     Need,
+    Retire,
     Starved,
     State,
     Tick,
@@ -75,7 +76,7 @@ def test_a_worker_that_comes_back_first_serves_the_oldest_who_waits() -> None:
     assert run(state, Free(1, reusable=True), now=1.0) == [Bind(2, "w1")]
     assert run(state, WorkerUp("w2"), now=2.0) == [Bind(3, "w2")]
     assert run(state, WorkerUp("w3"), now=3.0) == [WakeAt(63.0)]
-    assert run(state, Tick(), now=63.0) == [Kill("w3")]
+    assert run(state, Tick(), now=63.0) == [Retire("w3")]
 
 
 def test_an_actor_takes_a_warm_worker_and_the_pool_forks_another() -> None:
@@ -147,8 +148,8 @@ def test_idle_workers_above_the_prestart_count_are_reaped_oldest_first() -> None
     assert run(state, Free(2, reusable=True), now=20.0) == [WakeAt(70.0)]
     assert run(state, Free(3, reusable=True), now=30.0) == []
     assert run(state, Tick(), now=69.9995) == [WakeAt(70.0)]
-    assert run(state, Tick(), now=70.0) == [Kill("w1"), WakeAt(80.0)]
-    assert run(state, Tick(), now=80.0) == [Kill("w2")]
+    assert run(state, Tick(), now=70.0) == [Retire("w1"), WakeAt(80.0)]
+    assert run(state, Tick(), now=80.0) == [Retire("w2")]
     assert run(state, Tick(), now=1000.0) == []
     assert list(state.idle) == ["w3"]
 
@@ -159,7 +160,7 @@ def test_more_idle_workers_than_allowed_are_killed_at_once() -> None:
     run(state, Need(2, fresh=False))
     run(state, WorkerUp("w2"))
     assert run(state, Free(1, reusable=True)) == []
-    assert run(state, Free(2, reusable=True)) == [Kill("w1")]
+    assert run(state, Free(2, reusable=True)) == [Retire("w1")]
 
 
 def test_a_failed_fork_is_tried_again_later_and_later_and_then_those_who_wait_hear_of_it() -> None:
@@ -237,7 +238,7 @@ class Pool(RuleBasedStateMachine):
                     assert worker_id not in self.serving.values()
                     self.unheard.remove(lease_id)
                     self.serving[lease_id] = worker_id
-                case Kill(worker_id):
+                case Kill(worker_id) | Retire(worker_id):
                     assert worker_id not in self.serving.values()
                     self.alive.remove(worker_id)
                 case Lost(lease_id, worker_id):

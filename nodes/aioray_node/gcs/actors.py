@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from aioray.wire.control import ActorSpec, ActorUpdate
-from aioray.wire.values import Value
+from aioray.wire.values import Value, owner_of
 
 ActorState = Literal["pending", "alive", "dead"]
 
@@ -16,8 +16,10 @@ ActorState = Literal["pending", "alive", "dead"]
 MOVES: dict[tuple[ActorState, str], ActorState] = {
     ("pending", "constructed"): "alive",
     ("pending", "init_raised"): "dead",  # user code failed: doing it again would fail again
-    ("pending", "ended"): "dead",  # killed, unheld, or its worker died before it was up
+    ("pending", "ended"): "dead",  # killed, or its worker died before it was up
     ("alive", "ended"): "dead",
+    ("pending", "unheld"): "dead",  # nobody can call it any more
+    ("alive", "unheld"): "dead",
 }
 
 
@@ -39,11 +41,25 @@ class InitRaised(msgspec.Struct, frozen=True):
     error: Value
 
 
-class Ended(msgspec.Struct, frozen=True):
-    """Killed, out of scope, or its process died. Late or repeated news do nothing."""
+class Killed(msgspec.Struct, frozen=True):
+    """Somebody wants it dead. May overtake the word of its creation."""
 
     actor_id: bytes
     reason: str
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """Its process died, or says that it is about to. Late or repeated news do nothing."""
+
+    actor_id: bytes
+    reason: str
+    leaving: bool = False  # its process goes by itself
+
+
+class Unheld(msgspec.Struct, frozen=True):
+    """No handle to it is left anywhere: it may finish what it does, and nobody will ask about it again."""
+
+    actor_id: bytes
 
 
 class Watched(msgspec.Struct, frozen=True):
@@ -54,7 +70,10 @@ class Watched(msgspec.Struct, frozen=True):
 
 
 class ProcessGone(msgspec.Struct, frozen=True):
+    """With a driver go all actors that it created, but detached ones; those of a worker end with their handles."""
+
     process: bytes
+    driver: bool = False
 
 
 class Tell(msgspec.Struct, frozen=True):
@@ -69,13 +88,19 @@ class StartActor(msgspec.Struct, frozen=True):
 
 
 class StopActor(msgspec.Struct, frozen=True):
-    """End its worker, or its search for one."""
+    """End its worker, or its search for one, at once."""
 
     actor_id: bytes
 
 
-Event = Created | Constructed | InitRaised | Ended | Watched | ProcessGone
-Command = Tell | StartActor | StopActor
+class DismissActor(msgspec.Struct, frozen=True):
+    """Have its worker finish and go; end its search for one."""
+
+    actor_id: bytes
+
+
+Event = Created | Constructed | InitRaised | Killed | Ended | Unheld | Watched | ProcessGone
+Command = Tell | StartActor | StopActor | DismissActor
 
 
 @dataclass(slots=True)
@@ -90,21 +115,34 @@ class Actor:
         return ActorUpdate(self.spec.actor_id, self.state, self.address, self.reason, self.error)
 
 
+class Name(msgspec.Struct, frozen=True):
+    """Whose name it is. As much as a handle needs, since that may be asked for before the actor is created."""
+
+    actor_id: bytes
+    cls: str
+    methods: dict[str, int]
+
+
 @dataclass(slots=True)
 class State:
-    actors: dict[bytes, Actor] = field(default_factory=dict)  # dead ones stay while somebody watches
-    names: dict[tuple[str, str], bytes] = field(default_factory=dict)  # (namespace, name) -> actor_id, not of dead ones
+    actors: dict[bytes, Actor] = field(default_factory=dict)  # dead ones stay until nobody has a handle
+    names: dict[tuple[str, str], Name] = field(default_factory=dict)  # (namespace, name); never of a dead actor
     watchers: dict[bytes, set[bytes]] = field(default_factory=dict)  # actor_id -> processes
+    doomed: dict[bytes, str] = field(default_factory=dict)  # killed before it was created -> why
+    gone: set[bytes] = field(default_factory=set)  # processes that will create nothing any more
 
 
-def reserve_name(state: State, namespace: str, name: str, actor_id: bytes) -> bytes:
+_NEVER_CREATED = "the process that was to create it is gone"
+
+
+def reserve_name(state: State, namespace: str, name: str, reserved: Name) -> Name:
     """Take a name for an actor to come; returns whose name it is now (somebody else's, if it was taken)."""
-    return state.names.setdefault((namespace, name), actor_id)
+    return state.names.setdefault((namespace, name), reserved)
 
 
 def release_name(state: State, actor_id: bytes) -> None:
     """The actor is dead, or will never be: its name is free at once."""
-    for key in [key for key, owner in state.names.items() if owner == actor_id]:
+    for key in [key for key, owner in state.names.items() if owner.actor_id == actor_id]:
         del state.names[key]
 
 
@@ -112,10 +150,7 @@ def handle(state: State, event: Event) -> list[Command]:
     """Apply `event`; return what the shell must do, in that order."""
     match event:
         case Created(spec):
-            if spec.actor_id in state.actors:
-                return []  # sent twice
-            state.actors[spec.actor_id] = Actor(spec)
-            return [StartActor(spec.actor_id)]
+            return _create(state, spec)
         case Constructed(actor_id, address):
             actor = state.actors.get(actor_id)
             if actor is None or actor.state == "dead":
@@ -125,14 +160,32 @@ def handle(state: State, event: Event) -> list[Command]:
             return _tell(state, actor)
         case InitRaised(actor_id, error):
             return _end(state, actor_id, "init_raised", "its constructor raised", error)
-        case Ended(actor_id, reason):
+        case Killed(actor_id, reason):
+            if actor_id not in state.actors and owner_of(actor_id) not in state.gone:
+                state.doomed.setdefault(actor_id, reason)
+                release_name(state, actor_id)
             return _end(state, actor_id, "ended", reason, None)
+        case Ended(actor_id, reason, leaving):
+            return _end(state, actor_id, "ended", reason, None, DismissActor if leaving else StopActor)
+        case Unheld(actor_id):
+            return _unheld(state, actor_id)
         case Watched(process, actor_id):
-            state.watchers.setdefault(actor_id, set()).add(process)
-            actor = state.actors.get(actor_id)
-            return [] if actor is None or actor.state == "pending" else [Tell(process, actor.update())]
-        case ProcessGone(process):
-            return _process_gone(state, process)
+            return _watch(state, process, actor_id)
+        case ProcessGone(process, driver):
+            return _process_gone(state, process, driver=driver)
+
+
+def _create(state: State, spec: ActorSpec) -> list[Command]:
+    actor_id = spec.actor_id
+    if actor_id in state.actors:
+        return []  # sent twice
+    state.actors[actor_id] = Actor(spec)
+    if spec.error is not None:
+        return _end(state, actor_id, "init_raised", "an argument of its constructor failed", spec.error)
+    doom = state.doomed.pop(actor_id, None)
+    if doom is not None:
+        return _end(state, actor_id, "ended", doom, None)
+    return [StartActor(actor_id)]
 
 
 def _move(actor: Actor, why: str) -> None:
@@ -146,36 +199,64 @@ def _tell(state: State, actor: Actor) -> list[Command]:
     return [Tell(process, actor.update()) for process in sorted(state.watchers.get(actor.spec.actor_id, ()))]
 
 
-def _end(state: State, actor_id: bytes, why: str, reason: str, error: Value | None) -> list[Command]:
+def _end(
+    state: State,
+    actor_id: bytes,
+    why: str,
+    reason: str,
+    error: Value | None,
+    how: type[StopActor | DismissActor] = StopActor,
+) -> list[Command]:
     actor = state.actors.get(actor_id)
     if actor is None or actor.state == "dead":
         return []
     _move(actor, why)
     actor.reason, actor.error = reason, error
     release_name(state, actor_id)
-    commands: list[Command] = [StopActor(actor_id), *_tell(state, actor)]
-    _forget_if_unwatched(state, actor_id)
+    return [how(actor_id), *_tell(state, actor)]
+
+
+def _unheld(state: State, actor_id: bytes) -> list[Command]:
+    actor = state.actors.pop(actor_id, None)
+    if actor is None or actor.state == "dead":
+        state.watchers.pop(actor_id, None)
+        return []
+    _move(actor, "unheld")
+    actor.reason = "all handles to it are gone"
+    release_name(state, actor_id)
+    commands = [DismissActor(actor_id), *_tell(state, actor)]
+    state.watchers.pop(actor_id, None)
     return commands
 
 
-def _process_gone(state: State, process: bytes) -> list[Command]:
-    commands: list[Command] = []
+def _watch(state: State, process: bytes, actor_id: bytes) -> list[Command]:
+    actor = state.actors.get(actor_id)
+    if actor is None and owner_of(actor_id) in state.gone:
+        return [Tell(process, ActorUpdate(actor_id, "dead", reason=_NEVER_CREATED))]
+    state.watchers.setdefault(actor_id, set()).add(process)
+    return [] if actor is None or actor.state == "pending" else [Tell(process, actor.update())]
+
+
+def _process_gone(state: State, process: bytes, *, driver: bool) -> list[Command]:
+    state.gone.add(process)
     for actor_id, watchers in list(state.watchers.items()):
         watchers.discard(process)
         if not watchers:
             del state.watchers[actor_id]
-            _forget_if_unwatched(state, actor_id)
-    for actor in list(state.actors.values()):
-        if actor.spec.creator == process and not actor.spec.detached:
-            commands += _end(state, actor.spec.actor_id, "ended", "the process that created it is gone", None)
+    for actor_id in [actor_id for actor_id in state.doomed if owner_of(actor_id) == process]:
+        del state.doomed[actor_id]
+    for key, name in list(state.names.items()):
+        if owner_of(name.actor_id) == process and name.actor_id not in state.actors:
+            del state.names[key]
+    commands: list[Command] = []
+    for actor_id in [each for each in state.watchers if owner_of(each) == process and each not in state.actors]:
+        update = ActorUpdate(actor_id, "dead", reason=_NEVER_CREATED)
+        commands += [Tell(watcher, update) for watcher in sorted(state.watchers.pop(actor_id))]
+    if driver:
+        for actor in list(state.actors.values()):
+            if actor.spec.creator == process and not actor.spec.detached:
+                commands += _end(state, actor.spec.actor_id, "ended", "the driver that created it is gone", None)
     return commands
-
-
-def _forget_if_unwatched(state: State, actor_id: bytes) -> None:
-    """The dead need no memory once nobody can ask why they died."""
-    actor = state.actors.get(actor_id)
-    if actor is not None and actor.state == "dead" and not state.watchers.get(actor_id):
-        del state.actors[actor_id]
 
 
 def unwatch(state: State, process: bytes, actor_id: bytes) -> None:
@@ -185,20 +266,25 @@ def unwatch(state: State, process: bytes, actor_id: bytes) -> None:
         watchers.discard(process)
         if not watchers:
             del state.watchers[actor_id]
-            _forget_if_unwatched(state, actor_id)
 
 
-def find(state: State, namespace: str, name: str) -> Actor | None:
-    """The living actor of that name."""
-    actor_id = state.names.get((namespace, name))
-    return None if actor_id is None else state.actors.get(actor_id)
+def find(state: State, namespace: str, name: str) -> Name | None:
+    """Who has the name, alive or on its way."""
+    return state.names.get((namespace, name))
 
 
 def check(state: State) -> None:
     """Assert what holds between any two events."""
-    for key, actor_id in state.names.items():
-        actor = state.actors.get(actor_id)
+    for key, name in state.names.items():
+        actor = state.actors.get(name.actor_id)
         assert actor is None or actor.state != "dead", f"{key} names a dead actor: {state}"
-    for actor_id, actor in state.actors.items():
-        assert actor.state != "dead" or state.watchers.get(actor_id), f"a dead actor is remembered in vain: {state}"
+        assert name.actor_id not in state.doomed, f"{key} names an actor that will never be: {state}"
+        assert actor is not None or owner_of(name.actor_id) not in state.gone, f"{key} is taken for ever: {state}"
+    for actor in state.actors.values():
         assert (actor.state == "alive") <= bool(actor.address), actor
+    for actor_id, watchers in state.watchers.items():
+        assert watchers, f"{actor_id.hex()} is watched by nobody: {state}"
+        assert not (watchers & state.gone), f"a process that is gone watches {actor_id.hex()}: {state}"
+        assert actor_id in state.actors or owner_of(actor_id) not in state.gone, f"watched in vain: {state}"
+    assert not (state.doomed.keys() & state.actors.keys()), f"an actor lives that was killed before: {state}"
+    assert not any(owner_of(actor_id) in state.gone for actor_id in state.doomed), f"doomed in vain: {state}"

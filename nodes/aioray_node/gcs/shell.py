@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from aioray_node.gcs import actors
-from aioray_node.objects.directory import Held, Shared
+from aioray_node.objects.directory import Held, Released, Shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import msgspec
 
     from aioray.wire.control import ActorSpec, ActorStarted, Exit
     from aioray_node.objects.store import ObjectStore
@@ -43,12 +43,17 @@ class ActorDesk:
                 case actors.StopActor(actor_id):
                     self._workers.pop(actor_id, None)
                     self._leases.end_actor(actor_id)
+                    self._store.feed(Released(_DETACHED_HOLDER, [actor_id]))
+                case actors.DismissActor(actor_id):
+                    self._workers.pop(actor_id, None)
+                    self._leases.dismiss_actor(actor_id)
+                    self._store.feed(Released(_DETACHED_HOLDER, [actor_id]))
 
     def create(self, spec: ActorSpec) -> None:
         """A caller wants an actor."""
         if spec.name:
-            owner = actors.reserve_name(self._state, spec.namespace, spec.name, spec.actor_id)
-            if owner != spec.actor_id:
+            name = actors.Name(spec.actor_id, spec.cls, spec.methods)
+            if actors.reserve_name(self._state, spec.namespace, spec.name, name) != name:
                 return  # the caller was told when it asked for the name
         self._store.feed(Shared(spec.actor_id))
         if spec.detached:
@@ -56,9 +61,12 @@ class ActorDesk:
         self.feed(actors.Created(spec))
 
     def placed(self, actor_id: bytes, worker: Worker) -> None:
+        spec = self._state.actors[actor_id].spec
         self._workers[actor_id] = worker
+        for pipe in worker.pipes:
+            pipe.relabel(spec.cls)
         if worker.connection is not None:
-            worker.connection.send(self._state.actors[actor_id].spec)
+            worker.connection.send(spec)
 
     def worker_lost(self, actor_id: bytes, reason: str) -> None:
         self._workers.pop(actor_id, None)
@@ -73,39 +81,39 @@ class ActorDesk:
 
     def unheld(self, actor_id: bytes) -> None:
         """The last handle is gone."""
-        self.feed(actors.Ended(actor_id, "all handles to it are gone"))
+        self.feed(actors.Unheld(actor_id))
+
+    def kill(self, actor_id: bytes, reason: str) -> None:
+        """Somebody wants it dead: it is, when this returns."""
+        self.feed(actors.Killed(actor_id, reason))
 
     def exiting(self, worker: Worker, message: Exit) -> None:
         """An actor's worker says that it goes on purpose."""
         for actor_id, its_worker in list(self._workers.items()):
             if its_worker is worker:
-                self.feed(actors.Ended(actor_id, message.reason))
+                self.feed(actors.Ended(actor_id, message.reason, leaving=True))
 
     def released(self, process: bytes, actor_ids: list[bytes]) -> None:
         """A process let go of handles."""
         for actor_id in actor_ids:
             actors.unwatch(self._state, process, actor_id)
 
-    def reserve_name(self, namespace: str, name: str, actor_id: bytes) -> dict[str, Any] | None:
-        """Take a name; what is known of its owner, if it is taken."""
-        owner = actors.reserve_name(self._state, namespace, name, actor_id)
-        if owner == actor_id:
-            return None
-        return self._found(owner)
+    def reserve_name(
+        self, namespace: str, name: str, actor_id: bytes, cls: str, methods: dict[str, int]
+    ) -> dict[str, Any] | None:
+        """Take a name; what a handle to its owner is made of, if it is taken."""
+        wanted = actors.Name(actor_id, cls, methods)
+        owner = actors.reserve_name(self._state, namespace, name, wanted)
+        return None if owner.actor_id == actor_id else msgspec.to_builtins(owner, builtin_types=(bytes,))
 
     def find(self, process: bytes, namespace: str, name: str) -> dict[str, Any]:
         """What a handle is made of; the asker holds the actor from now on. Raises LookupError."""
-        actor = actors.find(self._state, namespace, name)
-        if actor is None:
+        owner = actors.find(self._state, namespace, name)
+        if owner is None:
             raise LookupError(f"no actor called {name!r} is alive in namespace {namespace!r}")
-        self._store.feed(Held(process, [actor.spec.actor_id]))
-        return self._found(actor.spec.actor_id)
-
-    def _found(self, actor_id: bytes) -> dict[str, Any]:
-        actor = self._state.actors.get(actor_id)
-        if actor is None:
-            return {"actor_id": actor_id, "cls": "", "methods": {}}
-        return {"actor_id": actor_id, "cls": actor.spec.cls, "methods": actor.spec.methods}
+        self._store.feed(Held(process, [owner.actor_id]))
+        found: dict[str, Any] = msgspec.to_builtins(owner, builtin_types=(bytes,))
+        return found
 
     def names(self, namespace: str | None) -> list[dict[str, str]]:
         """Named actors that are alive or on their way; of all namespaces when it is None."""
@@ -115,5 +123,5 @@ class ActorDesk:
             if namespace is None or space == namespace
         ]
 
-    def process_gone(self, process: bytes) -> None:
-        self.feed(actors.ProcessGone(process))
+    def process_gone(self, process: bytes, *, driver: bool) -> None:
+        self.feed(actors.ProcessGone(process, driver))

@@ -65,6 +65,12 @@ class Kill(msgspec.Struct, frozen=True):
     worker_id: str
 
 
+class Retire(msgspec.Struct, frozen=True):
+    """The same for one that nobody needs: it may finish what it still does for others, and then goes by itself."""
+
+    worker_id: str
+
+
 class Lost(msgspec.Struct, frozen=True):
     """The worker died under its lease, which is over for the pool."""
 
@@ -86,13 +92,13 @@ class WakeAt(msgspec.Struct, frozen=True):
 
 
 Event = Need | Unneed | WorkerUp | WorkerDown | ForkFailed | Free | Tick
-Command = Fork | Bind | Kill | Lost | Starved | WakeAt
+Command = Fork | Bind | Kill | Retire | Lost | Starved | WakeAt
 
 
 @dataclass(slots=True)
 class State:
     prestart: int  # workers to keep warm
-    max_idle: int  # more than this are killed at once; at least `prestart`
+    max_idle: int  # more than this are retired at once; at least `prestart`
     idle_reap_s: float = 60.0
     max_fork_failures: int = 3  # rounds in a row until those who wait are told
     fork_backoff_s: float = 0.1  # after the first failure; doubles with each round
@@ -158,7 +164,7 @@ def plan(state: State, now: float) -> list[Command]:
         commands.append(Bind(lease_id, worker_id))
     while len(state.idle) > state.max_idle or ((due := _reap_due(state)) is not None and due <= now):
         worker_id, _ = state.idle.popitem(last=False)
-        commands.append(Kill(worker_id))
+        commands.append(Retire(worker_id))
     missing = max(0, _wanted(state) - state.starting)
     wake_at = _reap_due(state)
     if missing and now < state.fork_after:

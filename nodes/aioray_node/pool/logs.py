@@ -28,6 +28,7 @@ class LogPipe:
         self._stream = stream
         self._on_lines = on_lines
         self._label = ""
+        self.tenant = ""  # whom the worker serves: for what is printed before any label was (C code has none)
         self._rest = b""
         reactor.register(fd, self)
 
@@ -64,7 +65,12 @@ class LogPipe:
 
     def _send(self, lines: list[str]) -> None:
         if lines:
-            self._on_lines(LogLines(self._label, self.pid, self._stream, lines))
+            self._on_lines(LogLines(self._label or self.tenant, self.pid, self._stream, lines))
+
+    def relabel(self, label: str) -> None:
+        """What comes from here on was printed by `label`, also where the worker does not say so (C code does not)."""
+        self.on_readable()
+        self._label = label
 
     def close(self) -> None:
         """Pass on what is left, and let go."""

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from aioray.wire.control import Exited, Forked
+from aioray.wire.control import Exit, Exited, Forked
 from aioray_node.pool import core
 from aioray_node.pool.logs import LogPipe
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from aioray.runtime.reactor import Reactor
     from aioray.wire.control import LogLines
     from aioray_node.pool.zygote_process import ZygoteProcess
+
+_SHORT_LIFE_S = 1.0
 
 
 class Tenant(Protocol):
@@ -51,6 +53,7 @@ class WorkerPool:
         start_zygote: Callable[[], ZygoteProcess],
         tenant: Tenant,
         on_log: Callable[[LogLines], None],
+        session_dir: str,
         *,
         prestart: int,
         max_idle: int,
@@ -60,11 +63,13 @@ class WorkerPool:
         self._start_zygote = start_zygote
         self._tenant = tenant
         self._on_log = on_log
+        self._session_dir = session_dir
         self._state = core.State(prestart=prestart, max_idle=max_idle, idle_reap_s=idle_reap_s)
         self._workers: dict[str, Worker] = {}
         self._zygote: ZygoteProcess | None = None
         self._closed = False
         self.zygote_pid = 0
+        self._zygote_since = 0.0
 
     def start(self) -> None:
         """Start the zygote, and the workers that are kept warm."""
@@ -72,6 +77,7 @@ class WorkerPool:
         self.feed(core.Tick())
 
     def _open_zygote(self) -> None:
+        self._zygote_since = time.monotonic()
         self._zygote = self._start_zygote()
         self.zygote_pid = self._zygote.pid
         self._zygote.start(self._reactor, self._on_report, self._on_zygote_death)
@@ -90,6 +96,10 @@ class WorkerPool:
                     self._tenant.bound(lease_id, worker)
                 case core.Kill(worker_id):
                     self._kill(worker_id, "ended by its node")
+                case core.Retire(worker_id):
+                    retired = self._workers[worker_id].connection
+                    if retired is not None:
+                        retired.send(Exit("nobody needs it"))
                 case core.Lost(lease_id, worker_id):
                     self._tenant.lost(lease_id, f"worker {worker_id} died")
                 case core.Starved(lease_id, reason):
@@ -108,7 +118,7 @@ class WorkerPool:
                 ends.append(write_end)
                 worker.pipes.append(LogPipe(self._reactor, read_end, 0, stream, self._on_log))
             assert self._zygote is not None
-            self._zygote.fork_worker(worker.worker_id, *ends)
+            self._zygote.fork_worker(worker.worker_id, self._session_dir, *ends)
         except OSError as exc:
             self._drop(worker)
             reason = f"{exc.strerror}"
@@ -131,11 +141,11 @@ class WorkerPool:
             for pipe in worker.pipes:
                 pipe.pid = report.pid
 
-    def connected(self, worker_id: str, connection: Connection, address: str) -> Worker | None:
+    def connected(self, worker_id: str, connection: Connection, pid: int, address: str) -> Worker | None:
         """A worker has introduced itself; None when it is not one of ours."""
         worker = self._workers.get(worker_id)
         if worker is not None:
-            worker.connection, worker.address = connection, address
+            worker.connection, worker.pid, worker.address = connection, pid, address  # Forked may come later
             self.feed(core.WorkerUp(worker_id))
         return worker
 
@@ -182,14 +192,27 @@ class WorkerPool:
             return
         assert self._zygote is not None
         self._zygote.close(0)
-        self._open_zygote()
+        if time.monotonic() - self._zygote_since > _SHORT_LIFE_S:
+            self._open_zygote()
+        else:  # one that cannot live would have us start Pythons without end; until then forks fail, and are retried
+            self._reactor.call_later(_SHORT_LIFE_S, self._reopen_zygote)
         for worker in list(self._workers.values()):
             self._gone(worker, "the zygote died, and its workers with it")
+
+    def _reopen_zygote(self) -> None:
+        if not self._closed:
+            self._open_zygote()
 
     @property
     def pids(self) -> list[int]:
         """Of the zygote and all workers."""
         return [self.zygote_pid, *(worker.pid for worker in self._workers.values() if worker.pid)]
+
+    def hang_up(self) -> None:
+        """Have all workers and the zygote end; `close` waits until they have."""
+        self._closed = True
+        if self._zygote is not None:
+            self._zygote.hang_up()
 
     def close(self, timeout_s: float) -> None:
         """End all workers and the zygote; they are gone when this returns. Blocks for some milliseconds."""

@@ -6,6 +6,7 @@ stdout and stderr) comes in, Forked and Exited go out. It ends when the node's e
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from aioray.config import Config
 from aioray.wire.control import Exited, Forked, ForkWorker
 from aioray.wire.framing import control_decoder
 
@@ -41,7 +43,7 @@ def die_with_parent() -> None:
 class Zygote:
     """Forks on demand, reaps, reports."""
 
-    def __init__(self, sock: socket.socket, run_worker: Callable[[str], None], preload: Sequence[str]) -> None:
+    def __init__(self, sock: socket.socket, run_worker: Callable[[str, str], None], preload: Sequence[str]) -> None:
         self._sock = sock
         self._run_worker = run_worker
         self._preload = list(preload)
@@ -86,7 +88,7 @@ class Zygote:
             importlib.import_module(name)
         except Exception as exc:  # a module that is not there, or broken, is not our business
             print(f"aioray: zygote_preload: {name} cannot be imported: {exc!r}", file=sys.stderr)
-        gc.freeze()  # what is there now is never collected, so its pages stay shared with the workers
+        gc.freeze()
 
     def _take_order(self, close_in_child: Sequence[int]) -> bool:
         try:
@@ -103,14 +105,14 @@ class Zygote:
             self._tell(Forked(order.worker_id, 0, f"fork failed: {exc.strerror}"))
         else:
             if pid == 0:
-                self._be_worker(order.worker_id, fds, close_in_child)
+                self._be_worker(order, fds, close_in_child)
             self._children[pid] = order.worker_id
             self._tell(Forked(order.worker_id, pid))
         for fd in fds:
             os.close(fd)
         return True
 
-    def _be_worker(self, worker_id: str, fds: Sequence[int], close: Sequence[int]) -> None:
+    def _be_worker(self, order: ForkWorker, fds: Sequence[int], close: Sequence[int]) -> None:
         """The rest of a worker's life; never returns."""
         status = 1
         try:
@@ -126,11 +128,15 @@ class Zygote:
                 os.dup2(fd, standard)
             for fd in (null, *fds, *close):
                 os.close(fd)
-            self._run_worker(worker_id)
+            self._run_worker(order.worker_id, order.session_dir)
             status = 0
+        except SystemExit as exc:
+            status = _exit_status(exc)
         except BaseException:  # the last line: it goes to the driver's log
             traceback.print_exc()
         finally:
+            with contextlib.suppress(BaseException):
+                atexit._run_exitfuncs()
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -153,21 +159,33 @@ class Zygote:
             self._sock.send(_encode(message))
 
 
-def serve_zygote(sock: socket.socket, session_dir: str, preload: Sequence[str], config_json: str) -> None:
-    """Run a zygote whose workers belong to the node of `session_dir`."""
+def _exit_status(exc: SystemExit) -> int:
+    """As Python's own end has it: a text is said, and means failure."""
+    if exc.code is None:
+        return 0
+    if isinstance(exc.code, int):
+        return exc.code & 0xFF
+    print(exc.code, file=sys.stderr)
+    return 1
+
+
+def serve_zygote(sock: socket.socket, config_json: str) -> None:
+    """Be the zygote of the node at the other end of `sock`."""
     from aioray_node.worker.main import run_worker
 
-    gc.collect()
-    gc.freeze()
-    Zygote(sock, lambda worker_id: run_worker(worker_id, session_dir, config_json), preload).serve()
+    config = msgspec.json.decode(config_json, type=Config)
+    preload = [name for name in config.zygote_preload.split(",") if name]
+    gc.freeze()  # what is there now is never collected, so its pages stay shared with the workers
+    gc.enable()
+    Zygote(sock, lambda worker_id, session_dir: run_worker(worker_id, session_dir, config), preload).serve()
 
 
 def main() -> None:
-    """`python -m aioray_node.pool.zygote FD SESSION_DIR PRELOAD CONFIG`, as an embedded node starts it."""
-    fd, session_dir, preload, config_json = sys.argv[1:]
+    """`python -m aioray_node.pool.zygote FD CONFIG`, as an embedded node starts it."""
+    fd, config_json = sys.argv[1:]
     sock = socket.socket(fileno=int(fd))
     os.set_inheritable(sock.fileno(), False)
-    serve_zygote(sock, session_dir, [name for name in preload.split(",") if name], config_json)
+    serve_zygote(sock, config_json)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from aioray.wire.framing import control_decoder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aioray.config import Config
     from aioray.runtime.reactor import Reactor
 
 _MAX_PACKET_NBYTES = 65536
@@ -35,16 +36,17 @@ class ZygoteProcess:
         self.sock = sock
         self.pid = pid
         self._process = process
+        self._reaped = False
         self._reactor: Reactor | None = None
         self._on_report: Callable[[Forked | Exited], None] | None = None
         self._on_death: Callable[[], None] | None = None
 
     @classmethod
-    def spawn(cls, session_dir: str, preload: str, config_json: str) -> ZygoteProcess:
+    def spawn(cls, config: Config) -> ZygoteProcess:
         """Start one as a fresh Python."""
         ours, theirs = socket_pair()
         with theirs:
-            told = [str(theirs.fileno()), session_dir, preload, config_json]
+            told = [str(theirs.fileno()), msgspec.json.encode(config).decode()]
             command = [sys.executable, "-m", "aioray_node.pool.zygote", *told]
             process = subprocess.Popen(  # returns at once: nothing to await
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=_child_environment()
@@ -70,7 +72,7 @@ class ZygoteProcess:
             except OSError:
                 data = b""
             if not data:
-                self._hang_up()
+                self.hang_up()
                 self._on_death()
                 return
             report = control_decoder.decode(data)
@@ -80,12 +82,13 @@ class ZygoteProcess:
     def on_writable(self) -> None:
         """Never asked for: orders are small and few."""
 
-    def fork_worker(self, worker_id: str, stdout_fd: int, stderr_fd: int) -> None:
+    def fork_worker(self, worker_id: str, session_dir: str, stdout_fd: int, stderr_fd: int) -> None:
         """Order one worker; Forked reports. Raises OSError when the zygote is gone."""
-        data = msgspec.msgpack.encode(ForkWorker(worker_id))
+        data = msgspec.msgpack.encode(ForkWorker(worker_id, session_dir))
         socket.send_fds(self.sock, [data], [stdout_fd, stderr_fd])
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """On which it kills and reaps its workers, and ends. Safe to call twice."""
         if self.sock.fileno() >= 0:
             if self._reactor is not None:
                 self._reactor.unregister(self.sock.fileno())
@@ -94,9 +97,11 @@ class ZygoteProcess:
     def close(self, timeout_s: float) -> None:
         """Hang up, on which it kills and reaps its workers and ends; kill it if that takes longer than `timeout_s`.
 
-        Blocks: for a few milliseconds, as a rule.
+        Blocks: for a few milliseconds, as a rule. Safe to call twice.
         """
-        self._hang_up()
+        self.hang_up()
+        if self._reaped:
+            return  # its pid may be somebody else's by now
         try:
             pidfd = os.pidfd_open(self.pid)
         except ProcessLookupError:
@@ -112,6 +117,7 @@ class ZygoteProcess:
             os.close(pidfd)
 
     def _reap(self) -> None:
+        self._reaped = True
         if self._process is not None:
             self._process.wait()
         else:

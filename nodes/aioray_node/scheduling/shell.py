@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from aioray.wire.control import LeaseGrant, LeaseLost, Notice
+from aioray.wire.control import Exit, LeaseGrant, LeaseLost, Notice
 from aioray_node.pool.core import Need
 from aioray_node.scheduling import core
 from aioray_node.scheduling.resources import NodeResources, in_words
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from aioray.runtime.reactor import Reactor
+    from aioray.runtime.reactor import Reactor, Timer
     from aioray_node.pool.shell import Worker, WorkerPool
 
 
@@ -37,15 +37,22 @@ class _Grant:
     actor_id: bytes = b""
     worker: Worker | None = None
     running: dict[str, int] | None = None  # what an actor keeps once it is placed
+    exit_limit: Timer | None = None  # of an actor that was asked to go
 
 
 class LeaseDesk:
     """Takes requests, gives workers. Lease ids here are the node's own; owners number theirs as they like."""
 
     def __init__(
-        self, reactor: Reactor, resources: NodeResources, send: Callable[[bytes, msgspec.Struct], None]
+        self,
+        reactor: Reactor,
+        resources: NodeResources,
+        send: Callable[[bytes, msgspec.Struct], None],
+        *,
+        exit_grace_s: float,
     ) -> None:
         self._reactor = reactor
+        self._exit_grace_s = exit_grace_s
         self._state = core.State(resources)
         self._send = send
         self._ids = itertools.count(1)
@@ -130,6 +137,18 @@ class LeaseDesk:
         if lease_id is not None:
             self._end(lease_id, reusable=False)
 
+    def dismiss_actor(self, actor_id: bytes) -> None:
+        """Its worker may finish what it does, within limits, and keeps the lease meanwhile."""
+        lease_id = self._by_actor.get(actor_id)
+        if lease_id is None:
+            return
+        grant = self._grants[lease_id]
+        if grant.worker is None or grant.worker.connection is None:
+            self._end(lease_id, reusable=False)
+            return
+        grant.worker.connection.send(Exit("all handles to it are gone"))
+        grant.exit_limit = self._reactor.call_later(self._exit_grace_s, lambda: self.end_actor(actor_id))
+
     # what the pool says
 
     def bound(self, lease_id: int, worker: Worker) -> None:
@@ -140,6 +159,8 @@ class LeaseDesk:
                 self.feed(core.Shrink(lease_id, grant.running))
             self.actors.placed(grant.actor_id, worker)
         else:
+            for pipe in worker.pipes:
+                pipe.tenant = self._state.granted[lease_id].request.name
             self._send(grant.process, LeaseGrant(grant.number, worker.worker_id, worker.address))
 
     def lost(self, lease_id: int, reason: str) -> None:
@@ -163,3 +184,5 @@ class LeaseDesk:
         if grant is not None:
             self._by_owner.pop((grant.process, grant.number), None)
             self._by_actor.pop(grant.actor_id, None)
+            if grant.exit_limit is not None:
+                grant.exit_limit.cancel()

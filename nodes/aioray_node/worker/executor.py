@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
-import functools
 import inspect
 import signal
 import sys
@@ -23,6 +22,8 @@ from aioray.runtime.errors import error_value
 from aioray.wire.calls import Call, Cancel, Export, GiveBack, Greeting
 from aioray.wire.control import ActorSpec, ActorStarted, Exit
 from aioray.wire.framing import decode_call
+from aioray.wire.values import object_id
+from aioray_node.worker.coroutines import Coroutines
 from aioray_node.worker.replies import Replier
 from aioray_node.worker.runtime import RunningCall, running
 from aioray_node.worker.threads import ThreadLimit
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _FLUSH_EVERY_US = 500  # replies of short calls are written together, but not later than that
 _ASYNC_CONCURRENCY = 1000
+_SPARE_THREADS = 32  # of an async actor, beyond those for its sync methods: user code has to_thread, too
 
 
 class Interrupted(KeyboardInterrupt):
@@ -72,11 +74,12 @@ class Executor:
         self._spec: ActorSpec | None = None
         self._instance: Any = None
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
-        self._coroutines: dict[tuple[int, int], asyncio.Task[Any]] = {}
+        self._coroutines: Coroutines | None = None
         self._in_threads: set[tuple[int, int]] = set()
-        self._semaphore: asyncio.Semaphore | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._label = ""
+        self._leaving = False  # asked to go: what was begun, and what has come already, is done first
+        self._exit_with: SystemExit | None = None
         self.stopping = False
 
     @property
@@ -116,6 +119,11 @@ class Executor:
         self._spec = spec
         self._reactor.wake()
 
+    def leave(self) -> None:
+        """The node needs this worker no more."""
+        self._leaving = True
+        self._wake()
+
     def give_back(self) -> None:
         """Return what has not begun to its callers."""
         if self._spec is not None:
@@ -146,9 +154,7 @@ class Executor:
                 self._queue.remove(item)
                 self._cancelled(item)
                 return
-        task = self._coroutines.get((id(connection), seq))
-        if task is not None:
-            task.cancel()
+        if self._coroutines is not None and self._coroutines.cancel(connection, seq):
             return
         current = self._current
         if current is not None and current[0] is connection and current[1].seq == seq:
@@ -160,14 +166,21 @@ class Executor:
 
     def _cancelled(self, item: Item) -> None:
         connection, call = item
-        self._replier.error(connection, call, TaskCancelledError(f"{call.seq:x}"), 0)
+        task_id = object_id(connection.tag.process_id, call.seq)[:14].hex()
+        self._replier.error(connection, call, TaskCancelledError(task_id), 0)
+
+    def _stopped_call(self, item: Item, call: RunningCall) -> None:
+        """It was cancelled while it ran: what it submitted goes with it."""
+        with self._reactor.lock:
+            self._runtime.tasks.cancel_children(call)
+        self._cancelled(item)
 
     def on_signal(self, *_: Any) -> None:
         """SIGINT, which only `_cancel` sends: raise in user code, but never in the middle of our own."""
         item = self._interrupting
         if item is None or item is not self._current:
             return
-        if self._reactor.in_our_hands():
+        if self._reactor.in_our_hands() or self._runtime.memory.is_being_changed:
             self._reactor.interrupt(Interrupted())
         else:
             self._interrupting = None
@@ -176,10 +189,13 @@ class Executor:
     # the main thread
 
     def run(self) -> None:
-        """Run calls until the node is gone or says to stop."""
+        """Run calls until the node is gone or says to stop. Raises SystemExit when user code did."""
         queue = self._queue
         reactor = self._reactor
-        ready = lambda: bool(queue) or self.stopping or (self._spec is not None and self._instance is None)  # noqa: E731
+
+        def ready() -> bool:
+            return bool(queue) or self._leaving or self.stopping or (self._spec is not None and self._instance is None)
+
         while not self.stopping:
             if not queue:
                 reactor.run_until(ready)
@@ -187,6 +203,18 @@ class Executor:
                 self._become_actor(self._spec)
             elif queue:
                 self._run_queue()
+            elif self._leaving:
+                self._finish()
+        if self._exit_with is not None:
+            raise self._exit_with
+
+    def _finish(self) -> None:
+        """Do what others still wait for; whatever user code has left running is its own to end at exit."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._reactor.run_until(lambda: self._runtime.link.lost or not self._runtime.objects.owes())
+        self._reactor.flush()
+        self.stopping = True
 
     def _run_queue(self) -> None:
         queue = self._queue
@@ -199,7 +227,7 @@ class Executor:
             if item[1].once:
                 self._reactor.flush()
             unflushed_us += self._run_one(item)
-            if unflushed_us >= _FLUSH_EVERY_US:
+            if unflushed_us >= _FLUSH_EVERY_US or item[1].once:  # nor may its own answer be lost with the next one
                 self._reactor.flush()
                 unflushed_us = 0
 
@@ -207,8 +235,10 @@ class Executor:
         """Run one call in the main thread; how long it took, in microseconds."""
         connection, call = item
         caller: Caller = connection.tag
-        token = running.set(RunningCall(call, caller.process_id))
+        running_call = RunningCall(call, caller.process_id)
+        token = running.set(running_call)
         started = time.perf_counter()
+        exec_us = 0
         try:
             self._current = item
             try:
@@ -217,12 +247,12 @@ class Executor:
                 self._current = None
                 self._busy = False
                 exec_us = int((time.perf_counter() - started) * 1e6)
-        except Interrupted:
-            self._cancelled(item)
-        except asyncio.CancelledError:
-            self._cancelled(item)
+        except (Interrupted, asyncio.CancelledError):
+            self._current = None  # the interrupt may have come right before that
+            self._busy = False
+            self._stopped_call(item, running_call)
         except SystemExit as exc:
-            self._exit(connection, call, exc)
+            self._exit(exc)
         except BaseException as exc:  # whatever user code raises is its caller's
             self._replier.error(connection, call, exc, exec_us)
         else:
@@ -283,11 +313,14 @@ class Executor:
         with self._reactor.lock:
             self.give_back()
 
-    def _exit(self, connection: Connection, call: Call, exc: SystemExit) -> None:
-        """User code called sys.exit: this worker ends, with that status."""
-        self._runtime.link.send(Exit(f"it called sys.exit({exc.code!r})"))
-        self._reactor.flush()
-        raise exc
+    def _exit(self, exc: SystemExit | KeyboardInterrupt) -> None:
+        """User code called sys.exit: this worker ends, with that status, whichever thread it was in."""
+        self._exit_with = exc if isinstance(exc, SystemExit) else SystemExit(128 + signal.SIGINT)
+        code = self._exit_with.code
+        with self._reactor.lock:
+            self._runtime.link.send(Exit(f"it called sys.exit({'' if code is None else repr(code)})"))
+            self._reactor.flush()
+        self.stop()
 
     # actors
 
@@ -362,6 +395,8 @@ class Executor:
             args, kwargs = self._arguments(call)
             result = getattr(self._instance, call.fn)(*args, **kwargs)
             del args, kwargs
+        except SystemExit as exc:
+            self._exit(exc)
         except BaseException as exc:  # whatever user code raises is its caller's
             self._replier.error(connection, call, exc, _us_since(started))
         else:
@@ -380,74 +415,63 @@ class Executor:
 
         loop = self._loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
+        limit = spec.max_concurrency or _ASYNC_CONCURRENCY
 
         async def serve() -> None:
-            self._reactor.attach(asyncio.get_running_loop())
             stopped = self._stopped = asyncio.Event()
-            if not self._construct(spec):
+            # The constructor may block, as nothing else runs yet: the loop does the I/O only when it is through.
+            constructed = self._construct(spec)
+            self._reactor.attach(loop)
+            if not constructed:
                 await stopped.wait()
                 return
-            self._semaphore = asyncio.Semaphore(spec.max_concurrency or _ASYNC_CONCURRENCY)
-            self._methods = {
-                name: inspect.iscoroutinefunction(getattr(type(self._instance), name, None)) for name in spec.methods
-            }
-            self._go_direct(self._to_loop)
+            loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(limit + _SPARE_THREADS, "actor"))
+            methods = {name: getattr(self._instance, name) for name in (*spec.methods, "__repr__")}
+            self._coroutines = Coroutines(
+                loop,
+                self._reactor,
+                self._replier,
+                {name: (method, inspect.iscoroutinefunction(method)) for name, method in methods.items()},
+                self._arguments,
+                self._exit,
+                limit=limit,
+            )
+            self._go_direct(self._coroutines.take)
+            if self._leaving:
+                stopped.set()
             await stopped.wait()
+            if not self.stopping:
+                await self._coroutines.finish()
 
         try:
             loop.run_until_complete(serve())
+            if not self.stopping:
+                _end_tasks(loop)
         finally:
             self._reactor.detach()
-            loop.close()
-        self.stopping = True
+        if not self.stopping:
+            self._finish()
 
     _stopped: asyncio.Event | None = None
-    _methods: dict[str, bool]
-
-    def _to_loop(self, item: Item) -> None:
-        assert self._loop is not None
-        key = (id(item[0]), item[1].seq)
-        task = self._loop.create_task(self._run_on_loop(item))
-        self._coroutines[key] = task
-        task.add_done_callback(functools.partial(self._coroutine_done, key))
-
-    def _coroutine_done(self, key: tuple[int, int], task: asyncio.Task[Any]) -> None:
-        self._coroutines.pop(key, None)
-        if not task.cancelled():
-            task.exception()
-
-    async def _run_on_loop(self, item: Item) -> None:
-        connection, call = item
-        caller: Caller = connection.tag
-        running.set(RunningCall(call, caller.process_id))
-        started = time.perf_counter()
-        assert self._semaphore is not None
-        try:
-            async with self._semaphore:
-                args, kwargs = self._arguments(call)
-                method = getattr(self._instance, call.fn)
-                if self._methods.get(call.fn, True):
-                    result = await method(*args, **kwargs)
-                else:
-                    # A sync method would stall every other call of the actor.
-                    result = await asyncio.to_thread(method, *args, **kwargs)
-                del args, kwargs
-        except asyncio.CancelledError:
-            self._cancelled(item)
-        except (SystemExit, KeyboardInterrupt):
-            self.stop()
-            raise
-        except BaseException as exc:  # whatever user code raises is its caller's
-            self._replier.error(connection, call, exc, _us_since(started))
-        else:
-            self._replier.result(connection, caller.process_id, call, result, _us_since(started))
 
     def stop(self) -> None:
-        """Have `run` return soon. The lock is held, or it is the main thread."""
+        """Have `run` return soon. From any thread."""
         self.stopping = True
-        if self._stopped is not None:
-            self._stopped.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._stopped is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopped.set)
         self._reactor.wake()
+
+
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what user code has left running, and let it clean up."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.wait(left))
 
 
 def _us_since(started: float) -> int:

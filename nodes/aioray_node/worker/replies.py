@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aioray.exceptions import RayError
-from aioray.runtime.errors import error_value, task_error
+from aioray.exceptions import RayError, TaskCancelledError
+from aioray.runtime.errors import error_value, serialized_error, task_error
 from aioray.runtime.objects import serialize_value
 from aioray.wire.calls import Call, Done, Finished
 from aioray.wire.control import Hold, Seal
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aioray.runtime.link import Reply
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.serialization import Serialized
+    from aioray.wire.values import Value
 
 
 class WrongResult(TypeError):
@@ -50,12 +51,13 @@ class Replier:
                 with self._runtime.reactor.lock:
                     connection.send(Done(call.seq, part.data, exec_us))
                 return
+        values: list[Value] = []
         try:
-            values = [
-                self._runtime.objects.store(part, oid=object_id(caller, call.seq, index))
-                for index, part in enumerate(parts)
-            ]
+            for index, part in enumerate(parts):
+                values.append(self._runtime.objects.store(part, oid=object_id(caller, call.seq, index)))
         except RayError as exc:
+            for value in values:  # all of them, or none
+                self._runtime.objects.unstore(value)
             self.error(connection, call, exc, exec_us)
             return
         oids = [object_id(caller, call.seq, index) for index in range(len(parts))]
@@ -64,9 +66,17 @@ class Replier:
     def error(self, connection: Connection, call: Call, exc: BaseException, exec_us: int) -> None:
         """The call raised."""
         name = call.name or call.fn
-        value = error_value(exc if _is_ours(exc) else task_error(exc, name))
+        value, serialized = serialized_error(exc if _is_ours(exc) else task_error(exc, name))
         exc.__traceback__ = None  # its frames hold the arguments
-        self._send_when_safe(connection, Finished(call.seq, [value], exec_us), [], [])
+        held = bool(value.refs and call.num_returns)
+        oids = [object_id(connection.tag.process_id, call.seq)] if held else []
+        self._send_when_safe(connection, Finished(call.seq, [value], exec_us), oids, [serialized] if held else [])
+
+    def cancelled(self, connection: Connection, seq: int) -> None:
+        """The call was cancelled before it began."""
+        value = error_value(TaskCancelledError(f"{seq:x}"))
+        with self._runtime.reactor.lock:
+            connection.send(Finished(seq, [value], 0))
 
     @staticmethod
     def _pickled(call: Call, result: Any) -> list[Serialized]:

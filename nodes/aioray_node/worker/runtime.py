@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class RunningCall:
     """The call that a thread, or a coroutine, is busy with."""
 
-    __slots__ = ("call", "caller", "children", "is_canceled")
+    __slots__ = ("call", "caller", "is_canceled")
 
     def __init__(self, call: Call, caller: bytes) -> None:
         self.call = call
@@ -43,6 +43,9 @@ class WorkerRuntime(Runtime):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._waiting = 0
+
+    def call_here(self) -> object:
+        return running.get()
 
     def in_call(self) -> bool:
         return running.get() is not None

@@ -1,0 +1,265 @@
+"""The bytes on the wire: pinned, so that a change of the format is a decision; and what rubbish becomes."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aioray.wire import calls, control
+from aioray.wire.calls import Call, CallMessage
+from aioray.wire.control import Ack, ControlMessage, Query
+from aioray.wire.framing import (
+    MAX_FRAME_NBYTES,
+    WireError,
+    announced_nbytes,
+    append_frame,
+    call_decoder,
+    control_decoder,
+    decode_call,
+    encode_call,
+    split_frames,
+)
+from aioray.wire.values import Value, object_id, owner_of
+
+PINNED: list[tuple[msgspec.Struct, str]] = [
+    (calls.Greeting(b"\1\2", ["/p"]), "9301c402010291a22f70"),
+    (calls.Export("f", b"code"), "9302a166c404636f6465"),
+    (
+        Call(7, "f", b"args", ("k",), [(0, Value(b"v"))], 2, "name", 0.5, True),
+        "9a0307a166c4046172677391a16b91920097c40176900000c40090c202a46e616d65cb3fe0000000000000c3",
+    ),
+    (calls.Cancel(7), "920407"),
+    (calls.Done(7, b"data", 12), "940507c404646174610c"),
+    (
+        calls.Finished(7, [Value(nbytes=64, offset=128, oid=b"o", refs=[b"r"])], 3),
+        "9406079197c4009040cc80c4016f91c40172c203",
+    ),
+    (calls.GiveBack([1, 2]), "9207920102"),
+]
+
+
+def _strategy(kind: Any) -> st.SearchStrategy[Any]:
+    """Any message of a kind; numbers as large, and texts as strange, as the wire carries them."""
+    integer = st.integers(-(2**63), 2**64 - 1)
+    text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    by_type: dict[str, st.SearchStrategy[Any]] = {
+        "bytes": st.binary(max_size=50),
+        "str": text,
+        "int": integer,
+        "bool": st.booleans(),
+        "float": st.floats(allow_nan=False),
+        "list[str]": st.lists(text, max_size=3),
+        "list[bytes]": st.lists(st.binary(max_size=20), max_size=3),
+        "list[int]": st.lists(integer, max_size=3),
+        "dict[str, int]": st.dictionaries(text, integer, max_size=3),
+        "dict[str, Any]": st.dictionaries(text, st.none() | text | integer, max_size=3),
+        "tuple[str, ...]": st.lists(text, max_size=3).map(tuple),
+        "Any": st.none() | text | integer | st.lists(text, max_size=2),
+    }
+    by_type["Value"] = st.builds(
+        Value,
+        by_type["bytes"],
+        by_type["list[bytes]"],
+        integer,
+        integer,
+        by_type["bytes"],
+        by_type["list[bytes]"],
+        st.booleans(),
+    )
+    by_type["Value | None"] = st.none() | by_type["Value"]
+    by_type["list[Value]"] = st.lists(by_type["Value"], max_size=2)
+    by_type["list[tuple[int, Value]]"] = st.lists(st.tuples(integer, by_type["Value"]), max_size=2)
+    annotations: dict[str, str] = {}
+    for cls in reversed(kind.__mro__):
+        annotations |= getattr(cls, "__annotations__", {})
+    return st.builds(kind, *(by_type[annotations[name]] for name in kind.__struct_fields__))
+
+
+CALLS = get_args(CallMessage)
+CONTROLS = get_args(ControlMessage)
+call_messages = st.one_of([_strategy(kind) for kind in CALLS])
+control_messages = st.one_of([_strategy(kind) for kind in CONTROLS])
+
+
+def frame(message: msgspec.Struct) -> bytes:
+    out = bytearray()
+    append_frame(out, message)
+    return bytes(out)
+
+
+def body(nbytes: bytes) -> bytes:
+    return struct.pack("<I", len(nbytes)) + nbytes
+
+
+@pytest.mark.parametrize(("message", "pinned"), PINNED, ids=lambda value: type(value).__name__)
+def test_the_bytes_of_calls_and_results_are_pinned(message: msgspec.Struct, pinned: str) -> None:
+    assert frame(message)[4:].hex() == pinned
+
+
+def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
+    """Tag and fields of every control message, in order: what an older and a newer process must agree on."""
+    pinned = """
+        1 Hello process_id role pid version namespace sys_path address log_to_driver
+        2 Welcome node_id session_dir segment capacity_nbytes error
+        3 LeaseRequest lease_id demand name
+        4 LeaseGrant lease_id worker_id address
+        5 LeaseReturn lease_id kill
+        6 LeaseLost lease_id reason
+        7 Blocked blocked
+        8 Share oid value
+        9 Hold holder oids req
+        10 Release holder oids
+        11 Fetch oid
+        12 Fetched oid value
+        13 Seal value req
+        14 Ack req
+        15 Reserve nbytes
+        16 Reserved offset nbytes used_nbytes
+        17 GiveExtent offset nbytes
+        18 ActorSpec actor_id cls cls_data call placement running creator name namespace max_concurrency detached
+           methods is_async num_cpus sys_path get_if_exists error
+        19 ActorUpdate actor_id state address reason error
+        20 ActorStarted actor_id error
+        21 WatchActor actor_id
+        22 KillActor actor_id reason
+        23 Query req what args
+        24 Answer req data error
+        25 Notice text
+        26 LogLines label pid stream lines
+        27 Exit reason
+        28 ForkWorker worker_id
+        29 Forked worker_id pid error
+        30 Exited worker_id status
+    """.split()
+    found: list[str] = []
+    for kind in CONTROLS:
+        found += [str(kind.__struct_config__.tag), kind.__name__, *kind.__struct_fields__]
+    # Appended fields are fine: add them here. Anything else needs a new PROTOCOL_VERSION.
+    assert found == pinned
+    assert control.PROTOCOL_VERSION == 1
+    assert frame(Ack(5)).hex() == "03000000920e05"
+    assert frame(control.Blocked(True)).hex() == "030000009207c3"
+
+
+def test_tags_are_unique_in_each_protocol() -> None:
+    for kinds in (CALLS, CONTROLS):
+        tags = [kind.__struct_config__.tag for kind in kinds]
+        assert len(set(tags)) == len(tags)
+
+
+@given(st.lists(call_messages, max_size=5), st.data())
+def test_calls_survive_the_wire_however_it_is_cut(messages: list[Any], data: st.DataObject) -> None:
+    assert _through_chunks(messages, call_decoder, data) == messages
+
+
+@given(st.lists(control_messages, max_size=5), st.data())
+def test_control_messages_survive_the_wire_however_it_is_cut(messages: list[Any], data: st.DataObject) -> None:
+    assert _through_chunks(messages, control_decoder, data) == messages
+
+
+def _through_chunks(messages: list[Any], decoder: Any, data: st.DataObject) -> list[Any]:
+    """What a receiver decodes that gets the bytes in pieces, and keeps what is left of each."""
+    out = bytearray()
+    for message in messages:
+        append_frame(out, message)
+    stream = bytes(out)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    received: list[Any] = []
+    inbox = bytearray()
+    for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        inbox += stream[start:stop]
+        some, taken = split_frames(inbox, decoder)
+        received += some
+        del inbox[:taken]
+        assert len(inbox) < 4 or len(inbox) < announced_nbytes(inbox)
+    assert not inbox
+    return received
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_a_wire_error_or_an_unfinished_frame(noise: bytes) -> None:
+    for decoder in (call_decoder, control_decoder):
+        try:
+            messages, taken = split_frames(body(noise), decoder)
+        except WireError:
+            continue
+        assert len(messages) == 1  # by chance it was one of ours
+        assert taken == 4 + len(noise)
+
+
+@given(st.binary(max_size=200))
+def test_a_random_stream_never_raises_anything_but_a_wire_error(noise: bytes) -> None:
+    for decoder in (call_decoder, control_decoder):
+        try:
+            _, taken = split_frames(noise, decoder)
+            assert taken <= len(noise)
+            announced_nbytes(noise)
+        except WireError:
+            pass
+
+
+@given(control_messages, st.integers(0, 2**32), st.integers(0, 255))
+def test_a_flipped_byte_is_a_wire_error_or_another_message(message: Any, at: int, value: int) -> None:
+    raw = bytearray(frame(message)[4:])
+    raw[at % len(raw)] = value
+    try:
+        split_frames(body(bytes(raw)), control_decoder)
+    except WireError:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("what", "nbytes"),
+    [
+        ("nested too deeply", b"\x94\x17\x01\xa1x\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"),
+        ("text that is no UTF-8", b"\x92\x19\xa2\xff\xfe"),
+        ("a list that claims to have four thousand million items", b"\x97\x01\xc4\x00\xa0\x00\x00\xa0\xdd\xff\xff\xff\xff"),
+        ("an unknown tag", b"\x92\xcc\xff\x01"),
+        ("no array", b"\xa5hello"),
+        ("empty", b""),
+        ("a field of another type", b"\x92\x0e\xa1x"),
+        ("too few fields", b"\x91\x0e"),
+        ("something after the end", b"\x92\x0e\x05\x05"),
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_a_message_is_a_wire_error(what: str, nbytes: bytes) -> None:
+    with pytest.raises(WireError, match="no message of ours"):
+        split_frames(body(nbytes), control_decoder)
+
+
+def test_a_frame_that_is_announced_too_long_is_refused_before_it_comes() -> None:
+    prefix = struct.pack("<I", MAX_FRAME_NBYTES + 1)
+    with pytest.raises(WireError, match=str(MAX_FRAME_NBYTES)):
+        split_frames(prefix, control_decoder)
+    with pytest.raises(WireError, match=str(MAX_FRAME_NBYTES)):
+        announced_nbytes(prefix)
+    assert announced_nbytes(struct.pack("<I", MAX_FRAME_NBYTES)) == MAX_FRAME_NBYTES + 4
+    assert announced_nbytes(prefix[:3]) == 0
+
+
+def test_what_cannot_be_encoded_leaves_the_messages_before_it_whole() -> None:
+    out = bytearray(frame(Ack(1)))
+    with pytest.raises(UnicodeEncodeError):
+        append_frame(out, Query(1, "\ud800"))
+    with pytest.raises(TypeError):
+        append_frame(out, Query(1, "what", {"a": object()}))
+    append_frame(out, Ack(2))
+    assert split_frames(out, control_decoder) == ([Ack(1), Ack(2)], len(out))
+
+
+def test_a_call_travels_alone_inside_an_actor_spec() -> None:
+    call = Call(1, "__init__", b"args", ("a",), [(0, Value(b"x"))])
+    assert decode_call(encode_call(call)) == call
+
+
+@given(st.binary(min_size=8, max_size=8), st.integers(0, 2**48 - 1), st.integers(0, 2**16 - 1))
+def test_an_object_id_says_who_owns_it(process_id: bytes, seq: int, index: int) -> None:
+    oid = object_id(process_id, seq, index)
+    assert len(oid) == 16
+    assert owner_of(oid) == process_id
+    assert int.from_bytes(oid[8:], "big") == seq << 16 | index
