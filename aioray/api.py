@@ -420,12 +420,21 @@ class _AsyncArrivals:
                             break
                         await some.wait()
             except TimeoutError:
-                raise self._too_late(self._taken) from None
+                taken = self._taken
+                self._close()
+                raise self._too_late(taken) from None
+            except BaseException:
+                self._close()
+                raise
         self._taken += 1
         return done.popleft()
 
-    def __del__(self) -> None:
+    def _close(self) -> None:
+        self._taken = self._count
         self._arrivals.close()
+
+    def __del__(self) -> None:
+        self._close()
 
 
 def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:

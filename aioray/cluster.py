@@ -143,6 +143,7 @@ class Cluster:
         """Start the node and wait until it answers. Raises what made it fail, with nothing left behind."""
         if self._undo is not None:
             raise RaySystemError("this cluster was started already")
+        current.end_orphans()
         undo = self._undo = contextlib.ExitStack()
         self._ended = asyncio.Event()
         try:

@@ -75,11 +75,15 @@ def find_in_this_loop() -> Runtime | None:
 
 
 def _open_now() -> list[Runtime]:
-    """Those that run. A cluster whose event loop was closed under it is ended first: nobody else will."""
+    end_orphans()
+    return list(_open)
+
+
+def end_orphans() -> None:
+    """End clusters whose event loop was closed under them: nobody else will."""
     for runtime in [runtime for runtime in _open if runtime.orphaned]:
         if runtime.end is not None:
             runtime.end()
-    return list(_open)
 
 
 def _forget_all() -> None:

@@ -292,6 +292,13 @@ class ObjectRef(Counted, _Awaitable[T]):
         runtime.reactor.nudge()
         return True
 
+    # asyncio.gather asks a cancelled Future for these two.
+
+    _cancel_message = None
+
+    def _make_cancelled_error(self) -> asyncio.CancelledError:
+        return asyncio.CancelledError()
+
     def __await__(self) -> Generator[Any, None, T]:
         if self._status == PENDING:
             yield _Await(self)

@@ -34,7 +34,9 @@ class Leftovers:
         sessions = set(root.iterdir()) if root.exists() else set()
         strange = _of_others(sessions, {me.pid, *self.processes})
         self.sessions = sessions - strange
-        self.shared_memory = set(os.listdir("/dev/shm")) - {_segment_of(session) for session in strange}
+        self.shared_memory = {name for name in os.listdir("/dev/shm") if "aioray" in name}
+        if self.shared_memory:
+            self.shared_memory -= _segments_of_others({me.pid, *self.processes})
 
     def since(self, before: Leftovers) -> dict[str, list[str]]:
         """What is here now and was not then."""
@@ -42,7 +44,7 @@ class Leftovers:
             "processes": [f"{pid} {_command(pid)}" for pid in self.processes - before.processes],
             "threads": [t.name for t in threading.enumerate() if t.ident in self.threads - before.threads],
             "fds": [f"{fd} -> {what}" for fd, what in self.fds.items() if before.fds.get(fd) != what],
-            "shared memory": [name for name in self.shared_memory - before.shared_memory if "aioray" in name],
+            "shared memory": list(self.shared_memory - before.shared_memory),
             "sessions": [str(path) for path in self.sessions - before.sessions],
         }
         return {what: sorted(names) for what, names in new.items() if names}
@@ -64,8 +66,18 @@ def _of_others(sessions: set[pathlib.Path], ours: set[int]) -> set[pathlib.Path]
     return strange
 
 
-def _segment_of(session: pathlib.Path) -> str:
-    return session.name.replace("session-", "aioray-")
+def _segments_of_others(ours: set[int]) -> set[str]:
+    """Shared memory of live nodes, wherever their sessions are, that are not of this process or its children."""
+    found = set()
+    for process in psutil.process_iter():
+        if process.pid not in ours:
+            with contextlib.suppress(OSError):
+                for fd in os.listdir(f"/proc/{process.pid}/fd"):
+                    with contextlib.suppress(OSError):
+                        path = pathlib.Path(os.readlink(f"/proc/{process.pid}/fd/{fd}"))
+                        if path.name == "lock" and path.parent.name.startswith("session-"):
+                            found.add(path.parent.name.replace("session-", "aioray-"))
+    return found
 
 
 def _open_files() -> dict[int, str]:

@@ -72,7 +72,9 @@ def test_an_error_in_the_environment_names_the_variable() -> None:
 
 
 @given(
-    st.fixed_dictionaries({}, optional={name: st.integers(1, 1) for name in ("pipeline_max_depth", "worker_idle_reap_s")})
+    st.fixed_dictionaries(
+        {}, optional={name: st.integers(1, 1) for name in ("pipeline_max_depth", "worker_idle_reap_s")}
+    )
 )
 def test_what_was_given_as_a_value_may_be_given_as_a_text(values: dict[str, int]) -> None:
     assert load(values, {}) == load(None, {f"AIORAY_{name}": str(value) for name, value in values.items()})

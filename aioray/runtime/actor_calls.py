@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import ActorDiedError, TaskCancelledError
 from aioray.refs import PENDING, READY, ObjectRef
-from aioray.runtime.calls import Arguments, complete, fail, first_failed, when_ready, wire_deps
+from aioray.runtime.calls import Arguments, complete, fail, fail_with, first_failed, when_ready, wire_deps
 from aioray.runtime.connection import Connection, dial
 from aioray.wire.calls import Call, Cancel, Done, Finished, Greeting
 from aioray.wire.control import ActorUpdate, Release, WatchActor
@@ -157,8 +157,7 @@ class ActorCaller:
                 failed = first_failed(deps)
                 if failed is not None:
                     queue.popleft()
-                    for ref in record.refs:
-                        ref._complete(failed._status, failed._value)
+                    fail_with(record.refs, failed)
                     continue
                 wired = wire_deps(self._runtime, deps)
             queue.popleft()

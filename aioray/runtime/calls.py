@@ -105,6 +105,14 @@ def first_failed(deps: list[tuple[int, ObjectRef[Any]]]) -> ObjectRef[Any] | Non
     return next((ref for _, ref in deps if ref._status in (RAISED, CANCELLED)), None)
 
 
+def fail_with(refs: tuple[ObjectRef[Any], ...], failed: ObjectRef[Any]) -> None:
+    """An argument failed, and so does the call. The refs inside an error are held by the ref that got it first."""
+    for ref in refs:
+        ref._complete(failed._status, failed._value)
+        if getattr(failed._value, "refs", None):
+            ref._task = failed
+
+
 def wire_deps(runtime: Runtime, deps: list[tuple[int, ObjectRef[Any]]]) -> list[tuple[int, Value]]:
     """The values of refs that are ready. What lies in shared memory is shared first: the callee may keep it."""
     wired = []

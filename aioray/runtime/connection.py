@@ -51,6 +51,7 @@ class Connection:
         "_out",
         "_reactor",
         "_sock",
+        "_unheard",
         "_writing",
         "closed",
         "on_close",
@@ -74,6 +75,7 @@ class Connection:
         self._inbox = bytearray()
         self._out = bytearray()
         self._writing = False  # the socket is full: epoll says when it is not
+        self._unheard = False  # the peer reads no more
         self.on_messages = on_messages
         self.on_close = on_close
         self.closed = False
@@ -82,7 +84,7 @@ class Connection:
 
     def send(self, message: msgspec.Struct) -> None:
         """Queue one message; it is written at the end of this turn."""
-        if self.closed:
+        if self.closed or self._unheard:
             return
         out = self._out
         if not out:
@@ -93,7 +95,7 @@ class Connection:
 
     def send_now(self, message: msgspec.Struct) -> None:
         """Write one message at once: the peer is idle, and can begin while we go on."""
-        if self._out or self.closed:
+        if self._out or self.closed or self._unheard:
             self.send(message)
             return
         append_frame(self._out, message)
@@ -108,8 +110,10 @@ class Connection:
             sent = self._sock.send(out)
         except BlockingIOError:
             sent = 0
-        except OSError as exc:
-            self._lost(f"write failed: {exc.strerror}")
+        except OSError:
+            # Not the end yet: what the peer wrote before it went may still be unread, and reading finds its end.
+            out.clear()
+            self._unheard = True
             return
         if sent == len(out):
             out.clear()

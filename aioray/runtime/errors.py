@@ -49,11 +49,13 @@ def task_error(exc: BaseException, function_name: str) -> RayTaskError:
 
 def _portable(exc: BaseException, text: str) -> BaseException:
     try:
-        serialized = serialize(exc, "exception")
-        deserialize(serialized.data, serialized.buffers, None)
+        serialized = serialize(RayTaskError("", "", exc), "exception")
+        copy = deserialize(serialized.data, serialized.buffers, None)
     except Exception:  # a user's exception may fail in any way when it is copied
         return UnserializableException(type(exc).__qualname__, text)
-    return exc
+    if isinstance(copy.cause, type(exc)):
+        return exc
+    return UnserializableException(type(exc).__qualname__, text)
 
 
 def error_value(exc: BaseException) -> Value:

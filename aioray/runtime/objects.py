@@ -109,8 +109,8 @@ class ObjectTable:
 
     def want(self, ref: ObjectRef[Any]) -> None:
         """Somebody waits for `ref`: have the node send it, if nobody else will."""
-        if ref._status != PENDING or ref._task is not None or owner_of(ref.binary()) == self._runtime.process_id:
-            return
+        if ref._status != PENDING or ref._task is not None:
+            return  # one of our own that came back inside a value, after its first ref had gone, must be asked for, too
         with self._runtime.reactor.lock:
             if self._runtime.closed:
                 ref._complete(RAISED, RaySystemError(self._runtime.closed_because))

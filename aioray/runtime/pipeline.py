@@ -59,7 +59,7 @@ class KeyQueue:
     waiting: collections.deque[Any] = field(default_factory=collections.deque)
     leases: dict[int, Lease] = field(default_factory=dict)
     open: collections.deque[Lease] = field(default_factory=collections.deque)
-    enough: int = 0  # so many may wait before more leases have to be asked for
+    enough: int = 0  # so many may wait before more leases have to be asked for; 0 whenever a request is over
     requested: set[int] = field(default_factory=set)  # lease ids asked for, not granted yet
 
     def assign(self, task: Any) -> Lease | None:
@@ -107,6 +107,7 @@ class KeyQueue:
     def granted(self, lease: Lease, now: float) -> None:
         """A worker came."""
         self.requested.discard(lease.lease_id)
+        self.enough = 0
         self.leases[lease.lease_id] = lease
         lease.idle_since = now
         lease.is_open = True
@@ -115,6 +116,7 @@ class KeyQueue:
     def gone(self, lease_id: int) -> Lease | None:
         """A lease ended, or will not come."""
         self.requested.discard(lease_id)
+        self.enough = 0
         lease = self.leases.pop(lease_id, None)
         if lease is not None and lease.is_open:
             lease.is_open = False
@@ -154,3 +156,4 @@ def check(queue: KeyQueue) -> None:
         assert len(lease.tasks) <= queue.max_depth, lease
         assert lease.lease_id not in queue.requested, lease
     assert all(lease.lease_id in queue.leases for lease in queue.open), queue
+    assert not queue.enough or queue.requested, f"tasks would wait, and nobody ask: {queue}"

@@ -357,9 +357,10 @@ class Reactor:
     def _follow(self, done: Callable[[], bool], timeout_s: float | None) -> None:
         follower = _Follower(done)
         is_main = threading.current_thread() is threading.main_thread()
-        self._followers.append(follower)
-        self._waiting_main = self._waiting_main or is_main
         try:
+            # In here, and taken out first below: one that stayed for ever would keep the helper from leading.
+            self._followers.append(follower)
+            self._waiting_main = self._waiting_main or is_main
             if self._leader == 0 and self._loop is None and not self._attaching:
                 return  # it was let go just now: try again
             if self.closed:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import posix_ipc
 
-from aioray.exceptions import ObjectStoreFullError
+from aioray.exceptions import ObjectStoreFullError, RaySystemError
 from aioray.runtime.arena import Arena
 from aioray.wire.values import Value
 
@@ -58,9 +58,12 @@ class SharedMemory:
         self._lock = threading.RLock()
         self._map: mmap.mmap | None = None
         self._view: memoryview | None = None
+        self._closed = False
         self._watches: dict[int, weakref.ref[Any]] = {}  # of blocks that are looked at; a dropped watch sees nothing
 
     def _mapped(self) -> memoryview:
+        if self._closed:
+            raise RaySystemError("this cluster was shut down, and its shared memory with it")
         if self._view is None:
             handle = posix_ipc.SharedMemory(self._segment)
             try:
@@ -158,6 +161,7 @@ class SharedMemory:
 
     def close(self) -> None:
         """Unmap, unless views are still alive: then the map goes with the last of them."""
+        self._closed = True
         view, self._view = self._view, None
         if view is not None:
             view.release()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import TaskCancelledError, WorkerCrashedError
 from aioray.refs import PENDING, READY, ObjectRef
-from aioray.runtime.calls import Arguments, complete, fail, first_failed, when_ready, wire_deps
+from aioray.runtime.calls import Arguments, complete, fail, fail_with, first_failed, when_ready, wire_deps
 from aioray.runtime.connection import Connection, dial
 from aioray.runtime.pipeline import Duration, KeyQueue, Lease
 from aioray.wire.calls import Call, Cancel, Done, Export, Finished, GiveBack, Greeting
@@ -134,8 +134,7 @@ class TaskSubmitter:
             return
         failed = first_failed(task.arguments.deps)
         if failed is not None:
-            for ref in task.refs:
-                ref._complete(failed._status, failed._value)
+            fail_with(task.refs, failed)
             return
         task.wired = wire_deps(self._runtime, task.arguments.deps)
         self._start(task)

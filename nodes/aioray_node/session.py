@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 import time
 import uuid
@@ -19,14 +20,25 @@ import uuid
 import posix_ipc
 
 _PREFIX = "session-"
+_MAX_ROOT_NBYTES = 107 - len("/session-0123456789abcdef/w-0123456789abcdef.sock")  # 107: what the kernel allows
 _NEW_PREFIX = "new-"
 _NEW_FOR_S = 60.0  # a session that is new for longer than this died in the making
 
 
 def sessions_root(temp_dir: str | None) -> pathlib.Path:
-    """Where sessions live: one directory a user. Raises PermissionError when it is not ours alone."""
+    """Where sessions live: one directory a user.
+
+    Raises PermissionError when it is not ours alone, ValueError when sockets in it would have names that are too long.
+    """
     root = pathlib.Path(temp_dir or tempfile.gettempdir()) / f"aioray-{os.getuid()}"
+    too_long = len(os.fsencode(root)) > _MAX_ROOT_NBYTES
+    if too_long and temp_dir is None:
+        root, too_long = pathlib.Path("/tmp") / root.name, False
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if too_long:
+        with contextlib.suppress(OSError):
+            root.rmdir()
+        raise ValueError(f"_temp_dir={temp_dir!r} is too long: {root} has more than {_MAX_ROOT_NBYTES} bytes")
     status = root.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise PermissionError(f"{root} must belong to this user alone (mode 0700)")
@@ -42,11 +54,11 @@ class Session:
         self.session_id = uuid.uuid4().hex[:16]
         self.dir = root / f"{_NEW_PREFIX}{self.session_id}"  # not to be swept before it has its lock
         self.dir.mkdir(mode=0o700)
-        self.segment = f"/aioray-{self.session_id}"
+        self.segment = _segment_of(self.session_id)
         self.capacity_nbytes = capacity_nbytes
         self._lock_fd = os.open(self.dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        (self.dir / "session.json").write_text(json.dumps({"segment": self.segment, "pids": []}))
+        (self.dir / "session.json").write_text(json.dumps({"processes": []}))
         self.dir = self.dir.rename(root / f"{_PREFIX}{self.session_id}")
         # Sparse: a page takes memory when it is first written.
         posix_ipc.SharedMemory(self.segment, posix_ipc.O_CREX, mode=0o600, size=capacity_nbytes).close_fd()
@@ -58,7 +70,7 @@ class Session:
 
     def note_zygote(self, pid: int) -> None:
         """Remember whom to kill if we are killed: its workers die with it."""
-        (self.dir / "session.json").write_text(json.dumps({"segment": self.segment, "pids": [pid]}))
+        (self.dir / "session.json").write_text(json.dumps({"processes": [[pid, _start_of(pid)]]}))
 
     def close(self) -> None:
         """Remove everything. Safe to call twice."""
@@ -95,22 +107,23 @@ def sweep(root: pathlib.Path) -> int:
 
 
 def _remove(directory: pathlib.Path) -> None:
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        left = json.loads((directory / "session.json").read_text())
-        with contextlib.suppress(posix_ipc.ExistentialError):
-            posix_ipc.unlink_shared_memory(left["segment"])
-        for pid in left["pids"]:
-            _kill_if_ours(pid)
+    with contextlib.suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_shared_memory(_segment_of(directory.name.rpartition("-")[2]))
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it may have died while it wrote this
+        for pid, started in json.loads((directory / "session.json").read_text())["processes"]:
+            if _start_of(pid) == started:  # else the number was given to somebody else
+                os.kill(pid, signal.SIGKILL)
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _kill_if_ours(pid: int) -> None:
-    import psutil  # late: it takes a tenth of the time that a node takes to start
+def _segment_of(session_id: str) -> str:
+    return f"/aioray-{session_id}"
 
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        if any("aioray_node" in word for word in process.cmdline()):  # else the number was given to somebody else
-            process.kill()
+
+def _start_of(pid: int) -> int:
+    """When a process was started, in clock ticks since the machine was. Raises OSError when it is not there."""
+    stat = pathlib.Path(f"/proc/{int(pid)}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[19])  # the name before may contain anything
 
 
 def default_store_nbytes(fraction: float) -> int:

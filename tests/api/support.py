@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import pathlib
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from aioray.api import current_runtime
 from tests.conftest import Leftovers
 
 if TYPE_CHECKING:
+    import pathlib
     from collections.abc import Callable, Iterator
 
 PATIENCE_S = 10.0

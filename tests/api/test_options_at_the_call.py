@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def test_remote_takes_functions_and_classes_and_options_by_name() -> None:
     with pytest.raises(TypeError, match="by name"):
         ray.remote(lambda: 1, num_cpus=2)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="remote already"):
-        ray.remote(same)  # type: ignore[call-overload]
+        ray.remote(same)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +124,10 @@ def test_a_place_for_sessions_that_cannot_be_used_is_an_error_of_init(
     with pytest.raises(RaySystemError, match="file"):
         ray.init(num_cpus=1, _temp_dir=str(tmp_path / "file"))
     assert not ray.is_initialized()
-    with ray.init(num_cpus=1, _temp_dir=str(tmp_path / "new")) as context:
-        assert context["session_dir"].startswith(str(tmp_path / "new"))
+    with pytest.raises(RaySystemError, match=r"_temp_dir=.* is too long"):
+        ray.init(num_cpus=1, _temp_dir=str(tmp_path / ("long" * 25)))
+    with tempfile.TemporaryDirectory() as short, ray.init(num_cpus=1, _temp_dir=f"{short}/new") as context:
+        assert context["session_dir"].startswith(f"{short}/new/")
         assert ray.get(same.remote(1)) == 1
 
 
@@ -157,9 +160,13 @@ def test_init_and_shutdown_five_times_in_a_row(nothing_runs: None) -> None:
 
 
 def test_with_init_ends_the_cluster_also_when_the_block_raises(nothing_runs: None) -> None:
-    with pytest.raises(ZeroDivisionError), ray.init(num_cpus=1):
-        assert ray.get(same.remote(1)) == 1
-        raise ZeroDivisionError
+    def fail() -> None:
+        with ray.init(num_cpus=1):
+            assert ray.get(same.remote(1)) == 1
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert not ray.is_initialized()
 
 

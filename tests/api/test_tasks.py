@@ -13,7 +13,7 @@ import pytest
 
 import aioray as ray
 from aioray.exceptions import GetTimeoutError
-from tests.api.support import Meeting, run_script, started
+from tests.api.support import Meeting, eventually, run_script, started
 
 if TYPE_CHECKING:
     import pathlib
@@ -169,7 +169,7 @@ def test_a_remote_function_keeps_name_and_docstring_of_what_it_wraps() -> None:
     def documented() -> None:
         """Says what it does."""
 
-    assert documented.__name__ == "documented"
+    assert vars(documented)["__name__"] == "documented"
     assert documented.__doc__ == "Says what it does."
     assert "documented" in repr(documented)
 
@@ -351,6 +351,7 @@ def test_a_task_may_end_before_the_tasks_that_it_started(machine: Any, tmp_path:
 
 
 def test_fractions_of_every_resource_are_taken_and_come_back(machine: Any) -> None:
+    eventually(lambda: ray.available_resources()["CPU"] == 2)  # workers just used are kept for a moment
     before = ray.available_resources()
 
     @ray.remote(num_cpus=0.25, num_gpus=0.1, memory=1024, resources={"slot": 0.0001})
@@ -399,12 +400,16 @@ def test_a_custom_resource_of_one_lets_one_task_at_a_time_pass(machine: Any, tmp
 def test_what_no_node_has_is_said_at_once_and_can_be_asked_about(
     machine: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    refs = [square.options(num_cpus=64).remote(n) for n in range(5)]
+    @ray.remote(num_cpus=64)
+    def greedy(n: int) -> int:
+        return n
+
+    refs = [greedy.remote(n) for n in range(5)]
     ready, waiting = ray.wait(refs, timeout=0.2)
     assert (ready, waiting) == ([], refs)
     warnings = [record.getMessage() for record in caplog.records if record.name == "aioray"]
     assert len(warnings) == 1, "one request, five calls: one warning"
-    assert "square" in warnings[0]
+    assert "greedy" in warnings[0]
     assert "64 CPU" in warnings[0]
     assert "2 CPU" in warnings[0]
     for ref in refs:
@@ -464,9 +469,7 @@ def test_threads_inside_a_task_submit_and_get_as_well(machine: Any) -> None:
     assert ray.get([threaded.remote() for _ in range(4)]) == [[0, 1, 4, 9]] * 4
 
 
-def test_long_tasks_do_not_queue_behind_each_other_while_a_worker_is_free(
-    machine: Any, tmp_path: pathlib.Path
-) -> None:
+def test_long_tasks_do_not_queue_behind_each_other_while_a_worker_is_free(machine: Any, tmp_path: pathlib.Path) -> None:
     """Two that wait for each other can only end when they run at the same time."""
     ray.get([square.remote(x) for x in range(100)])  # the pipeline knows `square` as quick
     here, there = Meeting(tmp_path / "here"), Meeting(tmp_path / "there")

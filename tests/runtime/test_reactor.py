@@ -296,9 +296,7 @@ def test_calls_asked_for_before_anybody_leads_are_made_first(reactor: Reactor) -
     assert reactor.run_until(lambda: bool(made), PATIENCE_S)
 
 
-def test_whatever_raises_disturbs_nothing_else(
-    reactor: Reactor, bell: Bell, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_whatever_raises_disturbs_nothing_else(reactor: Reactor, bell: Bell, caplog: pytest.LogCaptureFixture) -> None:
     """Handlers, timers and calls alike; who leads neither sees the error nor loses the lead."""
     good = Bell(reactor)
     made: list[str] = []
@@ -425,9 +423,7 @@ async def loop_until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
-def test_a_loop_does_the_io_while_it_is_attached(
-    reactor: Reactor, bell: Bell, loop: asyncio.AbstractEventLoop
-) -> None:
+def test_a_loop_does_the_io_while_it_is_attached(reactor: Reactor, bell: Bell, loop: asyncio.AbstractEventLoop) -> None:
     async def main() -> None:
         assert not reactor.in_loop()
         reactor.attach(loop)

@@ -132,7 +132,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         25 Notice text
         26 LogLines label pid stream lines
         27 Exit reason
-        28 ForkWorker worker_id
+        28 ForkWorker worker_id session_dir
         29 Forked worker_id pid error
         30 Exited worker_id status
     """.split()

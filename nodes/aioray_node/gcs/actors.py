@@ -180,9 +180,9 @@ def _create(state: State, spec: ActorSpec) -> list[Command]:
     if actor_id in state.actors:
         return []  # sent twice
     state.actors[actor_id] = Actor(spec)
+    doom = state.doomed.pop(actor_id, None)
     if spec.error is not None:
         return _end(state, actor_id, "init_raised", "an argument of its constructor failed", spec.error)
-    doom = state.doomed.pop(actor_id, None)
     if doom is not None:
         return _end(state, actor_id, "ended", doom, None)
     return [StartActor(actor_id)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from aioray.wire.values import PROCESS_ID_NBYTES, Value, owner_of
+from aioray.wire.values import Value, owner_of
 
 
 class Shared(msgspec.Struct, frozen=True):
@@ -118,6 +118,8 @@ def _entry(state: State, oid: bytes) -> Entry:
 
 
 def _hold(state: State, holder: bytes, oid: bytes) -> None:
+    if owner_of(holder) in state.gone and holder not in state.entries:
+        return  # said in the name of a process that is gone, and will never let go
     _entry(state, oid).holders.add(holder)
     state.held_by.setdefault(holder, set()).add(oid)
 
@@ -157,12 +159,14 @@ def _free(state: State, oids: list[bytes]) -> list[Command]:
         entry = state.entries.get(oid)
         if entry is None or entry.holders:
             continue
-        if not entry.known:
+        if not entry.known and owner_of(oid) not in state.gone:
             if not entry.waiters:
                 del state.entries[oid]  # its owner has not spoken yet: when it does, it begins anew
             continue
         del state.entries[oid]
-        commands.append(Forgotten(oid, entry.value))
+        commands += [OwnerLost(waiter, oid) for waiter in sorted(entry.waiters)]  # else they would wait for ever
+        if entry.known:
+            commands.append(Forgotten(oid, entry.value))
         for inner in state.held_by.pop(oid, ()):
             if inner_entry := state.entries.get(inner):
                 inner_entry.holders.discard(oid)
@@ -171,27 +175,31 @@ def _free(state: State, oids: list[bytes]) -> list[Command]:
 
 
 def _want(state: State, process: bytes, oid: bytes) -> list[Command]:
-    entry = _entry(state, oid)
-    if entry.value is not None:
+    entry = state.entries.get(oid)
+    if entry is not None and entry.value is not None:
         return [Deliver(process, oid, entry.value)]
     if owner_of(oid) in state.gone:
         return [OwnerLost(process, oid)]
-    entry.waiters.add(process)
+    _entry(state, oid).waiters.add(process)
     return []
 
 
 def _process_gone(state: State, process: bytes) -> list[Command]:
     state.gone.add(process)
     commands: list[Command] = []
+    unwanted = []
     for oid, entry in state.entries.items():
         entry.waiters.discard(process)
         if owner_of(oid) == process and entry.value is None:
             commands += [OwnerLost(waiter, oid) for waiter in sorted(entry.waiters)]
             entry.waiters.clear()
-    holders = [holder for holder in state.held_by if holder[:PROCESS_ID_NBYTES] == process]
-    for holder in holders:
+        if not entry.waiters:
+            unwanted.append(oid)
+    commands += _free(state, unwanted)  # those that only a question had brought here
+    commands += _release(state, process, list(state.held_by.get(process, ())))
+    for holder in [holder for holder in state.held_by if owner_of(holder) == process]:
         # An object that the process owned lives on while others hold it, and so does what it contains.
-        if len(holder) == PROCESS_ID_NBYTES or holder not in state.entries:
+        if holder not in state.entries:
             commands += _release(state, holder, list(state.held_by.get(holder, ())))
     return commands
 

@@ -59,6 +59,7 @@ class LeaseDesk:
         self._grants: dict[int, _Grant] = {}
         self._by_owner: dict[tuple[bytes, int], int] = {}
         self._by_actor: dict[bytes, int] = {}
+        self._infeasible: dict[tuple[bytes, str], set[int]] = {}  # what was warned of, and the leases that wait for it
         self.pool: WorkerPool
         self.actors: ActorHost
 
@@ -83,8 +84,13 @@ class LeaseDesk:
 
     def _warn(self, lease_id: int, text: str) -> None:
         best = in_words(self._state.resources.total)
+        process = self._grants[lease_id].process
+        said = self._infeasible.setdefault((process, text), set())
+        said.add(lease_id)
+        if len(said) > 1:
+            return  # as for the others of the kind that wait
         notice = f"{text}. The best node has {best}. It waits, and runs if such a node ever joins."
-        self._send(self._grants[lease_id].process, Notice(notice))
+        self._send(process, Notice(notice))
 
     # for callers
 
@@ -184,5 +190,9 @@ class LeaseDesk:
         if grant is not None:
             self._by_owner.pop((grant.process, grant.number), None)
             self._by_actor.pop(grant.actor_id, None)
+            for said, lease_ids in list(self._infeasible.items()):
+                lease_ids.discard(lease_id)
+                if not lease_ids:
+                    del self._infeasible[said]
             if grant.exit_limit is not None:
                 grant.exit_limit.cancel()

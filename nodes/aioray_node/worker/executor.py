@@ -39,6 +39,9 @@ _ASYNC_CONCURRENCY = 1000
 _SPARE_THREADS = 32  # of an async actor, beyond those for its sync methods: user code has to_thread, too
 
 
+_INTERRUPT_AGAIN_S = 0.01
+
+
 class Interrupted(KeyboardInterrupt):
     """Raised in the main thread, in the middle of user code, when its call is cancelled."""
 
@@ -69,6 +72,7 @@ class Executor:
         self._threads = ThreadLimit()
         self._current: Item | None = None  # in the main thread
         self._current_loop_task: asyncio.Task[Any] | None = None
+        self._in_loop = False  # the main thread runs, or is about to run, an async task
         self._busy = False  # the current call takes long, or waits: nothing may queue behind it
         self._interrupting: Item | None = None
         self._spec: ActorSpec | None = None
@@ -162,7 +166,19 @@ class Executor:
                 self._current_loop_task.cancel()
                 return
             self._interrupting = current
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Interrupt the main thread, again and again until it is through: it may be busy with what must not be torn."""
+        if self._interrupting is None or self._interrupting is not self._current:
+            return
+        if self._current_loop_task is not None:
+            self._interrupting = None
+            self._reactor.forget_interrupt()
+            self._current_loop_task.cancel()
+            return
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        self._reactor.call_later(_INTERRUPT_AGAIN_S, self._interrupt)
 
     def _cancelled(self, item: Item) -> None:
         connection, call = item
@@ -178,12 +194,13 @@ class Executor:
     def on_signal(self, *_: Any) -> None:
         """SIGINT, which only `_cancel` sends: raise in user code, but never in the middle of our own."""
         item = self._interrupting
-        if item is None or item is not self._current:
+        if item is None or item is not self._current or self._in_loop:
             return
         if self._reactor.in_our_hands() or self._runtime.memory.is_being_changed:
             self._reactor.interrupt(Interrupted())
         else:
             self._interrupting = None
+            self._reactor.forget_interrupt()
             raise Interrupted
 
     # the main thread
@@ -296,18 +313,22 @@ class Executor:
         """An async task: the main thread becomes its event loop, which does the I/O meanwhile."""
         import uvloop
 
-        if self._loop is None:
-            self._loop = uvloop.new_event_loop()
-        loop = self._loop
-        self._reactor.attach(loop)
-        busy = loop.call_later(0.01, self._async_is_long)
+        self._in_loop = True  # from here on a cancel cancels the asyncio task, once there is one
         try:
-            self._current_loop_task = loop.create_task(coroutine)
-            return loop.run_until_complete(self._current_loop_task)
+            if self._loop is None:
+                self._loop = uvloop.new_event_loop()
+            loop = self._loop
+            self._reactor.attach(loop)
+            busy = loop.call_later(0.01, self._async_is_long)
+            try:
+                self._current_loop_task = loop.create_task(coroutine)
+                return loop.run_until_complete(self._current_loop_task)
+            finally:
+                busy.cancel()
+                self._current_loop_task = None
+                self._reactor.detach()
         finally:
-            busy.cancel()
-            self._current_loop_task = None
-            self._reactor.detach()
+            self._in_loop = False
 
     def _async_is_long(self) -> None:
         with self._reactor.lock:
