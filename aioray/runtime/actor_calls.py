@@ -39,7 +39,7 @@ class ActorCallRecord:
 class RemoteActor:
     """An actor as one process sees it. All its handles here share this; when it goes, the actor may."""
 
-    __slots__ = ("__weakref__", "_line", "actor_id", "cls", "creation_pins", "methods", "runtime")
+    __slots__ = ("__weakref__", "_line", "actor_id", "cls", "creation_pins", "is_going", "methods", "runtime")
 
     def __init__(self, runtime: Runtime, actor_id: bytes, cls: str, methods: dict[str, int], line: ActorLine) -> None:
         self.runtime = runtime
@@ -47,6 +47,7 @@ class RemoteActor:
         self.cls = cls
         self.methods = methods
         self._line = line
+        self.is_going = False
         self.creation_pins: Any = None  # arguments of the constructor, until it has run
 
     @property
@@ -54,7 +55,8 @@ class RemoteActor:
         return self._line
 
     def __del__(self) -> None:
-        self.runtime.actors.gone(self.actor_id)
+        self.is_going = True
+        self.runtime.actors.gone(self._line)
 
 
 class ActorLine:
@@ -70,6 +72,7 @@ class ActorLine:
         "queue",
         "reason",
         "remote",
+        "remotes",
         "state",
         "watched",
     )
@@ -85,6 +88,7 @@ class ActorLine:
         self.queue: collections.deque[ActorCallRecord] = collections.deque()
         self.flight: dict[int, ActorCallRecord] = {}
         self.remote: weakref.ref[RemoteActor] | None = None
+        self.remotes = 0  # one as a rule, two while one is dying as the next handle arrives
         self.watched = False
 
 
@@ -101,7 +105,8 @@ class ActorCaller:
         if line is None:
             line = self._lines[actor_id] = ActorLine(actor_id, cls)
         remote = line.remote() if line.remote is not None else None
-        if remote is None:
+        if remote is None or remote.is_going:  # the second: its finalizer is running in another thread
+            line.remotes += 1
             remote = RemoteActor(self._runtime, actor_id, cls, methods, line)
             line.remote = weakref.ref(remote)
             if not held:
@@ -111,16 +116,16 @@ class ActorCaller:
                 self._runtime.link.send(WatchActor(actor_id))
         return remote
 
-    def gone(self, actor_id: bytes) -> None:
+    def gone(self, line: ActorLine) -> None:
         """From RemoteActor.__del__, in any thread: no handle here, and no call under way."""
         if not self._runtime.reactor.closed:
-            self._runtime.reactor.call_soon(lambda: self._release(actor_id))
+            self._runtime.reactor.call_soon(lambda: self._release(line))
 
-    def _release(self, actor_id: bytes) -> None:
-        line = self._lines.get(actor_id)
-        if line is None or (line.remote is not None and line.remote() is not None):
+    def _release(self, line: ActorLine) -> None:
+        line.remotes -= 1
+        if line.remotes or self._lines.get(line.actor_id) is not line:
             return
-        self._runtime.link.send(Release(self._runtime.process_id, [actor_id]))
+        self._runtime.link.send(Release(self._runtime.process_id, [line.actor_id]))
         self._forget(line)  # the node tells us no more about it: should a handle come back, all begins anew
 
     def _forget(self, line: ActorLine) -> None:
@@ -227,7 +232,7 @@ class ActorCaller:
         line.queue.clear()
         for record in records:
             self._fail(record, line)
-        if line.remote is None or line.remote() is None:
+        if not line.remotes:
             self._forget(line)
 
     # what actors say

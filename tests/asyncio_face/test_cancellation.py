@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 PATIENCE_S = 10.0
 
 
-@aioray.remote(num_cpus=0)
-class Diary:
+class DiaryActor:
     """What happened, in order; `until` waits for an entry."""
 
     def __init__(self) -> None:
@@ -35,6 +34,9 @@ class Diary:
         async with self._news:
             await self._news.wait_for(lambda: entry in self._entries)
         return list(self._entries)
+
+
+Diary: Any = aioray.remote(num_cpus=0)(DiaryActor)
 
 
 @aioray.remote
@@ -157,21 +159,25 @@ async def test_a_call_that_takes_too_long_is_stopped_by_whatever_limits_it(clust
         ref = sleep_and_tell.remote(diary)
         await started(diary)
         with pytest.raises((TimeoutError, ExceptionGroup)):
-            match limit:
-                case "timeout":
-                    async with asyncio.timeout(0.01):
-                        await ref
-                case "wait_for":
-                    await asyncio.wait_for(ref, 0.01)
-                case "gather":
-                    await asyncio.wait_for(asyncio.gather(ref, one.remote()), 0.01)
-                case _:
-                    async with asyncio.TaskGroup() as group:
-                        group.create_task(_await(ref))
-                        group.create_task(_raise())
+            await _await_limited(ref, limit)
         assert ref.cancelled()
         async with asyncio.timeout(PATIENCE_S):
             assert await diary.until.remote("interrupted") == ["started", "interrupted"]
+
+
+async def _await_limited(ref: Any, limit: str) -> None:
+    match limit:
+        case "timeout":
+            async with asyncio.timeout(0.01):
+                await ref
+        case "wait_for":
+            await asyncio.wait_for(ref, 0.01)
+        case "gather":
+            await asyncio.wait_for(asyncio.gather(ref, one.remote()), 0.01)
+        case _:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_await(ref))
+                group.create_task(_raise())
 
 
 async def _await(ref: Any) -> Any:
@@ -276,13 +282,15 @@ async def test_awaits_of_one_ref_share_its_cancellation_as_those_of_a_future_do(
 
 
 async def test_a_call_of_an_async_actor_gets_cancelled_error_and_the_others_go_on(cluster: Cluster) -> None:
-    @aioray.remote
-    class Server:
+    class ServerActor:
         async def serve(self, diary: Any) -> None:
-            await sleep_async._function(diary)
+            serve: Any = sleep_async._function
+            await serve(diary)
 
         async def ping(self) -> str:
             return "pong"
+
+    Server: Any = aioray.remote(ServerActor)
 
     server, diary = Server.remote(), Diary.remote()
     await cancel_await(server.serve.remote(diary), diary)
@@ -292,14 +300,15 @@ async def test_a_call_of_an_async_actor_gets_cancelled_error_and_the_others_go_o
 
 
 async def test_a_call_of_a_sync_actor_is_interrupted_and_queued_ones_never_run(cluster: Cluster) -> None:
-    @aioray.remote
-    class Worker:
+    class WorkerActor:
         def work(self, diary: Any) -> None:
             sleep_and_tell._function(diary)
 
         def tell(self, diary: Any, entry: str) -> str:
             aioray.get(diary.note.remote(entry))
             return entry
+
+    Worker: Any = aioray.remote(WorkerActor)
 
     worker, diary = Worker.remote(), Diary.remote()
     running = worker.work.remote(diary)
@@ -315,8 +324,7 @@ async def test_a_call_of_a_sync_actor_is_interrupted_and_queued_ones_never_run(c
 async def test_who_only_borrows_a_ref_ends_its_await_and_nothing_else(cluster: Cluster) -> None:
     """A worker that is handed a ref cannot cancel the call behind it; it may give up waiting, and come back."""
 
-    @aioray.remote
-    class Borrower:
+    class BorrowerActor:
         async def give_up_then_wait(self, refs: list[Any], diary: Any) -> Any:
             (ref,) = refs
             with pytest.raises(TimeoutError):
@@ -325,6 +333,8 @@ async def test_who_only_borrows_a_ref_ends_its_await_and_nothing_else(cluster: C
             assert not ref.cancelled()
             await diary.note.remote("gave up")
             return await ref
+
+    Borrower: Any = aioray.remote(BorrowerActor)
 
     diary = Diary.remote()
     ref = diary.until.remote("gave up")

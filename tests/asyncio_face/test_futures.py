@@ -35,8 +35,7 @@ def fail(text: str) -> None:
     raise ValueError(text)
 
 
-@aioray.remote(num_cpus=0)
-class Gate:
+class GateActor:
     """Calls of `passed` wait until `open` was called."""
 
     def __init__(self) -> None:
@@ -48,6 +47,9 @@ class Gate:
 
     async def open(self) -> None:
         self._open.set()
+
+
+Gate: Any = aioray.remote(num_cpus=0)(GateActor)
 
 
 class CountsItsCopies:
@@ -71,6 +73,13 @@ def make_counted() -> CountsItsCopies:
 
 def callbacks_of(ref: ObjectRef[Any]) -> int:
     return len(ref._waiting or ())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Until the loop, or another thread, has come to where it is wanted."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 # nobody tells: it is the inside of something
+            await asyncio.sleep(0)
 
 
 # await
@@ -143,7 +152,8 @@ async def test_gather_gives_exceptions_where_they_are_asked_for(cluster: Cluster
 
 
 async def test_gather_takes_refs_and_coroutines_side_by_side(cluster: Cluster) -> None:
-    assert await asyncio.gather(double.remote(1), asyncio.sleep(0, "slept")) == [2, "slept"]
+    number, text = await asyncio.gather(double.remote(1), asyncio.sleep(0, "slept"))
+    assert (number, text) == (2, "slept")
 
 
 async def test_wait_returns_what_it_was_told_to_wait_for(cluster: Cluster) -> None:
@@ -245,8 +255,7 @@ async def test_a_cancelled_wait_cancels_no_call(cluster: Cluster) -> None:
     gate = Gate.remote()
     ref = gate.passed.remote("alive")
     waiting = asyncio.ensure_future(aioray.wait([ref]))
-    while not callbacks_of(ref):
-        await asyncio.sleep(0)
+    await until(lambda: callbacks_of(ref))
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -259,7 +268,7 @@ async def test_blocking_calls_in_the_loop_say_what_to_write_instead(cluster: Clu
     ref = Gate.remote().passed.remote()
     with pytest.raises(BlockingCallError, match="await ref"):
         aioray.get(ref)
-    with pytest.raises(BlockingCallError, match="await aioray.wait"):
+    with pytest.raises(BlockingCallError, match=r"await aioray\.wait"):
         _, _ = aioray.wait([ref])
     with pytest.raises(BlockingCallError, match="async for"):
         for _ in aioray.as_completed([ref]):
@@ -306,10 +315,14 @@ async def test_as_completed_is_over_when_its_time_is(cluster: Cluster) -> None:
     slow, fast = gate.passed.remote(), double.remote(1)
     await fast
     seen = []
-    with pytest.raises(TimeoutError, match="1 of 2"):
+
+    async def take_it_slowly() -> None:
         async for ref in aioray.as_completed([slow, fast], timeout=0.05):
             seen.append(ref)
             await asyncio.sleep(0.06)
+
+    with pytest.raises(TimeoutError, match="1 of 2"):
+        await take_it_slowly()
     assert seen == [fast]
     assert callbacks_of(slow) == 0
 
@@ -332,8 +345,7 @@ def test_as_completed_without_a_loop_keeps_to_its_time_and_cleans_up(ray: Any) -
     seen = []
     started = time.monotonic()
     with pytest.raises(TimeoutError, match="1 of 2"):
-        for ref in ray.as_completed([slow, fast], timeout=0.1):
-            seen.append(ref)
+        seen.extend(ray.as_completed([slow, fast], timeout=0.1))
     assert time.monotonic() - started < PATIENCE_S / 2
     assert seen == [fast]
     assert callbacks_of(slow) == 0
@@ -413,8 +425,7 @@ async def test_threads_may_block_while_the_loop_does_the_io(cluster: Cluster) ->
 async def test_a_thread_hears_that_the_loop_cancelled_what_it_waits_for(cluster: Cluster) -> None:
     ref = Gate.remote().passed.remote()
     getting = asyncio.get_running_loop().run_in_executor(None, aioray.get, ref)
-    while not cluster.runtime.reactor._followers:
-        await asyncio.sleep(0)
+    await until(lambda: cluster.runtime.reactor._followers)
     ref.cancel()
     with pytest.raises(TaskCancelledError):
         await getting

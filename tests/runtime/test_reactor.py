@@ -419,7 +419,7 @@ def loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
 
 async def loop_until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 # nobody tells: it is the inside of the reactor
             await asyncio.sleep(0)
 
 

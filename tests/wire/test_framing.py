@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +25,9 @@ from aioray.wire.framing import (
     split_frames,
 )
 from aioray.wire.values import Value, object_id, owner_of
+
+if TYPE_CHECKING:
+    import msgspec
 
 PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.Greeting(b"\1\2", ["/p"]), "9301c402010291a22f70"),
@@ -135,12 +138,12 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         28 ForkWorker worker_id session_dir
         29 Forked worker_id pid error
         30 Exited worker_id status
-    """.split()
+    """
     found: list[str] = []
     for kind in CONTROLS:
         found += [str(kind.__struct_config__.tag), kind.__name__, *kind.__struct_fields__]
     # Appended fields are fine: add them here. Anything else needs a new PROTOCOL_VERSION.
-    assert found == pinned
+    assert found == pinned.split()
     assert control.PROTOCOL_VERSION == 1
     assert frame(Ack(5)).hex() == "03000000920e05"
     assert frame(control.Blocked(True)).hex() == "030000009207c3"
@@ -207,10 +210,8 @@ def test_a_random_stream_never_raises_anything_but_a_wire_error(noise: bytes) ->
 def test_a_flipped_byte_is_a_wire_error_or_another_message(message: Any, at: int, value: int) -> None:
     raw = bytearray(frame(message)[4:])
     raw[at % len(raw)] = value
-    try:
+    with contextlib.suppress(WireError):
         split_frames(body(bytes(raw)), control_decoder)
-    except WireError:
-        pass
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_a_flipped_byte_is_a_wire_error_or_another_message(message: Any, at: int
     [
         ("nested too deeply", b"\x94\x17\x01\xa1x\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"),
         ("text that is no UTF-8", b"\x92\x19\xa2\xff\xfe"),
-        ("a list that claims to have four thousand million items", b"\x97\x01\xc4\x00\xa0\x00\x00\xa0\xdd\xff\xff\xff\xff"),
+        ("a list that claims to be enormous", b"\x97\x01\xc4\x00\xa0\x00\x00\xa0\xdd\xff\xff\xff\xff"),
         ("an unknown tag", b"\x92\xcc\xff\x01"),
         ("no array", b"\xa5hello"),
         ("empty", b""),

@@ -65,9 +65,12 @@ def run_worker(worker_id: str, session_dir: str, config: Config) -> None:
         connection = Connection(reactor, sock, call_decoder, executor.on_messages, _caller_gone)
         connection.tag = Caller()
 
-    with reactor.lock:
-        Listener(reactor, address, accept)
-    runtime.open(address)
+    try:
+        with reactor.lock:
+            Listener(reactor, address, accept)
+        runtime.open(address)
+    except OSError:
+        return  # the node was closed while we started
     reactor.run_until(lambda: runtime.link.welcomed.done)
     runtime.welcome(runtime.link.welcomed.value)
     reactor.start_helper()
