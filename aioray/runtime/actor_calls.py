@@ -18,6 +18,8 @@ from aioray.wire.values import Value
 if TYPE_CHECKING:
     from aioray.runtime.runtime import Runtime
 
+_LAST_WORDS_S = 1.0  # how long the node may take to say why an actor died
+
 
 class ActorCallRecord:
     """One method call, until it has a result."""
@@ -206,6 +208,8 @@ class ActorCaller:
             line.state, line.address = "alive", update.address
             self._connect(line)
         elif update.state == "dead":
+            if line.connection is not None:
+                line.connection.drain()  # what it got done is not lost with it
             line.state, line.reason, line.error = "dead", update.reason, update.error
             self._fail_all(line)
 
@@ -248,9 +252,17 @@ class ActorCaller:
             elif type(message) is Finished:
                 complete(self._runtime, record.refs, message.values)
 
-    def _on_close(self, connection: Connection, _: str) -> None:
+    def _on_close(self, connection: Connection, reason: str) -> None:
         # The node hears of the death as well, and knows the reason: its update fails the calls.
-        connection.tag.connection = None
+        line: ActorLine = connection.tag
+        line.connection = None
+        self._runtime.reactor.call_later(_LAST_WORDS_S, lambda: self._died_untold(line, reason))
+
+    def _died_untold(self, line: ActorLine, reason: str) -> None:
+        """The node has not said that it died: it lives, and only its connection broke, with all that was under way."""
+        if line.state != "dead":
+            line.state, line.reason = "dead", f"the connection to it broke ({reason})"
+            self._fail_all(line)
 
     def state_of(self, record: ActorCallRecord) -> str:
         """Where a call is, in words."""

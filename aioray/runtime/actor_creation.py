@@ -47,6 +47,13 @@ def create_actor(
             failed = first_failed(arguments.deps)
             error = None if failed is None else error_value(runtime.outcome_error(failed))
             deps = wire_deps(runtime, arguments.deps) if failed is None else []
+            # Our handle may go before it is constructed, and what we hold with it: the actor holds it till then.
+            pins = [dep for _, dep in arguments.deps if deps and (dep._value.nbytes or dep._value.refs)]
+            for dep in pins:
+                runtime.objects.share(dep)
+            pins += [*arguments.pins, *function.pins]
+            if pins:
+                runtime.objects.hold_for(actor_id, pins)
             call = Call(0, "__init__", arguments.data, arguments.kwnames, deps, name="__init__")
             runtime.link.send(
                 ActorSpec(

@@ -225,9 +225,9 @@ class ObjectTable:
             with self._runtime.reactor.lock:
                 tracked = self._tracked.setdefault(oid, Tracked())
                 tracked.views += 1
+                if tracked.views == 1 and not tracked.held_at_node and not tracked.refs:
+                    self._borrowed.append(oid)
             stream, buffers = self._runtime.memory.open(value, lambda: self._view_gone(oid))
-            if tracked.views == 1 and not tracked.held_at_node and not tracked.refs:
-                self._borrowed.append(oid)
             result = deserialize(stream, buffers, runtime)
         if self._borrowed and not argument:
             with self._runtime.reactor.lock:

@@ -9,19 +9,15 @@ as it is: an epoll is itself a file that a loop can watch.
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import heapq
-import itertools
 import logging
 import os
-import select
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from aioray.runtime.spinning import Spinning
+from aioray.runtime.poller import Poller
 
 if TYPE_CHECKING:
     import asyncio
@@ -30,41 +26,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("aioray")
 _all: weakref.WeakSet[Reactor] = weakref.WeakSet()  # for what happens at a fork
 
-_BUFFER_NBYTES = 256 * 1024
 _HELPER_PERIOD_S = 0.002  # how long nobody may lead before the helper does
 _HELPER_LONG_PERIOD_S = 0.01  # the same, where threads led more than _OFTEN times in the period before
 _OFTEN = 4
 _HELPER_PARKED_S = 1.0  # it is woken; this is for the thread that was interrupted in the middle of waking it
 _HELPER_IDLE_ROUNDS = 20  # after that many looks at a program that waits anyway, the helper sleeps
-
-
-class Handler(Protocol):
-    """What is registered for a file descriptor. Both are called with the reactor's lock held.
-
-    One that raises is logged, and does not disturb the others; what has `on_failure(exc)` is told, and should give up.
-    """
-
-    def on_readable(self) -> None: ...
-    def on_writable(self) -> None: ...
-
-
-class Flushable(Protocol):
-    """Something with output to write before the next wait."""
-
-    def flush(self) -> None: ...
-
-
-class Timer:
-    """A call that is due later; `cancel` makes it not happen."""
-
-    __slots__ = ("cancelled", "fn")
-
-    def __init__(self, fn: Callable[[], None]) -> None:
-        self.fn = fn
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
 
 
 class _Follower:
@@ -75,27 +41,15 @@ class _Follower:
         self.event = threading.Event()
 
 
-class Reactor:
-    """One epoll, its timers and its dirty connections. All state is guarded by `lock`."""
+class Reactor(Poller):
+    """A poller, and who polls: threads that wait, the helper, or an attached event loop."""
 
-    def __init__(self, name: str = "aioray", *, spin_us: float = 0.0) -> None:
-        self.lock = threading.RLock()
+    def __init__(
+        self, name: str = "aioray", *, spin_us: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(spin_us=spin_us, clock=clock)
         self.on_helper_leads: Callable[[], None] | None = None
-        # Connections receive into this, one at a time: a fresh buffer for each read would cost three system calls more.
-        self.buffer = memoryview(bytearray(_BUFFER_NBYTES))
         self._name = name
-        self._spinning = Spinning()
-        # On a single core the answer cannot come while we look.
-        self._spin_s = spin_us / 1e6 if len(os.sched_getaffinity(0)) > 1 else 0.0
-        self._epoll = select.epoll()
-        self._wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._wakeup_fd, select.EPOLLIN)
-        self._handlers: dict[int, Handler] = {}
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._timer_order = itertools.count()
-        self._soon: collections.deque[Callable[[], None]] = collections.deque()
-        self._dirty: list[Flushable] = []
-        self._flush_pending = False
         # Re-entrant for one reason: it knows its owner. An exception that a signal handler raises between any two
         # steps of taking it can be caught then, and it is let go (see _try_to_lead).
         self._lead = threading.RLock()
@@ -112,41 +66,8 @@ class Reactor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._loop_timer: asyncio.TimerHandle | None = None
-        self.closed = False
+        self._loop_timer_due = 0.0
         _all.add(self)
-
-    # registration
-
-    def register(self, fd: int, handler: Handler) -> None:
-        self._handlers[fd] = handler
-        self._epoll.register(fd, select.EPOLLIN)
-
-    def watch_writable(self, fd: int, wanted: bool) -> None:
-        self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
-
-    def unregister(self, fd: int) -> None:
-        if self._handlers.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
-
-    def call_later(self, delay_s: float, fn: Callable[[], None]) -> Timer:
-        """Call `fn` (under the lock) after `delay_s` seconds."""
-        timer = Timer(fn)
-        with self.lock:
-            first = not self._timers or self._timers[0][0] > time.monotonic() + delay_s
-            heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._timer_order), timer))
-            if first:
-                self._arm()
-        return timer
-
-    def call_soon(self, fn: Callable[[], None]) -> None:
-        """Call `fn` (under the lock) from whoever does the I/O. Safe in any thread and in finalizers."""
-        self._soon.append(fn)
-        self._request_turn()
-
-    def mark_dirty(self, connection: Flushable) -> None:
-        """Have `connection.flush()` called before the next wait. The lock is held."""
-        self._dirty.append(connection)
-        self._request_turn()
 
     def _request_turn(self) -> None:
         if self._flush_pending:
@@ -169,11 +90,6 @@ class Reactor:
             self.wake()
         self._tell_followers()
 
-    def wake(self) -> None:
-        """Make the leader look around."""
-        with contextlib.suppress(OSError, ValueError):  # it is closed
-            os.eventfd_write(self._wakeup_fd, 1)
-
     def _arm(self) -> None:
         if self._loop is not None:
             if threading.get_ident() == self._loop_thread:
@@ -183,101 +99,15 @@ class Reactor:
         elif self._leader not in (0, threading.get_ident()):
             self.wake()
 
-    # one turn
-
-    def flush(self) -> None:
-        """Write what is to be written, and make the calls that were asked for soon."""
-        with self.lock:
-            self._flush_pending = False
-            while self._soon:
-                fn = self._soon.popleft()
-                try:
-                    fn()
-                except Exception as exc:
-                    self._failed(fn, exc)
-            while self._dirty:
-                dirty, self._dirty = self._dirty, []
-                for connection in dirty:
-                    try:
-                        connection.flush()
-                    except Exception as exc:
-                        self._failed(connection, exc)
-
-    def _run_timers(self) -> None:
-        timers = self._timers
-        now = time.monotonic()
-        while timers and (timers[0][0] <= now or timers[0][2].cancelled):
-            timer = heapq.heappop(timers)[2]
-            if not timer.cancelled:
-                try:
-                    timer.fn()
-                except Exception as exc:
-                    self._failed(timer.fn, exc)
-
-    def _handle(self, events: list[tuple[int, int]]) -> None:
-        with self.lock:
-            for fd, mask in events:
-                if fd == self._wakeup_fd:
-                    with contextlib.suppress(BlockingIOError):
-                        os.eventfd_read(fd)
-                    continue
-                handler = self._handlers.get(fd)
-                if handler is None:
-                    continue
-                try:
-                    if mask & select.EPOLLOUT:
-                        handler.on_writable()
-                    if mask & ~select.EPOLLOUT:
-                        handler.on_readable()
-                except Exception as exc:
-                    self._failed(handler, exc)
-            if self._timers:
-                self._run_timers()
-
-    def _failed(self, what: object, exc: Exception) -> None:
-        """Our own fault. Who waits for what got lost here must hear of it, and all others must notice nothing."""
-        _log.error("aioray: an error in aioray itself, in %r; please report it", what, exc_info=exc)
-        on_failure = getattr(what, "on_failure", None)
-        if on_failure is not None:
-            try:
-                on_failure(exc)
-            except Exception:
-                _log.exception("aioray: giving up %r failed, too", what)
-
-    def poll_once(self, timeout_s: float | None, *, spin: bool = False) -> None:
-        """One turn of the leader: write, wait at most `timeout_s`, handle. Not under the lock."""
-        if self._flush_pending:
-            self.flush()
-        if self._timers:
-            until = max(0.0, self._timers[0][0] - time.monotonic())
-            timeout_s = until if timeout_s is None else min(until, timeout_s)
-        self._handle(self._look_then_wait(timeout_s) if spin else self._epoll.poll(timeout_s))
-        if self._flush_pending:
-            self.flush()
-
-    def _look_then_wait(self, timeout_s: float | None) -> list[tuple[int, int]]:
-        poll, spinning = self._epoll.poll, self._spinning
-        if spinning.is_worth_it():
-            until = time.perf_counter() + self._spin_s
-            while True:
-                events = poll(0)
-                if events:
-                    spinning.hit()
-                    return events
-                if time.perf_counter() >= until:
-                    break
-            spinning.missed()
-        return poll(timeout_s)
-
     # leading and following
 
     def run_until(self, done: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Do the I/O, or let who does it go on, until `done()`; False when `timeout_s` went by first."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = None if timeout_s is None else self.time() + timeout_s
         while not done():
             if self.closed:
                 return done()
-            left = None if deadline is None else deadline - time.monotonic()
+            left = None if deadline is None else deadline - self.time()
             if left is not None and left <= 0:
                 self._try_to_lead(done, None, once=True)  # timeout 0 still takes what lies ready
                 return done()
@@ -332,7 +162,7 @@ class Reactor:
             if once:
                 self.poll_once(0)
                 return
-            left = None if deadline is None else deadline - time.monotonic()
+            left = None if deadline is None else deadline - self.time()
             if (left is not None and left <= 0) or self._attaching:
                 return
             if self._flush_pending:
@@ -531,12 +361,12 @@ class Reactor:
             return
         due = self._timers[0][0]
         if self._loop_timer is not None:
-            if getattr(self, "_loop_timer_due", None) == due:
+            if self._loop_timer_due == due:
                 return
             self._loop_timer.cancel()
         self._loop_timer_due = due
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop_timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._timer_on_loop)
+            self._loop_timer = self._loop.call_later(max(0.0, due - self.time()), self._timer_on_loop)
 
     def _timer_on_loop(self) -> None:
         self._loop_timer = None

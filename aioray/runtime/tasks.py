@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import TaskCancelledError, WorkerCrashedError
@@ -202,7 +201,7 @@ class TaskSubmitter:
 
     def _return_idle(self) -> None:
         self._surplus_due = False
-        now = time.monotonic()
+        now = self._runtime.reactor.time()
         busy = False
         for queue in self._queues.values():
             idle, unwanted = queue.surplus(now, self._idle_s)
@@ -241,7 +240,7 @@ class TaskSubmitter:
                 return
         lease = Lease(grant.lease_id, worker, grant.worker_id)
         worker.lease = lease
-        queue.granted(lease, time.monotonic())
+        queue.granted(lease, self._runtime.reactor.time())
         self._pump(queue)
 
     def _connect(self, address: str) -> _Worker:
@@ -277,7 +276,7 @@ class TaskSubmitter:
         if lease is None:
             return
         queue = self._by_lease[lease.lease_id]
-        now = time.monotonic()
+        now = self._runtime.reactor.time()
         for message in messages:
             if type(message) is Done:
                 task = queue.take_back(lease, message.seq, now)

@@ -33,6 +33,7 @@ from aioray.wire.control import (
     Query,
     Release,
     Reserve,
+    Reserved,
     Seal,
     Share,
     WatchActor,
@@ -303,6 +304,8 @@ class Node:
         """Answer a request that its sender waits for, on the spot."""
         match message:
             case Reserve(nbytes):
+                if process not in self._peers:  # its question outlived it: nobody would give the extent back
+                    return Reserved(-1, 0, self._store.used_nbytes)
                 return self._store.reserve(process, nbytes)
             case Query(req, what, args):
                 question = self._questions.get(what)

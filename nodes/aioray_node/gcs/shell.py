@@ -51,9 +51,9 @@ class ActorDesk:
 
     def create(self, spec: ActorSpec) -> None:
         """A caller wants an actor."""
-        if spec.name:
+        if spec.name and spec.actor_id not in self._state.doomed:  # else its name may be somebody else's by now
             name = actors.Name(spec.actor_id, spec.cls, spec.methods)
-            if actors.reserve_name(self._state, spec.namespace, spec.name, name) != name:
+            if actors.reserve_name(self._state, spec.namespace, spec.name, name).actor_id != spec.actor_id:
                 return  # the caller was told when it asked for the name
         self._store.feed(Shared(spec.actor_id))
         if spec.detached:
@@ -73,7 +73,8 @@ class ActorDesk:
         self.feed(actors.Ended(actor_id, reason))
 
     def started(self, worker: Worker, message: ActorStarted) -> None:
-        """The worker has run the constructor."""
+        """The worker has run the constructor: what the actor was made of is nobody's but its own to hold."""
+        self._store.feed(Released(message.actor_id, []))
         if message.error is not None:
             self.feed(actors.InitRaised(message.actor_id, message.error))
         else:

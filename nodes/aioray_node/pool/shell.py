@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -77,7 +76,7 @@ class WorkerPool:
         self.feed(core.Tick())
 
     def _open_zygote(self) -> None:
-        self._zygote_since = time.monotonic()
+        self._zygote_since = self._reactor.time()
         self._zygote = self._start_zygote()
         self.zygote_pid = self._zygote.pid
         self._zygote.start(self._reactor, self._on_report, self._on_zygote_death)
@@ -86,7 +85,7 @@ class WorkerPool:
         """Let the pool decide, and carry it out."""
         if self._closed:
             return
-        for command in core.handle(self._state, event, time.monotonic()):
+        for command in core.handle(self._state, event, self._reactor.time()):
             match command:
                 case core.Fork():
                     self._fork()
@@ -105,7 +104,7 @@ class WorkerPool:
                 case core.Starved(lease_id, reason):
                     self._tenant.lost(lease_id, f"no worker could be started: {reason}")
                 case core.WakeAt(when):
-                    delay_s = max(0.0, when - time.monotonic())
+                    delay_s = max(0.0, when - self._reactor.time())
                     self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
 
     def _fork(self) -> None:
@@ -192,7 +191,7 @@ class WorkerPool:
             return
         assert self._zygote is not None
         self._zygote.close(0)
-        if time.monotonic() - self._zygote_since > _SHORT_LIFE_S:
+        if self._reactor.time() - self._zygote_since > _SHORT_LIFE_S:
             self._open_zygote()
         else:  # one that cannot live would have us start Pythons without end; until then forks fail, and are retried
             self._reactor.call_later(_SHORT_LIFE_S, self._reopen_zygote)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from aioray.runtime.reactor import Reactor, Timer
+    from aioray.runtime.poller import Timer
+    from aioray.runtime.reactor import Reactor
     from aioray_node.pool.shell import Worker, WorkerPool
 
 
@@ -69,7 +69,7 @@ class LeaseDesk:
 
     def feed(self, event: core.Event) -> None:
         """Let the scheduler decide, and carry it out."""
-        for command in core.handle(self._state, event, time.monotonic()):
+        for command in core.handle(self._state, event, self._reactor.time()):
             match command:
                 case core.Place(lease_id):
                     self.pool.feed(Need(lease_id, fresh=bool(self._grants[lease_id].actor_id)))
@@ -79,7 +79,7 @@ class LeaseDesk:
                 case core.Infeasible(lease_id, _, text):
                     self._warn(lease_id, text)
                 case core.WakeAt(when):
-                    delay_s = max(0.0, when - time.monotonic())
+                    delay_s = max(0.0, when - self._reactor.time())
                     self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
 
     def _warn(self, lease_id: int, text: str) -> None:

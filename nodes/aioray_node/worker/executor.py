@@ -236,13 +236,16 @@ class Executor:
     def _run_queue(self) -> None:
         queue = self._queue
         unflushed_us = 0
+        after_once = False
         while queue and not self.stopping:
             try:
+                if after_once or queue[0][1].once:  # with an older answer unsent, it would seem not to have begun
+                    self._reactor.run_until(lambda: not self._replier.unsent)
+                    self._reactor.flush()
                 item = queue.popleft()
             except IndexError:  # given back meanwhile
                 return
-            if item[1].once:
-                self._reactor.flush()
+            after_once = item[1].once
             unflushed_us += self._run_one(item)
             if unflushed_us >= _FLUSH_EVERY_US or item[1].once:  # nor may its own answer be lost with the next one
                 self._reactor.flush()
@@ -276,6 +279,7 @@ class Executor:
             self._replier.result(connection, caller.process_id, call, result, exec_us)
             del result
         running.reset(token)
+        self._runtime.call_over(running_call)
         if self._interrupting is item:  # it ended by itself before the interrupt came through
             self._interrupting = None
             self._reactor.forget_interrupt()

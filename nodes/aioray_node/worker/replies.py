@@ -32,6 +32,7 @@ class Replier:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self.unsent = 0  # answers that wait until the node knows what they need
 
     def result(self, connection: Connection, caller: bytes, call: Call, result: Any, exec_us: int) -> None:
         """The call returned."""
@@ -104,6 +105,7 @@ class Replier:
             nonlocal left
             left -= 1
             if left == 0:
+                self.unsent -= 1
                 connection.send(reply)
                 parts.clear()  # the refs inside were kept alive until now
 
@@ -129,6 +131,8 @@ class Replier:
                     link.forget(req)
             if left == 0:
                 connection.send(reply)
+            else:
+                self.unsent += 1
 
 
 def _is_ours(exc: BaseException) -> bool:

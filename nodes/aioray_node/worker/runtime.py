@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 class RunningCall:
     """The call that a thread, or a coroutine, is busy with."""
 
-    __slots__ = ("call", "caller", "is_canceled")
+    __slots__ = ("awaiting", "call", "caller", "is_canceled")
 
     def __init__(self, call: Call, caller: bytes) -> None:
         self.call = call
         self.caller = caller  # process id
         self.is_canceled = False
+        self.awaiting = 0  # refs for which its CPU is lent out
 
 
 # Follows a coroutine wherever it goes; a thread that user code starts has none.
@@ -62,6 +63,20 @@ class WorkerRuntime(Runtime):
 
     def awaited(self, ref: ObjectRef[Any]) -> None:
         super().awaited(ref)
-        if self.holds_cpu and running.get() is not None:
-            self.on_block(True)
-            ref._when_done(lambda _: self.on_block(False))
+        call = running.get()
+        if self.holds_cpu and call is not None:
+            with self.reactor.lock:
+                call.awaiting += 1
+                self.on_block(True)
+            ref._when_done(lambda _: self._awaited_no_more(call))
+
+    def _awaited_no_more(self, call: RunningCall) -> None:
+        with self.reactor.lock:
+            if call.awaiting:
+                call.awaiting -= 1
+                self.on_block(False)
+
+    def call_over(self, call: RunningCall) -> None:
+        """It waits for nothing any more, whether or not what it awaited has come."""
+        while call.awaiting:
+            self._awaited_no_more(call)
