@@ -311,6 +311,8 @@ class ObjectRef(Counted, _Awaitable[T]):
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def pass_on(ref: ObjectRef[Any]) -> None:
+            if not future.set_running_or_notify_cancel():
+                return  # nobody waits for it any more
             try:
                 future.set_result(ref.result())
             except asyncio.CancelledError:

@@ -220,8 +220,11 @@ class ActorCaller:
             remote.creation_pins = None
         try:
             sock = dial(line.address)
-        except OSError:
-            return  # dying already: the node will say so
+        except OSError as exc:
+            # Dying already, as a rule, and the node will say so.
+            reason = f"{exc.strerror}"
+            runtime.reactor.call_later(_LAST_WORDS_S, lambda: self._died_untold(line, reason))
+            return
         line.connection = Connection(runtime.reactor, sock, call_decoder, self._on_messages, self._on_close)
         line.connection.tag = line
         line.connection.send(Greeting(runtime.process_id, runtime.sys_path))

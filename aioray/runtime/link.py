@@ -126,10 +126,6 @@ class NodeLink:
             self._replies[req] = reply
         return req, reply
 
-    def forget(self, req: int) -> None:
-        """No answer will come after all. The lock is held."""
-        self._replies.pop(req, None)
-
     def close(self) -> None:
         """Hang up."""
         with self._reactor.lock:

@@ -24,6 +24,9 @@ from aioray.wire.control import Fetch, Fetched, Hold, Release, Share
 from aioray.wire.values import Value, owner_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioray.runtime.link import Reply
     from aioray.runtime.runtime import Runtime
 
 
@@ -54,7 +57,8 @@ class ObjectTable:
         self._pinned: list[Counted] = []
         self._borrowed: list[bytes] = []  # not yet told to the node; see `settle_borrows`
         self._trim_due = False
-        self._unanswered_hold = False  # a handle told the node about itself; the next call to end waits until it knows
+        self._holds_told = 0  # how often the node was told what this process holds,
+        self._holds_known = 0  # and up to which of these it has said that it knows
 
     # refs
 
@@ -249,26 +253,47 @@ class ObjectTable:
                 alive.append(oid)
         return alive
 
-    def hold_alive(self, req: int = 0) -> bool:
-        """Tell the node about `settle_borrows`; True when something was told, and an Ack comes for `req`."""
+    def hold_alive(self) -> None:
+        """Tell the node about `settle_borrows`, without waiting for its word."""
         alive = self.settle_borrows()
-        for oid in alive:
-            self._tracked[oid].held_at_node = True
-        if not alive and not (req and self._unanswered_hold):
+        if alive:
+            self._tell_held(alive, 0)
+
+    def settle(self, then: Callable[[], None]) -> bool:
+        """At the end of a call: have `then` called when the node knows all that this process holds.
+
+        False, and `then` is not called, when it knows that already. What other calls were told to hold counts, too:
+        that this call told nothing does not mean that its caller may let go.
+        """
+        alive = self.settle_borrows()
+        if not alive and self._holds_known == self._holds_told:
             return False
-        # Told, but the node may hear of it after the caller of this call has let go: the answer must wait for an Ack.
-        self._unanswered_hold = not req and self._runtime.role == "worker"
-        self._runtime.link.send(Hold(self._runtime.process_id, alive, req))
+        req, ack = self._runtime.link.expect()
+        self._tell_held(alive, req)
+        told = self._holds_told
+
+        def acknowledged(_: Reply) -> None:
+            self._holds_known = max(self._holds_known, told)
+            then()
+
+        ack.then = acknowledged
         return True
+
+    def _tell_held(self, oids: list[bytes], req: int) -> None:
+        for oid in oids:
+            if oid in self._tracked:
+                self._tracked[oid].held_at_node = True
+        self._holds_told += 1
+        self._runtime.link.send(Hold(self._runtime.process_id, oids, req))
 
     def holds_actor(self, actor_id: bytes) -> None:
         """A handle came to this process."""
-        self._runtime.link.send(Hold(self._runtime.process_id, [actor_id]))
-        self._unanswered_hold = True
+        self._tell_held([actor_id], 0)
 
     @property
-    def has_borrowed(self) -> bool:
-        return self._unanswered_hold or bool(self._borrowed)
+    def must_settle(self) -> bool:
+        """Whether the end of a call may have to wait for the node."""
+        return bool(self._borrowed) or self._holds_known != self._holds_told
 
     # the end of objects
 

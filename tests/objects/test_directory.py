@@ -19,6 +19,7 @@ from aioray_node.objects.directory import (
     Sealed,
     Shared,
     State,
+    Unwanted,
     Wanted,
     check,
     handle,
@@ -88,6 +89,13 @@ def test_a_result_that_a_worker_has_written_belongs_to_the_caller() -> None:
     state = State()
     run(state, Sealed(value))
     assert run(state, Released(OWNER, [THING])) == [Forgotten(THING, value)]
+
+
+def test_a_result_that_comes_after_the_owner_gave_it_up_is_freed_at_once() -> None:
+    value = Value(nbytes=640, offset=64, oid=THING)
+    state = State()
+    run(state, Shared(THING, Value(b"cancelled", is_error=True)))
+    assert run(state, Sealed(value)) == [Unwanted(value)]
 
 
 def test_readers_hear_when_the_owner_dies_before_the_value_is_there() -> None:

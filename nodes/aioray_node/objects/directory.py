@@ -72,8 +72,14 @@ class Forgotten(msgspec.Struct, frozen=True):
     value: Value | None
 
 
+class Unwanted(msgspec.Struct, frozen=True):
+    """These bytes came too late: nobody will ever look at them."""
+
+    value: Value
+
+
 Event = Shared | Sealed | Held | Released | Wanted | ProcessGone
-Command = Deliver | OwnerLost | Forgotten
+Command = Deliver | OwnerLost | Forgotten | Unwanted
 
 
 @dataclass(slots=True)
@@ -135,6 +141,8 @@ def _shared(state: State, oid: bytes, value: Value | None) -> list[Command]:
         entry.value = value
         commands += [Deliver(process, oid, value) for process in sorted(entry.waiters)]
         entry.waiters.clear()
+    elif value is not None and value.nbytes and entry.value is not None and entry.value.is_error:
+        commands.append(Unwanted(value))  # the owner gave it up (it was cancelled) before the worker was through
     return commands + _free(state, [oid])
 
 

@@ -60,6 +60,8 @@ class ObjectStore:
                 case directory.OwnerLost(process, oid):
                     reason = "the process that was to make it, or owned it, is gone"
                     self._send(process, Fetched(oid, error_value(OwnerDiedError(oid.hex(), reason))))
+                case directory.Unwanted(value):
+                    self._arena.free(value.offset, value.nbytes)
                 case directory.Forgotten(oid, value):
                     if value is None:
                         self._on_unheld(oid)

@@ -33,6 +33,7 @@ class Coroutines:
         replier: Replier,
         methods: dict[str, tuple[Any, bool]],
         arguments: Callable[[Call], tuple[Any, dict[str, Any]]],
+        call_over: Callable[[RunningCall], None],
         on_exit: Callable[[SystemExit | KeyboardInterrupt], None],
         *,
         limit: int,
@@ -42,6 +43,7 @@ class Coroutines:
         self._replier = replier
         self._methods = methods  # name -> (bound method, whether it is a coroutine function)
         self._arguments = arguments
+        self._call_over = call_over
         self._on_exit = on_exit
         self._limit = limit
         self._backlog: collections.deque[Item] = collections.deque()
@@ -61,7 +63,8 @@ class Coroutines:
     async def _run(self, item: Item, key: Key) -> None:
         connection, call = item
         caller: bytes = connection.tag.process_id
-        running.set(RunningCall(call, caller))
+        running_call = RunningCall(call, caller)
+        running.set(running_call)
         started = time.perf_counter()
         try:
             method, is_coroutine = self._methods[call.fn]
@@ -80,6 +83,7 @@ class Coroutines:
             self._replier.error(connection, call, exc, _us_since(started))
         else:
             self._replier.result(connection, caller, call, result, _us_since(started))
+        self._call_over(running_call)
         self._over(key)
 
     def _over(self, key: Key) -> None:

@@ -396,12 +396,9 @@ class Executor:
     def _report_started(self, spec: ActorSpec, error: Any) -> None:
         runtime = self._runtime
         with runtime.reactor.lock:
-            req, ack = runtime.link.expect()
-            if runtime.objects.has_borrowed and runtime.objects.hold_alive(req):
-                ack.then = lambda _: runtime.link.send(ActorStarted(spec.actor_id, error))
-            else:
-                runtime.link.forget(req)
-                runtime.link.send(ActorStarted(spec.actor_id, error))
+            started = ActorStarted(spec.actor_id, error)
+            if not runtime.objects.settle(lambda: runtime.link.send(started)):
+                runtime.link.send(started)
 
     # threaded actors
 
@@ -409,7 +406,10 @@ class Executor:
         assert self._pool is not None
         key = (id(item[0]), item[1].seq)
         self._in_threads.add(key)
-        self._pool.submit(self._run_in_thread, item, key)
+        try:
+            self._pool.submit(self._run_in_thread, item, key)
+        except RuntimeError:  # it is leaving: who calls hears of its end from the node
+            self._in_threads.discard(key)
 
     def _run_in_thread(self, item: Item, key: tuple[int, int]) -> None:
         connection, call = item
@@ -458,6 +458,7 @@ class Executor:
                 self._replier,
                 {name: (method, inspect.iscoroutinefunction(method)) for name, method in methods.items()},
                 self._arguments,
+                self._runtime.call_over,
                 self._exit,
                 limit=limit,
             )

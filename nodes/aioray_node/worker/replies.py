@@ -47,7 +47,7 @@ class Replier:
                 not part.buffers
                 and not part.refs
                 and len(part.data) <= self._runtime.config.inline_max_nbytes
-                and not self._runtime.objects.has_borrowed
+                and not self._runtime.objects.must_settle
             ):
                 with self._runtime.reactor.lock:
                     connection.send(Done(call.seq, part.data, exec_us))
@@ -101,7 +101,7 @@ class Replier:
         runtime = self._runtime
         left = 0
 
-        def acknowledged(_: Reply) -> None:
+        def acknowledged(_: Reply | None = None) -> None:
             nonlocal left
             left -= 1
             if left == 0:
@@ -122,13 +122,8 @@ class Replier:
                 req, ack = link.expect()
                 ack.then = acknowledged
                 link.send(message(req))
-            if runtime.objects.has_borrowed:
-                req, ack = link.expect()
-                if runtime.objects.hold_alive(req):
-                    left += 1
-                    ack.then = acknowledged
-                else:
-                    link.forget(req)
+            if runtime.objects.must_settle and runtime.objects.settle(acknowledged):
+                left += 1
             if left == 0:
                 connection.send(reply)
             else:
