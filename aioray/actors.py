@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from aioray import current
 from aioray.exceptions import ActorAlreadyExistsError, InvalidOptionError
 from aioray.functions import Signature
 from aioray.options import ACTOR_DEFAULTS, ActorOptions, actor_options
@@ -150,9 +151,7 @@ def restore_handle(actor_id: bytes, cls: str, methods: dict[str, int]) -> ActorH
     """What a pickled handle calls where it arrives."""
     runtime = loading_runtime()
     if runtime is None:
-        from aioray.api import current_runtime
-
-        runtime = current_runtime()
+        runtime = current.get()
     return ActorHandle(runtime.adopt_actor(actor_id, cls, methods))
 
 
@@ -173,8 +172,6 @@ class ActorClass(Generic[C]):
 
         Raises TypeError when the arguments do not fit, and ActorAlreadyExistsError (a ValueError) for a taken name.
         """
-        from aioray.api import current_runtime
-
         if self._signature is None:
             init = self._cls.__init__
             self._signature = Signature(init, leave_out=1)
@@ -185,7 +182,7 @@ class ActorClass(Generic[C]):
         if options.get_if_exists and not options.name:
             raise InvalidOptionError("get_if_exists", True, "only together with name")
         assert self._methods is not None
-        actor, existed = current_runtime().create_actor(self._cls, self._methods, options, args, kwargs)
+        actor, existed = current.get().create_actor(self._cls, self._methods, options, args, kwargs)
         if existed and not options.get_if_exists:
             raise ActorAlreadyExistsError(f"an actor called {options.name!r} exists already")
         return ActorHandle(actor)

@@ -195,20 +195,7 @@ def set_process_runtime(runtime: Runtime) -> None:
     current.add(runtime)
 
 
-def current_runtime() -> Runtime:
-    """The runtime that calls here are for; started with defaults when there is none, as in Ray.
-
-    Raises RaySystemError in an event loop without a cluster: there, starting one must be awaited.
-    """
-    runtime = current.find()
-    if runtime is not None:
-        return runtime
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        init(ignore_reinit_error=True)  # another thread may be faster
-        return current_runtime()
-    raise RaySystemError("there is no cluster here: write `async with aioray.connect():` around the calls")
+current.start_with(lambda: init(ignore_reinit_error=True))  # another thread may be faster
 
 
 # functions and classes
@@ -257,7 +244,7 @@ def put(value: Any) -> ObjectRef[Any]:
     """
     if isinstance(value, ObjectRef):
         raise TypeError("put(ref) would make a ref to a ref; pass the ref itself")
-    return current_runtime().put(value)
+    return current.get().put(value)
 
 
 @overload
@@ -467,7 +454,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """A handle to the named actor. Raises ValueError when none of that name is alive in the namespace."""
     if not isinstance(name, str) or not name:
         raise InvalidOptionError("name", name, "a text that is not empty")
-    runtime = current_runtime()
+    runtime = current.get()
     found = runtime.ask("get_actor", namespace=runtime.namespace if namespace is None else namespace, name=name)
     return ActorHandle(runtime.adopt_actor(found["actor_id"], found["cls"], found["methods"]))
 
@@ -487,19 +474,19 @@ def explain(ref: ObjectRef[Any]) -> str:
 
 def nodes() -> list[dict[str, Any]]:
     """The nodes: NodeID, Alive, Resources, and so on."""
-    found: list[dict[str, Any]] = current_runtime().ask("nodes")
+    found: list[dict[str, Any]] = current.get().ask("nodes")
     return found
 
 
 def cluster_resources() -> dict[str, float]:
     """What all nodes have together."""
-    amounts: dict[str, float] = current_runtime().ask("cluster_resources")
+    amounts: dict[str, float] = current.get().ask("cluster_resources")
     return amounts
 
 
 def available_resources() -> dict[str, float]:
     """What of that is free now."""
-    amounts: dict[str, float] = current_runtime().ask("available_resources")
+    amounts: dict[str, float] = current.get().ask("available_resources")
     return amounts
 
 

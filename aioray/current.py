@@ -7,6 +7,7 @@ asyncio task has its own answer). Where there is none: the cluster that runs in 
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import os
 from typing import TYPE_CHECKING
@@ -14,9 +15,12 @@ from typing import TYPE_CHECKING
 from aioray.exceptions import RaySystemError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioray.runtime.runtime import Runtime
 
 _chosen: contextvars.ContextVar[Runtime | None] = contextvars.ContextVar("aioray_runtime", default=None)
+_starter: Callable[[], object] | None = None
 _open: list[Runtime] = []  # of this process: each entry is put in and taken out by the cluster that it belongs to
 
 
@@ -43,6 +47,29 @@ def remove(runtime: Runtime) -> None:
     """A cluster is gone."""
     if runtime in _open:
         _open.remove(runtime)
+
+
+def start_with(starter: Callable[[], object]) -> None:
+    """How a cluster is started where one is missing; `api`, which knows, imports this module and not the reverse."""
+    global _starter  # set once, when the package is imported
+    _starter = starter
+
+
+def get() -> Runtime:
+    """The runtime that calls here are for; started with defaults when there is none, as in Ray.
+
+    Raises RaySystemError in an event loop without a cluster: there, starting one must be awaited.
+    """
+    runtime = find()
+    if runtime is not None:
+        return runtime
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        assert _starter is not None, "aioray.api is imported with the package"
+        _starter()
+        return get()
+    raise RaySystemError("there is no cluster here: write `async with aioray.connect():` around the calls")
 
 
 def find() -> Runtime | None:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from aioray.refs import ObjectRef
-    from aioray.runtime.runtime import Runtime
     from aioray.runtime.tasks import TaskTarget
 
 P = ParamSpec("P")
@@ -68,7 +67,7 @@ class RemoteFunction(Generic[P, R_co]):
         if self._signature is None:
             self._signature = Signature(self._function)
         self._signature.check(args, kwargs)
-        runtime = current.find() or _start_cluster()
+        runtime = current.find() or current.get()
         target = self._target
         if target is None or target.runtime is not runtime:
             options = self._options
@@ -99,12 +98,6 @@ class RemoteFunction(Generic[P, R_co]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFunction, (self._function, self._options)
-
-
-def _start_cluster() -> Runtime:
-    from aioray.api import current_runtime
-
-    return current_runtime()
 
 
 def _name_of(fn: Any) -> str:

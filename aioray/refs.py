@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from aioray import current
 from aioray.exceptions import TaskCancelledError
 from aioray.runtime.serialization import Counted, loading_runtime
 from aioray.wire.values import object_id, owner_of
@@ -26,9 +27,7 @@ def restore_ref(oid: bytes) -> ObjectRef[Any]:
     """What a pickled ref calls where it arrives."""
     runtime = loading_runtime()
     if runtime is None:
-        from aioray.api import current_runtime
-
-        runtime = current_runtime()
+        runtime = current.get()
     ref: ObjectRef[Any] = runtime.objects.borrow(oid)
     return ref
 

@@ -268,6 +268,6 @@ def test_a_fixture_that_starts_and_ends_leaves_no_process() -> None:
 
     for _ in context():
         assert ray.get(square.remote(2)) == 4
-        pids = set(ray.api.current_runtime().ask("pids"))
+        pids = set(ray.current.get().ask("pids"))
         assert pids - before
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)

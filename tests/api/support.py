@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import aioray
-from aioray.api import current_runtime
+from aioray import current
 from tests.conftest import Leftovers
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Meeting:
 
 def store() -> dict[str, int]:
     """What the node says of its object store."""
-    figures: dict[str, int] = current_runtime().ask("store")
+    figures: dict[str, int] = current.get().ask("store")
     return figures
 
 

@@ -719,14 +719,14 @@ def test_the_constructor_takes_large_arrays_and_refs(ray: Any) -> None:
 
 def test_a_thousand_actors_come_and_go_and_nothing_of_them_stays(ray: Any) -> None:
     """Not a thousand, for the sake of time."""
-    from aioray.api import current_runtime
+    from aioray import current
 
-    known, baseline = len(current_runtime().actors._lines), store()
+    known, baseline = len(current.get().actors._lines), store()
     for _ in range(3):
         counters = [Counter.remote() for _ in range(20)]
         ray.get([counter.add.remote() for counter in counters])
         del counters
-    eventually(lambda: len(current_runtime().actors._lines) <= known)
+    eventually(lambda: len(current.get().actors._lines) <= known)
     store_returns_to(baseline)
 
 

@@ -40,7 +40,7 @@ busy = Busy.remote()
 ray.get([busy.where.remote(), *[work.remote(n) for n in range(10)]])
 big = ray.put(bytes(1 << 20))
 hanging = busy.hang.remote()
-runtime = ray.api.current_runtime()
+runtime = ray.current.get()
 print(json.dumps({"session": runtime.session_dir, "workers": runtime.ask("pids")}), flush=True)
 """
 
@@ -62,7 +62,7 @@ async def main():
         echo = Echo.remote()
         await echo.echo.remote(1)
         hanging = hang.remote()
-        runtime = ray.api.current_runtime()
+        runtime = ray.current.get()
         print(json.dumps({"session": runtime.session_dir, "workers": runtime.ask("pids")}), flush=True)
         await hanging
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 import aioray
-from aioray.api import current_runtime
+from aioray import current
 from tests.api.support import Meeting, eventually, started
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def workers() -> list[int]:
-    pids: list[int] = current_runtime().ask("pids")
+    pids: list[int] = current.get().ask("pids")
     return pids[1:]
 
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import aioray
-from aioray.api import current_runtime
+from aioray import current
 from tests.api.support import eventually, started
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def ray() -> Iterator[Any]:
 
 def pids() -> tuple[int, set[int]]:
     """The zygote, and the workers."""
-    zygote, *workers = current_runtime().ask("pids")
+    zygote, *workers = current.get().ask("pids")
     return zygote, set(workers)
 
 

@@ -117,7 +117,7 @@ class LeaseDesk:
     def explain(self, process: bytes, number: int) -> str:
         """Why a lease is not there yet."""
         lease_id = self._by_owner.get((process, number))
-        return "not known to the node" if lease_id is None else core.explain(self._state, lease_id)
+        return "its request is on the way to the node" if lease_id is None else core.explain(self._state, lease_id)
 
     def process_gone(self, process: bytes) -> None:
         """All its leases end, and what runs on them."""
