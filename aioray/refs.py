@@ -303,8 +303,6 @@ class ObjectRef(Counted, _Awaitable[T]):
             yield _Await(self)
         return self.result()
 
-    __iter__ = __await__
-
     def future(self) -> concurrent.futures.Future[T]:
         """A concurrent.futures.Future with the same outcome, for code that wants one."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
