@@ -127,10 +127,6 @@ class SharedMemory:
         """Whether this thread, which a signal has stopped, is in the middle of keeping books here."""
         return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]
 
-    @property
-    def free_nbytes(self) -> int:
-        return self._free.capacity - self._free.used
-
     def open(self, value: Value, on_gone: Callable[[], None]) -> tuple[memoryview, list[memoryview]]:
         """The pickle stream and the buffers of a value, read-only, without a copy.
 

@@ -192,13 +192,6 @@ class WatchActor(Message, tag=21):
     actor_id: bytes
 
 
-class KillActor(Message, tag=22):
-    """Process -> node: end it now."""
-
-    actor_id: bytes
-    reason: str
-
-
 class Query(Message, tag=23):
     """Process -> node: a question; `what` names it."""
 
@@ -280,7 +273,6 @@ ControlMessage = (
     | ActorUpdate
     | ActorStarted
     | WatchActor
-    | KillActor
     | Query
     | Answer
     | Notice

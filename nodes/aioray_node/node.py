@@ -26,7 +26,6 @@ from aioray.wire.control import (
     GiveExtent,
     Hello,
     Hold,
-    KillActor,
     LeaseRequest,
     LeaseReturn,
     LogLines,
@@ -283,8 +282,6 @@ class Node:
                 self._actors.create(message)
             case WatchActor(actor_id):
                 self._actors.feed(actors.Watched(process, actor_id))
-            case KillActor(actor_id, reason):
-                self._actors.kill(actor_id, reason)
             case ActorStarted():
                 if peer.worker is not None:
                     self._actors.started(peer.worker, message)

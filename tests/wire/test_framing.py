@@ -129,7 +129,6 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         19 ActorUpdate actor_id state address reason error
         20 ActorStarted actor_id error
         21 WatchActor actor_id
-        22 KillActor actor_id reason
         23 Query req what args
         24 Answer req data error
         25 Notice text
