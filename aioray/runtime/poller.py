@@ -194,6 +194,10 @@ class Poller(abc.ABC):
             self.flush()
 
     def _look_then_wait(self, timeout_s: float | None) -> list[tuple[int, int]]:
+        return self._spin() or self._epoll.poll(timeout_s)
+
+    def _spin(self) -> list[tuple[int, int]]:
+        """What comes within a moment, where looking has paid lately."""
         poll, spinning = self._epoll.poll, self._spinning
         if spinning.is_worth_it():
             until = time.perf_counter() + self._spin_s
@@ -205,4 +209,4 @@ class Poller(abc.ABC):
                 if time.perf_counter() >= until:
                     break
             spinning.missed()
-        return poll(timeout_s)
+        return []

@@ -344,6 +344,15 @@ class Reactor(Poller):
         """Handle what lies ready, without waiting. In the attached loop's thread, outside of handlers."""
         self._handle(self._epoll.poll(0))
 
+    def linger(self) -> None:
+        """Look for a moment before the loop sleeps. In the attached loop's thread, outside of handlers."""
+        if self.closed or self._spin_s <= 0.0:
+            return
+        events = self._spin()
+        if events:
+            self._handle(events)
+            self._tell_followers()
+
     def _ready_on_loop(self) -> None:
         if self.closed:
             return

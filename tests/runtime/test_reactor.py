@@ -511,6 +511,24 @@ def test_a_loop_takes_the_lead_from_threads_and_gives_it_back(
     assert [waiter.finish() for waiter in waiters] == [True, True]
 
 
+def test_a_loop_that_lingers_hears_what_comes_before_it_would_have_slept(loop: asyncio.AbstractEventLoop) -> None:
+    reactor = Reactor("test", spin_us=PATIENCE_S * 1e6)
+    try:
+        bell = Bell(reactor)
+
+        async def story() -> int:
+            reactor.attach(loop)
+            reactor.look()  # attaching rang the reactor's own bell
+            threading.Timer(0.02, bell.ring).start()
+            reactor.linger()
+            return bell.rings  # the loop itself had no turn
+
+        assert loop.run_until_complete(story()) == (1 if len(os.sched_getaffinity(0)) > 1 else 0)
+        os.close(bell.fd)
+    finally:
+        reactor.close()
+
+
 def test_a_loop_that_was_closed_under_the_reactor_does_not_break_it(
     reactor: Reactor, bell: Bell, loop: asyncio.AbstractEventLoop
 ) -> None:

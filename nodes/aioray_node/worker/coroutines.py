@@ -92,6 +92,11 @@ class Coroutines:
             self._begin(self._backlog.popleft())
         elif not self._tasks:
             self._reactor.flush()  # nothing else runs: the answer need not wait for the end of the turn
+            self._loop.call_soon(self._linger)
+
+    def _linger(self) -> None:
+        if not self._tasks:
+            self._reactor.linger()
 
     async def finish(self) -> None:
         """Wait until all calls that have come are through."""
