@@ -36,12 +36,15 @@ class Call(msgspec.Struct, array_like=True, tag=3, gc=False):
     name: str = ""
     num_cpus: float = 1.0
     once: bool = False  # may not run twice: earlier results are flushed before it starts
+    slot: int = 0  # which of the actors of a process that many share; 0 where it is the only one
+    group: str = ""  # the concurrency group to run in; empty: the method's own
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=4):
     """Caller -> worker: stop it, in whatever state it is; a result (or a give-back) still comes."""
 
     seq: int
+    slot: int = 0  # as in the Call
 
 
 class Done(msgspec.Struct, array_like=True, tag=5, gc=False):

@@ -167,6 +167,9 @@ class ActorSpec(Message, tag=18):
     sys_path: list[str] = []
     get_if_exists: bool = False
     error: Value | None = None  # of an argument of the constructor: the actor is dead before it was alive
+    isolation: str = "process"  # or "shared": a light actor, in a process with others
+    slot: int = 0  # node -> worker: its number there, if it is light
+    concurrency_groups: dict[str, int] = {}  # name -> how many calls at once
 
 
 class ActorUpdate(Message, tag=19):
@@ -177,6 +180,7 @@ class ActorUpdate(Message, tag=19):
     address: str = ""
     reason: str = ""
     error: Value | None = None  # the constructor's exception
+    slot: int = 0  # of a light actor, at its address
 
 
 class ActorStarted(Message, tag=20):
@@ -251,6 +255,20 @@ class Exited(Message, tag=30):
     status: int
 
 
+class EndActor(Message, tag=31):
+    """Node -> worker: this light actor is over; unless `now`, what has come is done first."""
+
+    slot: int
+    now: bool
+
+
+class ActorExit(Message, tag=32):
+    """Worker -> node: this light actor goes on purpose."""
+
+    actor_id: bytes
+    reason: str
+
+
 ControlMessage = (
     Hello
     | Welcome
@@ -281,4 +299,6 @@ ControlMessage = (
     | ForkWorker
     | Forked
     | Exited
+    | EndActor
+    | ActorExit
 )

@@ -34,9 +34,9 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.Export("f", b"code"), "9302a166c404636f6465"),
     (
         Call(7, "f", b"args", ("k",), [(0, Value(b"v"))], 2, "name", 0.5, True),
-        "9a0307a166c4046172677391a16b91920097c40176900000c40090c202a46e616d65cb3fe0000000000000c3",
+        "9c0307a166c4046172677391a16b91920097c40176900000c40090c202a46e616d65cb3fe0000000000000c300a0",
     ),
-    (calls.Cancel(7), "920407"),
+    (calls.Cancel(7), "93040700"),
     (calls.Done(7, b"data", 12), "940507c404646174610c"),
     (
         calls.Finished(7, [Value(nbytes=64, offset=128, oid=b"o", refs=[b"r"])], 3),
@@ -125,8 +125,8 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         16 Reserved offset nbytes used_nbytes
         17 GiveExtent offset nbytes
         18 ActorSpec actor_id cls cls_data call placement running creator name namespace max_concurrency detached
-           methods is_async num_cpus sys_path get_if_exists error
-        19 ActorUpdate actor_id state address reason error
+           methods is_async num_cpus sys_path get_if_exists error isolation slot concurrency_groups
+        19 ActorUpdate actor_id state address reason error slot
         20 ActorStarted actor_id error
         21 WatchActor actor_id
         23 Query req what args
@@ -137,6 +137,8 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         28 ForkWorker worker_id session_dir
         29 Forked worker_id pid error
         30 Exited worker_id status
+        31 EndActor slot now
+        32 ActorExit actor_id reason
     """
     found: list[str] = []
     for kind in CONTROLS:

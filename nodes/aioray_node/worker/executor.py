@@ -9,36 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import concurrent.futures
 import inspect
 import signal
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from aioray.exceptions import TaskCancelledError
-from aioray.runtime.errors import error_value
 from aioray.wire.calls import Call, Cancel, Export, GiveBack, Greeting
-from aioray.wire.control import ActorSpec, ActorStarted, Exit
-from aioray.wire.framing import decode_call
-from aioray.wire.values import object_id
-from aioray_node.worker.coroutines import Coroutines
+from aioray.wire.control import ActorSpec, EndActor, Exit
+from aioray_node.worker.actor_host import ActorHost, exit_reason
+from aioray_node.worker.lanes import Services
 from aioray_node.worker.replies import Replier
 from aioray_node.worker.runtime import RunningCall, running
 from aioray_node.worker.threads import ThreadLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
     from aioray.runtime.connection import Connection
+    from aioray_node.worker.hosted_actor import HostedActor
+    from aioray_node.worker.lanes import Item
     from aioray_node.worker.runtime import WorkerRuntime
 
 _FLUSH_EVERY_US = 500  # replies of short calls are written together, but not later than that
-_ASYNC_CONCURRENCY = 1000
-_SPARE_THREADS = 32  # of an async actor, beyond those for its sync methods: user code has to_thread, too
-
-
 _INTERRUPT_AGAIN_S = 0.01
 
 
@@ -56,7 +49,17 @@ class Caller:
         self.exports: dict[str, bytes] = {}
 
 
-Item = tuple["Connection", Call]
+class MainLane:
+    """Calls one at a time in the main thread: the queue of the executor, which also cancels what is in it."""
+
+    def __init__(self, queue: collections.deque[Item]) -> None:
+        self._queue = queue
+
+    def take(self, item: Item) -> None:
+        self._queue.append(item)
+
+    def cancel(self, connection: Connection, seq: int) -> bool:
+        return False
 
 
 class Executor:
@@ -75,12 +78,12 @@ class Executor:
         self._in_loop = False  # the main thread runs, or is about to run, an async task
         self._busy = False  # the current call takes long, or waits: nothing may queue behind it
         self._interrupting: Item | None = None
-        self._spec: ActorSpec | None = None
-        self._instance: Any = None
-        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
-        self._coroutines: Coroutines | None = None
-        self._in_threads: set[tuple[int, int]] = set()
+        services = Services(runtime, self._replier, MainLane(self._queue))
+        self._host = ActorHost(services, self._exit)
+        self._actor: HostedActor | None = None  # whose calls the main thread runs
+        self._is_actor = False  # or many
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped: asyncio.Event | None = None  # while actors are served on the loop
         self._label = ""
         self._leaving = False  # asked to go: what was begun, and what has come already, is done first
         self._exit_with: SystemExit | None = None
@@ -90,38 +93,41 @@ class Executor:
     def label(self) -> str:
         """What runs here, for the log."""
         call = running.get()
-        if self._spec is None and call is not None:
-            return call.call.name
-        return self._label
+        if call is None:
+            return self._label
+        return call.call.name if call.actor is None else call.actor.spec.cls
 
     # arrivals, with the lock held
 
     def on_messages(self, connection: Connection, messages: list[Any]) -> None:
         caller: Caller = connection.tag
-        queue = self._queue
+        queue, by_slot = self._queue, self._host.by_slot
         for message in messages:
             match message:
-                case Call():
-                    if self._spec is None or self._direct is None:
+                case Call(slot=slot):
+                    if not self._is_actor:
                         queue.append((connection, message))
-                    else:
-                        self._direct((connection, message))
+                    elif (actor := by_slot.get(slot)) is not None:
+                        actor.take((connection, message))
                 case Export(fn, data):
                     caller.exports[fn] = data
-                case Cancel(seq):
-                    self._cancel(connection, seq)
+                case Cancel(seq, slot):
+                    self._cancel(connection, seq, slot)
                 case Greeting(process_id, sys_path):
                     caller.process_id = process_id
-                    sys.path += [path for path in sys_path if path not in sys.path]
-        if self._busy and queue and self._spec is None:
+                    self._runtime.add_sys_path(sys_path)
+        if self._busy and queue:
             self.give_back()
 
-    _direct: Callable[[Item], None] | None = None
-
     def on_actor(self, spec: ActorSpec) -> None:
-        """This worker becomes an actor."""
-        self._spec = spec
+        """This worker becomes an actor, or gets one more light one."""
+        self._is_actor = True
+        self._host.expect(spec)
         self._reactor.wake()
+
+    def end_actor(self, message: EndActor) -> None:
+        """A light actor is over."""
+        self._host.end(message.slot, now=message.now)
 
     def leave(self) -> None:
         """The node needs this worker no more."""
@@ -130,7 +136,7 @@ class Executor:
 
     def give_back(self) -> None:
         """Return what has not begun to its callers."""
-        if self._spec is not None:
+        if self._is_actor:
             return
         self._busy = self._current is not None
         given: dict[Connection, list[int]] = {}
@@ -152,13 +158,14 @@ class Executor:
 
     # cancelling
 
-    def _cancel(self, connection: Connection, seq: int) -> None:
+    def _cancel(self, connection: Connection, seq: int, slot: int) -> None:
         for item in self._queue:
             if item[0] is connection and item[1].seq == seq:
                 self._queue.remove(item)
-                self._cancelled(item)
+                self._replier.cancelled(item)
                 return
-        if self._coroutines is not None and self._coroutines.cancel(connection, seq):
+        actor = self._host.by_slot.get(slot)
+        if actor is not None and actor.cancel(connection, seq):
             return
         current = self._current
         if current is not None and current[0] is connection and current[1].seq == seq:
@@ -180,16 +187,11 @@ class Executor:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         self._reactor.call_later(_INTERRUPT_AGAIN_S, self._interrupt)
 
-    def _cancelled(self, item: Item) -> None:
-        connection, call = item
-        task_id = object_id(connection.tag.process_id, call.seq)[:14].hex()
-        self._replier.error(connection, call, TaskCancelledError(task_id), 0)
-
     def _stopped_call(self, item: Item, call: RunningCall) -> None:
         """It was cancelled while it ran: what it submitted goes with it."""
         with self._reactor.lock:
             self._runtime.tasks.cancel_children(call)
-        self._cancelled(item)
+        self._replier.cancelled(item)
 
     def on_signal(self, *_: Any) -> None:
         """SIGINT, which only `_cancel` sends: raise in user code, but never in the middle of our own."""
@@ -207,17 +209,17 @@ class Executor:
 
     def run(self) -> None:
         """Run calls until the node is gone or says to stop. Raises SystemExit when user code did."""
-        queue = self._queue
+        queue, expected = self._queue, self._host.expected
         reactor = self._reactor
 
         def ready() -> bool:
-            return bool(queue) or self._leaving or self.stopping or (self._spec is not None and self._instance is None)
+            return bool(queue or expected) or self._leaving or self.stopping
 
         while not self.stopping:
             if not queue:
                 reactor.run_until(ready)
-            if self._spec is not None and self._instance is None:
-                self._become_actor(self._spec)
+            if expected:
+                self._become_actor(expected[0])
             elif queue:
                 self._run_queue()
             elif self._leaving:
@@ -227,8 +229,8 @@ class Executor:
 
     def _finish(self) -> None:
         """Do what others still wait for; whatever user code has left running is its own to end at exit."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        if self._actor is not None:
+            self._actor.join_threads()
         self._reactor.run_until(lambda: self._runtime.link.lost or not self._runtime.objects.owes())
         self._reactor.flush()
         self.stopping = True
@@ -255,7 +257,7 @@ class Executor:
         """Run one call in the main thread; how long it took, in microseconds."""
         connection, call = item
         caller: Caller = connection.tag
-        running_call = RunningCall(call, caller.process_id)
+        running_call = RunningCall(call, caller.process_id, self._actor)
         token = running.set(running_call)
         started = time.perf_counter()
         exec_us = 0
@@ -286,32 +288,19 @@ class Executor:
         return exec_us
 
     def _invoke(self, caller: Caller, call: Call) -> Any:
-        if self._spec is None:
+        if self._actor is None:
             function = self._functions.get(call.fn)
             if function is None:
                 function = self._functions[call.fn] = self._runtime.objects.load_arguments(caller.exports[call.fn])
             self._threads.apply(call.num_cpus)
         else:
-            function = getattr(self._instance, call.fn)
-        args, kwargs = self._arguments(call)
+            function = self._actor.method(call.fn)
+        args, kwargs = self._runtime.arguments(call)
         result = function(*args, **kwargs)
         if inspect.iscoroutine(result):
             del args, kwargs
             return self._run_coroutine(result)
         return result
-
-    def _arguments(self, call: Call) -> tuple[Any, dict[str, Any]]:
-        objects = self._runtime.objects
-        values = objects.load_arguments(call.args)
-        if call.deps:
-            values = list(values)
-            for at, value in call.deps:
-                values[at] = objects.load(value, argument=True)
-        names = call.kwnames
-        if not names:
-            return values, {}
-        split = len(values) - len(names)
-        return values[:split], dict(zip(names, values[split:], strict=True))
 
     def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """An async task: the main thread becomes its event loop, which does the I/O meanwhile."""
@@ -341,9 +330,8 @@ class Executor:
     def _exit(self, exc: SystemExit | KeyboardInterrupt) -> None:
         """User code called sys.exit: this worker ends, with that status, whichever thread it was in."""
         self._exit_with = exc if isinstance(exc, SystemExit) else SystemExit(128 + signal.SIGINT)
-        code = self._exit_with.code
         with self._reactor.lock:
-            self._runtime.link.send(Exit(f"it called sys.exit({'' if code is None else repr(code)})"))
+            self._runtime.link.send(Exit(exit_reason(exc)))
             self._reactor.flush()
         self.stop()
 
@@ -351,123 +339,34 @@ class Executor:
 
     def _become_actor(self, spec: ActorSpec) -> None:
         runtime = self._runtime
-        runtime.actor_id, runtime.actor_name, runtime.namespace = spec.actor_id, spec.name, spec.namespace
-        runtime.holds_cpu = bool(spec.running.get("CPU"))
-        self._label = spec.cls
-        sys.path += [path for path in spec.sys_path if path not in sys.path]
-        if spec.is_async:
-            self._run_async_actor(spec)
+        runtime.add_sys_path(spec.sys_path)
+        runtime.holds_cpu = bool(spec.running.get("CPU")) and not spec.slot
+        if not spec.slot:
+            runtime.actor_id, runtime.actor_name, runtime.namespace = spec.actor_id, spec.name, spec.namespace
+            self._label = spec.cls
+        if spec.is_async or spec.slot:
+            self._serve_on_loop()
             return
         self._threads.apply(max(1.0, spec.num_cpus))
-        if self._construct(spec) and spec.max_concurrency > 1:
-            self._pool = concurrent.futures.ThreadPoolExecutor(spec.max_concurrency, "actor")
-            self._go_direct(self._to_thread)
-        if self._instance is None:
-            self._spec = None
+        self._host.expected.popleft()
+        self._actor = self._host.prepare(spec)
+        if self._actor is None or not self._host.construct(self._actor):
+            self._actor = None
             self._reactor.run_until(lambda: self.stopping)  # the node ends this process
 
-    def _go_direct(self, direct: Callable[[Item], None]) -> None:
-        """From here on calls go to `direct` when they arrive, those that wait already first."""
-        with self._reactor.lock:
-            while self._queue:
-                direct(self._queue.popleft())
-            self._direct = direct
-
-    def _construct(self, spec: ActorSpec) -> bool:
-        """Run the constructor and report; whether there is an actor now."""
-        call = decode_call(spec.call)
-        token = running.set(RunningCall(call, spec.creator))
-        error = None
-        try:
-            cls = self._runtime.objects.load_arguments(spec.cls_data)
-            self._runtime.actor_class = cls
-            args, kwargs = self._arguments(call)
-            self._instance = cls(*args, **kwargs)
-            del args, kwargs
-        except BaseException as exc:  # whatever it raises goes to who calls the actor
-            from aioray.runtime.errors import task_error
-
-            error = error_value(task_error(exc, f"{spec.cls}.__init__"))
-        finally:
-            running.reset(token)
-        self._report_started(spec, error)
-        return error is None
-
-    def _report_started(self, spec: ActorSpec, error: Any) -> None:
-        runtime = self._runtime
-        with runtime.reactor.lock:
-            started = ActorStarted(spec.actor_id, error)
-            if not runtime.objects.settle(lambda: runtime.link.send(started)):
-                runtime.link.send(started)
-
-    # threaded actors
-
-    def _to_thread(self, item: Item) -> None:
-        assert self._pool is not None
-        key = (id(item[0]), item[1].seq)
-        self._in_threads.add(key)
-        try:
-            self._pool.submit(self._run_in_thread, item, key)
-        except RuntimeError:  # it is leaving: who calls hears of its end from the node
-            self._in_threads.discard(key)
-
-    def _run_in_thread(self, item: Item, key: tuple[int, int]) -> None:
-        connection, call = item
-        caller: Caller = connection.tag
-        token = running.set(RunningCall(call, caller.process_id))
-        started = time.perf_counter()
-        try:
-            args, kwargs = self._arguments(call)
-            result = getattr(self._instance, call.fn)(*args, **kwargs)
-            del args, kwargs
-        except SystemExit as exc:
-            self._exit(exc)
-        except BaseException as exc:  # whatever user code raises is its caller's
-            self._replier.error(connection, call, exc, _us_since(started))
-        else:
-            self._replier.result(connection, caller.process_id, call, result, _us_since(started))
-            del result
-        finally:
-            running.reset(token)
-            self._in_threads.discard(key)
-        if self._reactor.loop is None:
-            self._reactor.flush()
-
-    # async actors
-
-    def _run_async_actor(self, spec: ActorSpec) -> None:
+    def _serve_on_loop(self) -> None:
         import uvloop
 
         loop = self._loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
-        limit = spec.max_concurrency or _ASYNC_CONCURRENCY
 
         async def serve() -> None:
             stopped = self._stopped = asyncio.Event()
-            # The constructor may block, as nothing else runs yet: the loop does the I/O only when it is through.
-            constructed = self._construct(spec)
-            self._reactor.attach(loop)
-            if not constructed:
-                await stopped.wait()
-                return
-            loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(limit + _SPARE_THREADS, "actor"))
-            methods = {name: getattr(self._instance, name) for name in (*spec.methods, "__repr__")}
-            self._coroutines = Coroutines(
-                loop,
-                self._reactor,
-                self._replier,
-                {name: (method, inspect.iscoroutinefunction(method)) for name, method in methods.items()},
-                self._arguments,
-                self._runtime.call_over,
-                self._exit,
-                limit=limit,
-            )
-            self._go_direct(self._coroutines.take)
-            if self._leaving:
+            if self._leaving or self.stopping:
                 stopped.set()
-            await stopped.wait()
+            await self._host.serve(stopped)
             if not self.stopping:
-                await self._coroutines.finish()
+                await self._host.finish()
 
         try:
             loop.run_until_complete(serve())
@@ -477,8 +376,6 @@ class Executor:
             self._reactor.detach()
         if not self.stopping:
             self._finish()
-
-    _stopped: asyncio.Event | None = None
 
     def stop(self) -> None:
         """Have `run` return soon. From any thread."""
@@ -498,7 +395,3 @@ def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
         task.cancel()
     if left:
         loop.run_until_complete(asyncio.wait(left))
-
-
-def _us_since(started: float) -> int:
-    return int((time.perf_counter() - started) * 1e6)

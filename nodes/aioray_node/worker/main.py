@@ -13,7 +13,7 @@ import cloudpickle  # noqa: F401 # for the zygote: workers find it imported
 import aioray.api
 from aioray.runtime.connection import Connection, Listener
 from aioray.runtime.reactor import Reactor
-from aioray.wire.control import ActorSpec, Exit
+from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray.wire.framing import call_decoder
 from aioray_node.worker.executor import Caller, Executor
 from aioray_node.worker.output import labelled_stream
@@ -38,6 +38,8 @@ def run_worker(worker_id: str, session_dir: str, config: Config) -> None:
     def on_message(message: Any) -> None:
         if isinstance(message, ActorSpec):
             executor.on_actor(message)
+        elif isinstance(message, EndActor):
+            executor.end_actor(message)
         elif isinstance(message, Exit):
             executor.leave()
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.serialization import Serialized
     from aioray.wire.values import Value
+    from aioray_node.worker.lanes import Item
 
 
 class WrongResult(TypeError):
@@ -73,11 +74,13 @@ class Replier:
         oids = [object_id(connection.tag.process_id, call.seq)] if held else []
         self._send_when_safe(connection, Finished(call.seq, [value], exec_us), oids, [serialized] if held else [])
 
-    def cancelled(self, connection: Connection, seq: int) -> None:
-        """The call was cancelled before it began."""
-        value = error_value(TaskCancelledError(f"{seq:x}"))
+    def cancelled(self, item: Item) -> None:
+        """The call was cancelled, before it began or while it ran."""
+        connection, call = item
+        task_id = object_id(connection.tag.process_id, call.seq)[:14].hex()
+        value = error_value(TaskCancelledError(task_id))
         with self._runtime.reactor.lock:
-            connection.send(Finished(seq, [value], 0))
+            connection.send(Finished(call.seq, [value], 0))
 
     @staticmethod
     def _pickled(call: Call, result: Any) -> list[Serialized]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,17 @@ if TYPE_CHECKING:
 
     from aioray.refs import ObjectRef
     from aioray.wire.calls import Call
+    from aioray_node.worker.hosted_actor import HostedActor
 
 
 class RunningCall:
     """The call that a thread, or a coroutine, is busy with."""
 
-    __slots__ = ("awaiting", "call", "caller", "is_canceled")
+    __slots__ = ("actor", "awaiting", "call", "caller", "is_canceled")
 
-    def __init__(self, call: Call, caller: bytes) -> None:
+    def __init__(self, call: Call, caller: bytes, actor: HostedActor | None = None) -> None:
         self.call = call
+        self.actor = actor
         self.caller = caller  # process id
         self.is_canceled = False
         self.awaiting = 0  # refs for which its CPU is lent out
@@ -39,7 +42,6 @@ class WorkerRuntime(Runtime):
     before_block: Callable[[], None] | None = None
     actor_id = b""
     actor_name = ""
-    actor_class: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -80,3 +82,21 @@ class WorkerRuntime(Runtime):
         """It waits for nothing any more, whether or not what it awaited has come."""
         while call.awaiting:
             self._awaited_no_more(call)
+
+    def arguments(self, call: Call) -> tuple[Any, dict[str, Any]]:
+        """What a call is given: positional arguments, and named ones."""
+        objects = self.objects
+        values = objects.load_arguments(call.args)
+        if call.deps:
+            values = list(values)
+            for at, value in call.deps:
+                values[at] = objects.load(value, argument=True)
+        names = call.kwnames
+        if not names:
+            return values, {}
+        split = len(values) - len(names)
+        return values[:split], dict(zip(names, values[split:], strict=True))
+
+    def add_sys_path(self, paths: list[str]) -> None:
+        """Find modules where a driver finds them."""
+        sys.path += [path for path in paths if path not in sys.path]

@@ -1,0 +1,105 @@
+"""One actor of this process: its object, its methods, and the lanes in which its calls run."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from aioray_node.worker.lanes import LoopLane, ThreadLane
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from aioray.runtime.connection import Connection
+    from aioray.wire.control import ActorSpec
+    from aioray_node.worker.lanes import Item, Lane, Services
+
+ASYNC_CONCURRENCY = 1000  # calls of an async actor at once, unless max_concurrency says otherwise
+GROUP = "__aioray_concurrency_group__"  # on a method: in which lane it runs
+
+
+class ActorKind:
+    """What all actors of one class have in common."""
+
+    def __init__(self, cls: type, methods: Mapping[str, Any]) -> None:
+        self.cls = cls
+        self.coroutines = frozenset(name for name in methods if inspect.iscoroutinefunction(getattr(cls, name, None)))
+        self.groups = {name: group for name in methods if (group := getattr(getattr(cls, name, None), GROUP, ""))}
+        self.constructor_is_coroutine = inspect.iscoroutinefunction(getattr(cls, "__init__", None))
+
+
+class HostedActor:
+    """Small: a process may have a hundred thousand of them."""
+
+    __slots__ = ("_lanes", "_services", "instance", "kind", "spec", "take")
+
+    def __init__(self, spec: ActorSpec, kind: ActorKind) -> None:
+        self.spec = spec
+        self.kind = kind
+        self.instance: Any = None
+        self._services: Services
+        self._lanes: dict[str, Lane] = {}
+        self.take: Callable[[Item], None] = _nobody_knows_it_yet
+
+    def method(self, name: str) -> Callable[..., Any]:
+        """What a call of `name` runs."""
+        found: Callable[..., Any] = getattr(self.instance, name)
+        return found
+
+    # lanes
+
+    def open_lanes(self, services: Services) -> None:
+        """It is constructed: calls may come."""
+        spec = self.spec
+        lanes = self._lanes
+        self._services = services
+        if services.loop is not None:
+            lanes[""] = LoopLane(services, self, limit=spec.max_concurrency or ASYNC_CONCURRENCY)
+            for group, limit in spec.concurrency_groups.items():
+                lanes[group] = LoopLane(services, self, limit=limit)
+        else:
+            main = ThreadLane(services, self, limit=spec.max_concurrency) if spec.max_concurrency > 1 else None
+            lanes[""] = main or services.main_lane
+            for group, limit in spec.concurrency_groups.items():
+                lanes[group] = ThreadLane(services, self, limit=limit)
+        self.take = self._take_by_group if len(lanes) > 1 else lanes[""].take
+
+    def _take_by_group(self, item: Item) -> None:
+        connection, call = item
+        group = call.group or self.kind.groups.get(call.fn, "")
+        lane = self._lanes.get(group)
+        if lane is None:
+            known = ", ".join(sorted(self._lanes)[1:])
+            error = ValueError(f"actor {self.spec.cls} has no concurrency group {group!r}; it has: {known}")
+            self._services.replier.error(connection, call, error, 0)
+        else:
+            lane.take(item)
+
+    # the end
+
+    def cancel(self, connection: Connection, seq: int) -> bool:
+        """Cancel a call; False when it is in no lane."""
+        return any(lane.cancel(connection, seq) for lane in self._lanes.values())
+
+    async def join(self) -> None:
+        """Wait, on the loop, until all calls that have come are through."""
+        lanes = [lane for lane in self._lanes.values() if isinstance(lane, LoopLane)]
+        while not all(lane.idle for lane in lanes):
+            for lane in lanes:
+                await lane.join()
+
+    def join_threads(self) -> None:
+        """Wait, blocking, until all calls in threads are through."""
+        for lane in self._lanes.values():
+            if isinstance(lane, ThreadLane):
+                lane.join()
+
+    def abort(self) -> None:
+        """It is to be gone now: cancel what runs on the loop."""
+        for lane in self._lanes.values():
+            if isinstance(lane, LoopLane):
+                lane.abort()
+
+
+def _nobody_knows_it_yet(item: Item) -> None:
+    raise AssertionError(f"{item[1].fn} was called before the actor was there")
