@@ -52,17 +52,18 @@ def methods_of(cls: type) -> dict[str, int]:
 class ActorMethod:
     """One method of an actor, as its handle sees it."""
 
-    __slots__ = ("_actor", "_name", "_num_returns")
+    __slots__ = ("_actor", "_name", "_num_returns", "_title")
 
     def __init__(self, actor: RemoteActor, name: str, num_returns: int) -> None:
         self._actor = actor
         self._name = name
         self._num_returns = num_returns
+        self._title = f"{actor.cls}.{name}"
 
     def remote(self, *args: Any, **kwargs: Any) -> ObjectRef[Any]:
         """Call it. Calls of one process reach the actor in the order in which they were made."""
         actor = self._actor
-        refs = actor.runtime.submit_actor_call(actor, self._name, self._num_returns, args, kwargs)
+        refs = actor.runtime.submit_actor_call(actor, self._name, self._title, self._num_returns, args, kwargs)
         if self._num_returns == 1:
             return refs[0]
         return list(refs) if refs else None  # type: ignore[return-value] # as in Ray: the count is in the options
@@ -98,7 +99,7 @@ class ActorHandle(Counted):
         num_returns = actor.methods.get(name)
         if num_returns is None:
             if name == "__ray_ready__":
-                return ActorMethod(actor, "__repr__", 1)
+                return ActorMethod(actor, name, 1)
             known = ", ".join(sorted(actor.methods)) or "none"
             raise AttributeError(f"actor {actor.cls} has no method {name!r}; it has: {known}")
         bound = ActorMethod(actor, name, num_returns)

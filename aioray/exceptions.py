@@ -4,6 +4,7 @@
     ├── RayTaskError                       user code raised; caught also as the user's own exception type
     ├── RayActorError
     │   ├── ActorDiedError                 it will never answer again
+    │   │   └── ActorConstructorError      (ours) also a RayTaskError, and caught as what the constructor raised
     │   └── ActorUnavailableError          it may answer later
     ├── TaskCancelledError
     ├── WorkerCrashedError
@@ -99,9 +100,14 @@ class RayTaskError(RayError):
         return f"{type(self).__name__}(function_name={self.function_name!r}, pid={self.pid}, cause={self.cause!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        also_its_cause = isinstance(self, _AlsoItsCause)
+        facts = tuple(_pack(each) if each is self.cause else each for each in self.args)
         notes = getattr(self, "__notes__", None)
-        return _rebuild, (also_its_cause, self.function_name, self.traceback_str, _pack(self.cause), self.pid, notes)
+        return _rebuild, (self._plain_class(), facts, isinstance(self, _AlsoItsCause), notes)
+
+    @classmethod
+    def _plain_class(cls) -> type[RayTaskError]:
+        """The class without the user's half."""
+        return RayTaskError
 
     def as_instanceof_cause(self) -> RayTaskError:
         """The same failure as an instance of the cause's class too, so that `except ValueError` catches it.
@@ -115,15 +121,16 @@ class RayTaskError(RayError):
         if cause is None or isinstance(self, _AlsoItsCause):
             return self
         try:
-            cls = _class_also(type(cause))  # type: ignore[arg-type]  # mypy takes the class for one of its instances
+            cls = _class_also(self._plain_class(), type(cause))  # type: ignore[arg-type]  # mypy takes the class for one of its instances
             if cls is None:
                 return self
             group = (cause.message, cause.exceptions) if isinstance(cause, BaseExceptionGroup) else None
             error: RayTaskError = _blank(cls, group)
             # Around the cause's own __init__ and __setattr__: those are user code, made for other arguments.
             ours = dict(vars(self))
-            if hasattr(cause, "reason"):
-                del ours["reason"]  # theirs says something, ours is ""
+            for name in ("reason", "name"):  # what is theirs tells more
+                if hasattr(cause, name):
+                    ours.pop(name, None)
             vars(error).update({**vars(cause), **ours})
             for name, value in _members(cause):
                 if name not in ours:
@@ -154,16 +161,17 @@ class _AlsoItsCause(RayTaskError):
 
 
 @functools.lru_cache(maxsize=512)
-def _class_also(cause_cls: type[BaseException]) -> type[_AlsoItsCause] | None:
-    """The class that is both a RayTaskError and a `cause_cls`; None where as_instanceof_cause is to return self."""
+def _class_also(ours: type[RayTaskError], cause_cls: type[BaseException]) -> type[_AlsoItsCause] | None:
+    """The class that is both an `ours` and a `cause_cls`; None where as_instanceof_cause is to return self."""
     if not issubclass(cause_cls, Exception) or issubclass(cause_cls, StopIteration | StopAsyncIteration):
         return None
-    if issubclass(RayTaskError, cause_cls):
+    if issubclass(ours, cause_cls):
         return None  # a plain RayError or Exception: caught as such already
-    name = f"RayTaskError({cause_cls.__name__})"
+    name = f"{ours.__name__}({cause_cls.__name__})"
+    bases = (_AlsoItsCause, cause_cls) if ours is RayTaskError else (_AlsoItsCause, ours, cause_cls)
     body = {"__module__": __name__, "__doc__": f"A {cause_cls.__name__} raised by remote code."}
     try:
-        return types.new_class(name, (_AlsoItsCause, cause_cls), exec_body=lambda namespace: namespace.update(body))
+        return types.new_class(name, bases, exec_body=lambda namespace: namespace.update(body))
     except Exception:  # a layout or metaclass conflict is a TypeError; a metaclass may raise anything
         return None
 
@@ -249,9 +257,9 @@ def _remake(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, An
 
 
 def _rebuild(
-    also_its_cause: bool, function_name: str, traceback_str: str, cause: Any, pid: int, notes: list[str] | None
+    cls: type[RayTaskError], facts: tuple[Any, ...], also_its_cause: bool, notes: list[str] | None
 ) -> RayTaskError:
-    error = RayTaskError(function_name, traceback_str, _unpack(cause), pid)
+    error = cls(*(_unpack(each) for each in facts))
     if also_its_cause:
         error = error.as_instanceof_cause()
     if notes is not None:
@@ -260,23 +268,55 @@ def _rebuild(
 
 
 class RayActorError(RayError):
-    """A call did not come back from its actor. `actor_id` is hex, "" where it is not known."""
+    """A call did not come back from its actor. `actor_id` is hex; `name`: class and method. Each "" if not known."""
 
     usual = "the actor did not answer"
 
-    def __init__(self, actor_id: str = "", reason: str = "") -> None:
+    def __init__(self, actor_id: str = "", reason: str = "", name: str = "") -> None:
         super().__init__(reason)
-        self.args = (actor_id, reason)
+        self.args = (actor_id, reason, name)
         self.actor_id = actor_id
+        self.name = name
 
     def __str__(self) -> str:
-        return f"actor {self.actor_id or '(unknown)'}: {super().__str__()}"
+        call = f"{self.name}(): " if self.name else ""
+        return f"{call}actor {self.actor_id or '(unknown)'}: {super().__str__()}"
 
 
 class ActorDiedError(RayActorError):
     """The actor will not answer any more; calls already queued fail with this too."""
 
     usual = "it has died"
+
+
+class ActorConstructorError(RayTaskError, ActorDiedError):
+    """The constructor of the actor raised, or an argument of it had failed, so there never was an actor.
+
+    `reason` says which; `function_name` is that of the class.
+    """
+
+    def __init__(
+        self,
+        function_name: str,
+        traceback_str: str,
+        cause: BaseException | None = None,
+        pid: int = 0,
+        actor_id: str = "",
+        reason: str = "its constructor raised",
+    ) -> None:
+        super().__init__(function_name, traceback_str, cause, pid)
+        self.args = (function_name, traceback_str, self.cause, pid, actor_id, reason)
+        self.actor_id = actor_id
+        self.name = function_name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        function_name, text, _, pid, _, reason = self.args  # the attribute `reason` may be the cause's
+        return f"there is no actor {function_name}: {reason} (pid={pid}):\n{text}"
+
+    @classmethod
+    def _plain_class(cls) -> type[RayTaskError]:
+        return ActorConstructorError
 
 
 class ActorUnavailableError(RayActorError):
@@ -286,23 +326,44 @@ class ActorUnavailableError(RayActorError):
 
 
 class TaskCancelledError(RayError):
-    """The task was cancelled, by `cancel` or because the await of it was. `task_id` is hex, "" where not known."""
+    """The task was cancelled, by `cancel` or because the await of it was.
+
+    `task_id` is hex; `name` is that of the function, or of class and method. Each is "" where it is not known.
+    """
 
     usual = "it was cancelled"
 
-    def __init__(self, task_id: str = "", reason: str = "") -> None:
+    def __init__(self, task_id: str = "", reason: str = "", name: str = "") -> None:
         super().__init__(reason)
-        self.args = (task_id, reason)
+        self.args = (task_id, reason, name)
         self.task_id = task_id
+        self.name = name
 
     def __str__(self) -> str:
-        return f"task {self.task_id or '(unknown)'}: {super().__str__()}"
+        call = f"{self.name}(): " if self.name else ""
+        return f"{call}task {self.task_id or '(unknown)'}: {super().__str__()}"
 
 
 class WorkerCrashedError(RayError):
-    """The worker process ended while it ran the task: a crash, a kill, an exit. Not the error of user code."""
+    """The worker process ended while it ran the task: a crash, a kill, an exit. Not the error of user code.
+
+    `name` is that of the function, "" where it is not known. `retries`: how often it had been tried again
+    after earlier crashes, None where that does not matter.
+    """
 
     usual = "the worker process died while it ran the task"
+
+    def __init__(self, reason: str = "", name: str = "", retries: int | None = None) -> None:
+        super().__init__(reason)
+        self.args = (reason, name, retries)
+        self.name = name
+        self.retries = retries
+
+    def __str__(self) -> str:
+        text = f"{self.name}(): {super().__str__()}" if self.name else super().__str__()
+        if self.retries is None:
+            return text
+        return f"{text} ({ {0: 'not retried', 1: 'retried once'}.get(self.retries, f'retried {self.retries} times') })"
 
 
 class NodeDiedError(RayError):

@@ -34,13 +34,13 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.Export("f", b"code"), "9302a166c404636f6465"),
     (
         Call(7, "f", b"args", ("k",), [(0, Value(b"v"))], 2, "name", 0.5, True),
-        "9a0307a166c4046172677391a16b91920097c40176900000c40090c202a46e616d65cb3fe0000000000000c3",
+        "9a0307a166c4046172677391a16b91920098c40176900000c40090c2a002a46e616d65cb3fe0000000000000c3",
     ),
     (calls.Cancel(7), "920407"),
     (calls.Done(7, b"data", 12), "940507c404646174610c"),
     (
         calls.Finished(7, [Value(nbytes=64, offset=128, oid=b"o", refs=[b"r"])], 3),
-        "9406079197c4009040cc80c4016f91c40172c203",
+        "9406079198c4009040cc80c4016f91c40172c2a003",
     ),
     (calls.GiveBack([1, 2]), "9207920102"),
 ]

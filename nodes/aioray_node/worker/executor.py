@@ -18,12 +18,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import TaskCancelledError
-from aioray.runtime.errors import error_value
+from aioray.runtime.errors import constructor_error, error_value
 from aioray.wire.calls import Call, Cancel, Export, GiveBack, Greeting
 from aioray.wire.control import ActorSpec, ActorStarted, Exit
 from aioray.wire.framing import decode_call
 from aioray.wire.values import object_id
 from aioray_node.worker.coroutines import Coroutines
+from aioray_node.worker.methods import READY, method_of
 from aioray_node.worker.replies import Replier
 from aioray_node.worker.runtime import RunningCall, running
 from aioray_node.worker.threads import ThreadLimit
@@ -292,7 +293,7 @@ class Executor:
                 function = self._functions[call.fn] = self._runtime.objects.load_arguments(caller.exports[call.fn])
             self._threads.apply(call.num_cpus)
         else:
-            function = getattr(self._instance, call.fn)
+            function = method_of(self._instance, call.fn)
         args, kwargs = self._arguments(call)
         result = function(*args, **kwargs)
         if inspect.iscoroutine(result):
@@ -385,9 +386,7 @@ class Executor:
             self._instance = cls(*args, **kwargs)
             del args, kwargs
         except BaseException as exc:  # whatever it raises goes to who calls the actor
-            from aioray.runtime.errors import task_error
-
-            error = error_value(task_error(exc, f"{spec.cls}.__init__"))
+            error = error_value(constructor_error(exc, spec.cls, spec.actor_id))
         finally:
             running.reset(token)
         self._report_started(spec, error)
@@ -418,7 +417,7 @@ class Executor:
         started = time.perf_counter()
         try:
             args, kwargs = self._arguments(call)
-            result = getattr(self._instance, call.fn)(*args, **kwargs)
+            result = method_of(self._instance, call.fn)(*args, **kwargs)
             del args, kwargs
         except SystemExit as exc:
             self._exit(exc)
@@ -451,7 +450,7 @@ class Executor:
                 await stopped.wait()
                 return
             loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(limit + _SPARE_THREADS, "actor"))
-            methods = {name: getattr(self._instance, name) for name in (*spec.methods, "__repr__")}
+            methods = {name: method_of(self._instance, name) for name in (*spec.methods, READY)}
             self._coroutines = Coroutines(
                 loop,
                 self._reactor,
