@@ -62,7 +62,7 @@ class RemoteActor:
 
     __slots__ = ("__weakref__", "_line", "actor_id", "cls", "creation_pins", "is_going", "methods", "runtime")
 
-    def __init__(self, runtime: Runtime, actor_id: bytes, cls: str, methods: dict[str, int], line: ActorLine) -> None:
+    def __init__(self, runtime: Runtime, actor_id: bytes, cls: str, methods: dict[str, str], line: ActorLine) -> None:
         self.runtime = runtime
         self.actor_id = actor_id
         self.cls = cls
@@ -124,7 +124,7 @@ class ActorCaller:
         self._runtime = runtime
         self._lines: dict[bytes, ActorLine] = {}
 
-    def adopt(self, actor_id: bytes, cls: str, methods: dict[str, int], *, held: bool) -> RemoteActor:
+    def adopt(self, actor_id: bytes, cls: str, methods: dict[str, str], *, held: bool) -> RemoteActor:
         """The one RemoteActor of this process for an actor; `held`: the node counts us as a holder already."""
         line = self._lines.get(actor_id)
         if line is None:

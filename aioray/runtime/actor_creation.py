@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def create_actor(
     runtime: Runtime,
     cls: type,
-    methods: dict[str, int],
+    methods: dict[str, str],
     options: ActorOptions,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],

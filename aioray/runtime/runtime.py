@@ -459,13 +459,13 @@ class Runtime:
         return refs
 
     def create_actor(
-        self, cls: type, methods: dict[str, int], options: ActorOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, cls: type, methods: dict[str, str], options: ActorOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[RemoteActor, bool]:
         """See actor_creation."""
         self.require_open()
         return create_actor(self, cls, methods, options, args, kwargs)
 
-    def adopt_actor(self, actor_id: bytes, cls: str, methods: dict[str, int]) -> RemoteActor:
+    def adopt_actor(self, actor_id: bytes, cls: str, methods: dict[str, str]) -> RemoteActor:
         """The RemoteActor of this process for an actor."""
         with self.reactor.lock:
             return self.actors.adopt(actor_id, cls, methods, held=False)

@@ -60,6 +60,7 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
         "list[bytes]": st.lists(st.binary(max_size=20), max_size=3),
         "list[int]": st.lists(integer, max_size=3),
         "dict[str, int]": st.dictionaries(text, integer, max_size=3),
+        "dict[str, str]": st.dictionaries(text, text, max_size=3),
         "dict[str, Any]": st.dictionaries(text, st.none() | text | integer, max_size=3),
         "tuple[str, ...]": st.lists(text, max_size=3).map(tuple),
         "Any": st.none() | text | integer | st.lists(text, max_size=2),
@@ -73,6 +74,7 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
         by_type["bytes"],
         by_type["list[bytes]"],
         st.booleans(),
+        text,
     )
     by_type["Value | None"] = st.none() | by_type["Value"]
     by_type["list[Value]"] = st.lists(by_type["Value"], max_size=2)
