@@ -3,7 +3,6 @@
 from aioray import exceptions
 from aioray.actors import ActorClass, ActorHandle, method
 from aioray.api import (
-    as_completed,
     available_resources,
     cancel,
     cluster_resources,
@@ -19,10 +18,10 @@ from aioray.api import (
     put,
     remote,
     shutdown,
-    wait,
 )
 from aioray.cluster import Cluster
 from aioray.refs import ObjectRef
+from aioray.waiting import as_completed, wait
 
 __version__ = "0.1.0"
 

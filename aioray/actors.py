@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aioray import current
 from aioray.exceptions import ActorAlreadyExistsError, InvalidOptionError
-from aioray.functions import Signature
 from aioray.options import ACTOR_DEFAULTS, ActorOptions, actor_options
 from aioray.runtime.serialization import Counted, loading_runtime
+from aioray.signatures import Signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,31 +39,57 @@ def method(*, num_returns: int = 1) -> Callable[[F], F]:
     return mark
 
 
-def methods_of(cls: type) -> dict[str, int]:
-    """The methods of an actor class, inherited ones too, and how many values each returns."""
+def methods_of(cls: type) -> dict[str, str]:
+    """The methods of an actor class, inherited ones too: how many values each returns and what arguments it takes.
+
+    As text, since that goes wherever a handle goes: `_parsed` reads it where a method is called for the first time.
+    """
     found = {}
     for name, member in inspect.getmembers(cls, callable):
         if name.startswith("__") and name not in ("__call__", "__len__", "__getitem__"):
             continue
         if not inspect.isclass(member):
-            found[name] = int(getattr(member, _NUM_RETURNS, 1))
+            found[name] = f"{int(getattr(member, _NUM_RETURNS, 1))} {_signature_of(cls, name).text()}"
     return found
+
+
+def _signature_of(cls: type, name: str) -> Signature:
+    member = inspect.getattr_static(cls, name)
+    if isinstance(member, staticmethod):
+        return Signature.of(member.__func__, name)
+    if isinstance(member, classmethod):
+        return Signature.of(member.__func__, name, bound=True)
+    if inspect.isfunction(member):
+        return Signature.of(member, name, bound=True)
+    return Signature(name, None)  # what it binds, and whether it does, is its own affair
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(title: str, text: str) -> tuple[int, Signature]:
+    num_returns, _, parameters = text.partition(" ")
+    return int(num_returns), Signature.from_text(title, parameters)
 
 
 class ActorMethod:
     """One method of an actor, as its handle sees it."""
 
-    __slots__ = ("_actor", "_name", "_num_returns")
+    __slots__ = ("_actor", "_name", "_num_returns", "_signature", "_title")
 
-    def __init__(self, actor: RemoteActor, name: str, num_returns: int) -> None:
+    def __init__(self, actor: RemoteActor, name: str, title: str, num_returns: int, signature: Signature) -> None:
         self._actor = actor
         self._name = name
+        self._title = title  # with the class
         self._num_returns = num_returns
+        self._signature = signature
 
     def remote(self, *args: Any, **kwargs: Any) -> ObjectRef[Any]:
-        """Call it. Calls of one process reach the actor in the order in which they were made."""
+        """Call it. Calls of one process reach the actor in the order in which they were made.
+
+        Raises TypeError when the arguments do not fit, SerializationError when one cannot be sent.
+        """
+        self._signature.check(args, kwargs)
         actor = self._actor
-        refs = actor.runtime.submit_actor_call(actor, self._name, self._num_returns, args, kwargs)
+        refs = actor.runtime.submit_actor_call(actor, self._name, self._title, self._num_returns, args, kwargs)
         if self._num_returns == 1:
             return refs[0]
         return list(refs) if refs else None  # type: ignore[return-value] # as in Ray: the count is in the options
@@ -74,7 +101,7 @@ class ActorMethod:
                 raise InvalidOptionError(name, value, "num_returns", "a method has no other option yet")
         num_returns = options.get("num_returns", self._num_returns)
         method(num_returns=num_returns)  # checks it
-        return ActorMethod(self._actor, self._name, num_returns)
+        return ActorMethod(self._actor, self._name, self._title, num_returns, self._signature)
 
     def _remote(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -95,13 +122,14 @@ class ActorHandle(Counted):
         actor = self.__dict__.get("_actor")
         if actor is None:
             raise AttributeError(name)
-        num_returns = actor.methods.get(name)
-        if num_returns is None:
-            if name == "__ray_ready__":
-                return ActorMethod(actor, "__repr__", 1)
+        text = actor.methods.get(name)
+        if text is None and name == "__ray_ready__":
+            text = "1 "  # every actor has it
+        if text is None:
             known = ", ".join(sorted(actor.methods)) or "none"
             raise AttributeError(f"actor {actor.cls} has no method {name!r}; it has: {known}")
-        bound = ActorMethod(actor, name, num_returns)
+        title = f"{actor.cls}.{name}"
+        bound = ActorMethod(actor, name, title, *_parsed(title, text))
         self.__dict__[name] = bound  # the next look-up does not come here
         return bound
 
@@ -147,12 +175,20 @@ class ActorIdText(str):
         return str(self)
 
 
-def restore_handle(actor_id: bytes, cls: str, methods: dict[str, int]) -> ActorHandle:
+def restore_handle(actor_id: bytes, cls: str, methods: dict[str, str]) -> ActorHandle:
     """What a pickled handle calls where it arrives."""
     runtime = loading_runtime()
     if runtime is None:
         runtime = current.get()
     return ActorHandle(runtime.adopt_actor(actor_id, cls, methods))
+
+
+def _constructor_signature(cls: Any) -> Signature:
+    if cls.__init__ is not object.__init__:
+        return Signature.of(cls.__init__, cls.__name__, bound=True)
+    if cls.__new__ is not object.__new__:
+        return Signature.of(cls.__new__, cls.__name__, bound=True)
+    return Signature(cls.__name__, [])
 
 
 class ActorClass(Generic[C]):
@@ -162,7 +198,7 @@ class ActorClass(Generic[C]):
         self._cls = cls
         self._options = options
         self._signature: Signature | None = None
-        self._methods: dict[str, int] | None = None
+        self._methods: dict[str, str] | None = None
         self.__name__ = cls.__name__
         self.__doc__ = cls.__doc__
         self.__module__ = cls.__module__
@@ -173,11 +209,9 @@ class ActorClass(Generic[C]):
         Raises TypeError when the arguments do not fit, and ActorAlreadyExistsError (a ValueError) for a taken name.
         """
         if self._signature is None:
-            init = self._cls.__init__
-            self._signature = Signature(init, leave_out=1)
+            self._signature = _constructor_signature(self._cls)
             self._methods = methods_of(self._cls)
-        if self._cls.__init__ is not object.__init__ or args or kwargs:
-            self._signature.check(args, kwargs)
+        self._signature.check(args, kwargs)
         options = self._options
         if options.get_if_exists and not options.name:
             raise InvalidOptionError("get_if_exists", True, "only together with name")

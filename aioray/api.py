@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
-import collections
-import contextlib
 import inspect
 import logging
 import os
 import threading
-import time
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from aioray import current
 from aioray.actors import ActorClass, ActorHandle
-from aioray.cluster import Cluster, SyncCluster, check_options
+from aioray.cluster import Cluster, SyncCluster
 from aioray.context import InitContext
 from aioray.exceptions import BlockingCallError, InvalidOptionError, RaySystemError
 from aioray.functions import P, RemoteFunction
 from aioray.options import actor_options, task_options
 from aioray.refs import ObjectRef
-from aioray.runtime.arrivals import Arrivals
+from aioray.start_options import check_later_options, check_options
+from aioray.waiting import check_timeout, refs_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from aioray.runtime.runtime import Runtime
 
@@ -65,7 +62,7 @@ def init(
     Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already (unless
     ignore_reinit_error), InvalidOptionError for an option that is not known, or not there yet.
     """
-    _check_later_options(address, include_dashboard, not_yet)
+    check_later_options(init, address, include_dashboard, not_yet)
     if current.find_in_this_loop() is not None:
         raise BlockingCallError("aioray.init()", "async with aioray.connect()")
     options = check_options(
@@ -91,28 +88,6 @@ def init(
         _sync_clusters.append(cluster)
         atexit.register(shutdown)
         return InitContext(cluster, shutdown)
-
-
-def _check_later_options(address: str | None, include_dashboard: bool | None, not_yet: Mapping[str, Any]) -> None:
-    if address not in (None, "local"):
-        raise InvalidOptionError("address", address, 'None or "local"', "joining a cluster is not there yet")
-    if include_dashboard:
-        raise InvalidOptionError("include_dashboard", include_dashboard, "False", "the dashboard is not there yet")
-    known = (
-        "labels",
-        "dashboard_host",
-        "dashboard_port",
-        "job_config",
-        "logging_config",
-        "runtime_env",
-        "_node_ip_address",
-        "inline",
-    )
-    for name, value in not_yet.items():
-        if name not in known:
-            raise InvalidOptionError(name, value, "an option of init, as in its docstring", "there is no such option")
-        if value:
-            raise InvalidOptionError(name, value, "leaving it out", "it is not there yet")
 
 
 def _configure_logger(level: int | str, fmt: str | None) -> None:
@@ -146,7 +121,7 @@ def connect(
     The options are those of `init`. The loop does the I/O; nothing else of the process is touched. Several may run in
     one process; the innermost `async with` (or `with cluster.use()`) around a call decides for which one it is.
     """
-    _check_later_options(address, None, not_yet)
+    check_later_options(connect, address, None, not_yet)
     return Cluster(
         check_options(
             num_cpus=num_cpus,
@@ -164,8 +139,14 @@ def connect(
 def shutdown(_exiting_interpreter: bool = False) -> None:
     """End what `init` started: when this returns, its processes, sockets and shared memory are gone.
 
-    Does nothing when there is nothing to end.
+    Does nothing when there is nothing to end. Raises RaySystemError where it could only be meant for a cluster that
+    `connect` started: ending that must be awaited.
     """
+    if not _sync_clusters and not _exiting_interpreter and current.find_connected() is not None:
+        raise RaySystemError(
+            "this cluster is not one of aioray.init(): it ends when its `async with aioray.connect()` block is left, or"
+            " with `await aioray.disconnect()`"
+        )
     with _init_lock:
         while _sync_clusters:
             _sync_clusters.pop().shutdown()
@@ -259,169 +240,13 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     timeout: seconds; GetTimeoutError (a TimeoutError) after that. Raises what the call raised, as itself and as
     RayTaskError. In the event loop that runs the cluster it raises BlockingCallError: there, write `await ref`.
     """
-    _check_timeout(timeout)
+    check_timeout(timeout)
     if isinstance(refs, ObjectRef):
         return refs._runtime.get([refs], timeout)[0]
-    items = _refs_of(refs, "get")
+    items = refs_of(refs, "get")
     if not items:
         return []
     return items[0]._runtime.get(items, timeout)
-
-
-def _check_timeout(timeout: Any) -> None:
-    if timeout is None:
-        return
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
-        raise InvalidOptionError("timeout", timeout, "None, or seconds, 0 or more")
-
-
-def _refs_of(refs: Any, call: str) -> list[ObjectRef[Any]]:
-    if isinstance(refs, (str, bytes, dict)) or not isinstance(refs, collections.abc.Iterable):
-        raise TypeError(f"{call} takes a ref or a list of refs, not {type(refs).__name__}: {refs!r:.100}")
-    items = list(refs)
-    for at, item in enumerate(items):
-        if not isinstance(item, ObjectRef):
-            raise TypeError(f"{call} takes refs, but item {at} is {type(item).__name__}: {item!r:.100}")
-    return items
-
-
-def wait(
-    refs: Sequence[ObjectRef[T]],
-    *,
-    num_returns: int = 1,
-    timeout: float | None = None,
-    fetch_local: bool = True,
-) -> Any:
-    """Wait until `num_returns` of the refs are done, or `timeout` (s) is over; returns (done, others).
-
-    At most `num_returns` are in the first list, both in the order given. In an event loop it returns an awaitable:
-    `done, others = await aioray.wait(refs)`; cancelling that cancels no call. fetch_local: objects are on this machine
-    anyway. Raises ValueError for duplicates and for more than there are.
-    """
-    if isinstance(refs, ObjectRef):
-        raise TypeError("wait takes a list of refs; write wait([ref])")
-    items = _refs_of(refs, "wait")
-    _check_timeout(timeout)
-    if not isinstance(fetch_local, bool):
-        raise InvalidOptionError("fetch_local", fetch_local, "True or False")
-    if len(set(items)) != len(items):
-        raise ValueError("wait was given the same ref more than once")
-    if isinstance(num_returns, bool) or not isinstance(num_returns, int) or not num_returns > 0:
-        raise InvalidOptionError("num_returns", num_returns, "a whole number, 1 or more")
-    if num_returns > len(items):
-        raise InvalidOptionError("num_returns", num_returns, f"at most {len(items)}, the number of refs")
-    runtime = items[0]._runtime
-    if asyncio._get_running_loop() is not None:
-        return _Wait(runtime, items, num_returns, timeout)
-    return runtime.wait(items, num_returns, timeout)
-
-
-class _Wait:
-    """What `wait` returns in an event loop: to be awaited.
-
-    Unpacked like the result that it is elsewhere, it blocks: right in a program written for Ray that happens to run in
-    a loop, and a BlockingCallError in the loop that does the cluster's I/O.
-    """
-
-    def __init__(self, runtime: Runtime, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None) -> None:
-        self._runtime = runtime
-        self._args = refs, num_returns, timeout_s
-        self._result: Any = None
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return self._runtime.wait_async(*self._args).__await__()
-
-    def _blocking(self) -> Any:
-        if self._result is None:
-            self._result = self._runtime.wait(*self._args)
-        return self._result
-
-    def __iter__(self) -> Iterator[list[ObjectRef[Any]]]:
-        return iter(self._blocking())
-
-    def __getitem__(self, index: int) -> list[ObjectRef[Any]]:
-        found: list[ObjectRef[Any]] = self._blocking()[index]
-        return found
-
-    def __len__(self) -> int:
-        return 2
-
-
-class as_completed:  # reads as the function that it is in asyncio
-    """Refs in the order in which they get done: `async for ref in as_completed(refs)`, or a plain `for`.
-
-    timeout: seconds for all of them; TimeoutError after that. A ref that is given twice comes once.
-    Leaving the loop early cancels no call.
-    """
-
-    def __init__(self, refs: Iterable[ObjectRef[Any]], *, timeout: float | None = None) -> None:
-        self._refs = list(dict.fromkeys(_refs_of(refs, "as_completed")))
-        _check_timeout(timeout)
-        self._timeout_s = timeout
-
-    def __iter__(self) -> Iterator[ObjectRef[Any]]:
-        if not self._refs:
-            return
-        runtime = self._refs[0]._runtime
-        with contextlib.closing(Arrivals(self._refs)) as arrivals:
-            deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
-            for at in range(len(self._refs)):
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if not runtime.wait_for_any(arrivals, left):
-                    raise self._too_late(at)
-                yield arrivals.done.popleft()
-
-    def __aiter__(self) -> AsyncIterator[ObjectRef[Any]]:
-        return _AsyncArrivals(self._refs, self._timeout_s, self._too_late)
-
-    def _too_late(self, done: int) -> TimeoutError:
-        return TimeoutError(f"{len(self._refs) - done} of {len(self._refs)} refs were not done in time")
-
-
-class _AsyncArrivals:
-    """An iterator, not an async generator: left early, that would be closed some time later, by the loop."""
-
-    def __init__(
-        self, refs: list[ObjectRef[Any]], timeout_s: float | None, too_late: Callable[[int], TimeoutError]
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        some = self._some = asyncio.Event()
-        self._count, self._taken = len(refs), 0
-        self._too_late = too_late
-        self._deadline = None if timeout_s is None else loop.time() + timeout_s
-        self._arrivals = Arrivals(refs, lambda: loop.call_soon_threadsafe(some.set))
-
-    def __aiter__(self) -> _AsyncArrivals:
-        return self
-
-    async def __anext__(self) -> ObjectRef[Any]:
-        if self._taken == self._count:
-            raise StopAsyncIteration
-        done, some = self._arrivals.done, self._some
-        if not done:
-            try:
-                async with asyncio.timeout_at(self._deadline):
-                    while not done:
-                        some.clear()
-                        if done:
-                            break
-                        await some.wait()
-            except TimeoutError:
-                taken = self._taken
-                self._close()
-                raise self._too_late(taken) from None
-            except BaseException:
-                self._close()
-                raise
-        self._taken += 1
-        return done.popleft()
-
-    def _close(self) -> None:
-        self._taken = self._count
-        self._arrivals.close()
-
-    def __del__(self) -> None:
-        self._close()
 
 
 def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:

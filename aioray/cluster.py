@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import collections.abc
 import contextlib
 import json
-import math
 import os
 import pathlib
 import select
@@ -19,95 +17,22 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-import aioray.config
 from aioray import current
-from aioray.config import Config  # msgspec looks it up
 from aioray.exceptions import InvalidOptionError, RaySystemError
-from aioray.options import AMOUNT, MAX_UNITS, OWN_OPTION, UNIT
 from aioray.runtime.reactor import Reactor
 from aioray.runtime.runtime import Runtime
 from aioray.wire.control import Reserve
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Iterator
 
+    from aioray.config import Config
+    from aioray.start_options import ClusterOptions
     from aioray.wire.control import LogLines
 
 _START_TIMEOUT_S = 30.0
 _SHUTDOWN_TIMEOUT_S = 5.0
 _NODES = pathlib.Path(__file__).resolve().parent.parent / "nodes"  # in a checkout; elsewhere it is installed beside us
-
-
-class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What `init` and `connect` were told, checked."""
-
-    config: Config
-    num_cpus: float | None = None
-    num_gpus: float | None = None
-    memory: int | None = None
-    resources: dict[str, float] = {}
-    object_store_memory: int | None = None
-    temp_dir: str | None = None
-    namespace: str = ""
-    log_to_driver: bool = True
-
-
-def check_options(
-    *,
-    num_cpus: float | None,
-    num_gpus: float | None,
-    resources: Mapping[str, float] | None,
-    object_store_memory: int | None,
-    temp_dir: str | None,
-    namespace: str | None,
-    log_to_driver: bool,
-    system_config: Mapping[str, Any] | None,
-) -> ClusterOptions:
-    """Raises InvalidOptionError that names the option, its value, and what is allowed."""
-    for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
-        if amount is not None and not _is_amount(amount):
-            raise InvalidOptionError(name, amount, AMOUNT)
-    if not isinstance(resources or {}, collections.abc.Mapping):
-        raise InvalidOptionError("resources", resources, f"a dict from names to amounts, each {AMOUNT}")
-    for name, amount in (resources or {}).items():
-        if name in OWN_OPTION:
-            raise InvalidOptionError("resources", resources, f"names other than {name}: that has an option of its own")
-        if not isinstance(name, str) or not name or not _is_amount(amount):
-            raise InvalidOptionError("resources", resources, f"a dict from names to amounts, each {AMOUNT}")
-    if object_store_memory is not None and (
-        isinstance(object_store_memory, bool)
-        or not isinstance(object_store_memory, int)
-        or object_store_memory < 1 << 20
-    ):
-        raise InvalidOptionError("object_store_memory", object_store_memory, "a whole number of bytes, 1 MiB or more")
-    for name, text in (("namespace", namespace), ("_temp_dir", temp_dir)):
-        if text is not None and not isinstance(text, str):
-            raise InvalidOptionError(name, text, "None, or a text")
-    if not isinstance(log_to_driver, bool):
-        raise InvalidOptionError("log_to_driver", log_to_driver, "True or False")
-    if object_store_memory is not None:
-        free = os.statvfs("/dev/shm")
-        room = free.f_bavail * free.f_frsize
-        if object_store_memory > room:
-            raise InvalidOptionError(
-                "object_store_memory", object_store_memory, f"at most {room}, what /dev/shm has free"
-            )
-    return ClusterOptions(
-        config=aioray.config.load(system_config, os.environ),
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        resources={name: float(amount) for name, amount in (resources or {}).items()},
-        object_store_memory=object_store_memory,
-        temp_dir=temp_dir,
-        namespace=namespace or "",
-        log_to_driver=log_to_driver,
-    )
-
-
-def _is_amount(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        return False
-    return abs(value * UNIT - round(value * UNIT)) < 1e-6 and value * UNIT <= MAX_UNITS
 
 
 def _print_lines(config: Config) -> Any:
@@ -251,6 +176,11 @@ class Cluster:
         if undo is not None:
             undo.close()
 
+    def __repr__(self) -> str:
+        if self._runtime is None:
+            return f"<aioray.Cluster, {'not started' if self._ended is None else 'ended'}>"
+        return f"<aioray.Cluster, node {self._runtime.node_id} at {self._runtime.session_dir}>"
+
     @property
     def runtime(self) -> Runtime:
         """Raises RaySystemError before `start` and after `shutdown`."""
@@ -352,9 +282,11 @@ class HeadProcess:
             if not data:
                 break
             line += data
-        facts: dict[str, str] = json.loads(line) if line else {"error": "the head node ended while it started"}
+        facts: dict[str, Any] = json.loads(line) if line else {"error": "the head node ended while it started"}
         if "error" in facts:
             self.close()
+            if "bad_option" in facts:
+                raise InvalidOptionError(*facts["bad_option"])
             raise RaySystemError(facts["error"])
         return facts
 
@@ -420,6 +352,10 @@ class SyncCluster:
             reactor.start_helper()
             undo.pop_all()
         return runtime
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     def disown(self) -> None:
         """In a forked child: the cluster is the parent's."""

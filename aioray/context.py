@@ -17,6 +17,7 @@ class InitContext:
 
     def __init__(self, cluster: SyncCluster, shutdown: Callable[[], None]) -> None:
         self._shutdown = shutdown
+        self._cluster = cluster
         self.address_info: dict[str, Any] = dict(cluster.facts)
 
     def __getitem__(self, key: str) -> Any:
@@ -27,6 +28,11 @@ class InitContext:
 
     def __exit__(self, *exc_info: object) -> None:
         self._shutdown()
+
+    def __repr__(self) -> str:
+        if self._cluster.closed:
+            return "<aioray.init, ended>"
+        return f"<aioray.init, node {self['node_id']} at {self['session_dir']}>"
 
     def disconnect(self) -> None:
         """The same as `aioray.shutdown()`."""

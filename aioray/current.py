@@ -101,6 +101,15 @@ def find_in_this_loop() -> Runtime | None:
     return next((runtime for runtime in _open_now() if runtime.reactor.in_loop()), None)
 
 
+def find_connected() -> Runtime | None:
+    """A runtime of `connect` that calls here could mean: chosen around them, or of this event loop."""
+    chosen = _chosen.get()
+    if chosen is not None and chosen.shutdown is not None and not chosen.closed:
+        return chosen
+    here = find_in_this_loop()
+    return here if here is not None and here.shutdown is not None else None
+
+
 def _open_now() -> list[Runtime]:
     end_orphans()
     return list(_open)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from aioray import current
 from aioray.options import TASK_DEFAULTS, TaskOptions, task_options
+from aioray.signatures import Signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -17,33 +17,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
-
-
-class Signature:
-    """Checks arguments against a signature: quickly when they are right, in words when they are not."""
-
-    __slots__ = ("_least", "_leave_out", "_most", "_signature", "_text")
-
-    def __init__(self, fn: Any, *, leave_out: int = 0) -> None:
-        self._leave_out = leave_out  # leading parameters that the caller does not give: self
-        self._signature: inspect.Signature | None = None
-        self._least, self._most = 1, 0  # nothing passes the quick check
-        try:
-            self._signature = inspect.signature(fn)
-        except (TypeError, ValueError):  # a builtin without one
-            self._least, self._most = 0, 1 << 30
-            return
-        parameters = list(self._signature.parameters.values())[leave_out:]
-        if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
-            return
-        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        self._least = sum(p.default is p.empty for p in positional)
-        self._most = 1 << 30 if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
-
-    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Raises TypeError, as calling the function would."""
-        if (kwargs or not self._least <= len(args) <= self._most) and self._signature is not None:
-            self._signature.bind(*(None,) * self._leave_out, *args, **kwargs)
 
 
 class RemoteFunction(Generic[P, R_co]):
@@ -65,7 +38,7 @@ class RemoteFunction(Generic[P, R_co]):
         Raises TypeError when the arguments do not fit, SerializationError when one cannot be sent.
         """
         if self._signature is None:
-            self._signature = Signature(self._function)
+            self._signature = Signature.of(self._function, _name_of(self._function))
         self._signature.check(args, kwargs)
         runtime = current.find() or current.get()
         target = self._target

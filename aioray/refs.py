@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from aioray.runtime.runtime import Runtime
+    from aioray.runtime.unseen import Unseen
 
 T = TypeVar("T")
 
@@ -120,7 +121,8 @@ class ObjectRef(Counted, _Awaitable[T]):
         self._value: Any = None  # a Value when READY or RAISED; an exception instance when RAISED here
         # (loop, fn, context, fn's argument); without a loop, fn is called at once, by whoever completes the ref
         self._waiting: list[tuple[Any, ...]] | None = None
-        self._task: Any = None  # what computes it, while it is pending
+        # What computes it, while it is pending. Then the name of what did, for messages; of an error, an Unseen.
+        self._task: Any = None
         self._tracked = False  # the object table must hear when this ref goes
         self._asyncio_future_blocking = False
 
@@ -173,12 +175,12 @@ class ObjectRef(Counted, _Awaitable[T]):
 
     # completion, called by the runtime with its lock held
 
-    def _complete(self, state: int, value: Any) -> None:
+    def _complete(self, state: int, value: Any, maker: str | Unseen | None = None) -> None:
         if self._status != PENDING:
             return
         self._status = state
         self._value = value
-        self._task = None
+        self._task = maker
         if self._waiting is not None:
             self._run_callbacks()
         if self._tracked:
@@ -235,19 +237,18 @@ class ObjectRef(Counted, _Awaitable[T]):
     def result(self) -> T:
         """The value. Raises what the call raised, CancelledError, or InvalidStateError when it is not done."""
         if self._status == READY:
-            value: T = self._runtime.load(self._value)
+            value: T = self._runtime.load(self)
             return value
         if self._status == CANCELLED:
             raise asyncio.CancelledError
         if self._status == PENDING:
             raise asyncio.InvalidStateError("The value is not there yet.")
-        raise self._runtime.load_error(self._value)
+        raise self._runtime.load_error(self)
 
     def exception(self) -> BaseException | None:
         """The exception, or None when there is a value. Raises as `result` does when cancelled or not done."""
         if self._status == RAISED:
-            error: BaseException = self._runtime.load_error(self._value)
-            return error
+            return self._runtime.load_error(self)
         if self._status != READY:
             self.result()
         return None
@@ -285,7 +286,7 @@ class ObjectRef(Counted, _Awaitable[T]):
             if self._status != PENDING:
                 return False
             task = self._task
-            self._complete(CANCELLED, None)
+            self._complete(CANCELLED, None, getattr(task, "name", None))
             if task is not None:
                 runtime.cancel_task(task, self)
         runtime.reactor.nudge()
@@ -313,7 +314,7 @@ class ObjectRef(Counted, _Awaitable[T]):
             try:
                 future.set_result(ref.result())
             except asyncio.CancelledError:
-                future.set_exception(TaskCancelledError(ref.task_id()))
+                future.set_exception(TaskCancelledError(ref.task_id(), name=ref._task or ""))
             except BaseException as exc:  # whatever it is, it is the outcome
                 future.set_exception(exc)
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from aioray import exceptions
 from aioray.exceptions import (
+    ActorConstructorError,
     ActorDiedError,
     BlockingCallError,
     GetTimeoutError,
@@ -40,6 +41,7 @@ TREE = [
 
 FACTS: dict[type[RayError], tuple[Any, ...]] = {
     RayTaskError: ("f", "Traceback ...", None, 17),
+    ActorConstructorError: ("Counter", "Traceback ...", None, 17, "ab12", "its constructor raised"),
     ObjectStoreFullError: (3, 2, 1),
     UnserializableException: ("m.E", "Traceback ..."),
     SerializationError: ("args[0]", "lock", "cannot pickle"),
@@ -263,6 +265,25 @@ def test_a_task_error_is_caught_as_the_users_type_too_here_and_after_pickle(caus
         for name in ("code", "hint", "doubled", "errno", "filename", "object", "lineno", "name", "pos", "actor_id"):
             assert getattr(each, name, "absent") == getattr(cause, name, "absent"), name
         assert getattr(each, "reason", "absent") == getattr(cause, "reason", "")
+
+
+@pytest.mark.parametrize(
+    "cause", [ValueError("boom"), Code(3, hint="h"), ImportError("no", name="n"), GetTimeoutError("slow", 1.0)]
+)
+def test_a_constructors_error_is_the_users_type_a_task_error_and_the_death_of_the_actor(cause: Exception) -> None:
+    plain = ActorConstructorError("Counter", "Traceback ...", cause, 17, "ab12")
+    error = plain.as_instanceof_cause()
+    for each in (error, sent(error), copy.copy(error), sent(sent(error)), sent(plain).as_instanceof_cause()):
+        for cls in (type(cause), RayTaskError, ActorDiedError, RayActorError, ActorConstructorError):
+            assert isinstance(each, cls)
+        assert type(each) is type(error)
+        assert isinstance(each, ActorDiedError)
+        assert each.actor_id == "ab12"
+        assert getattr(each, "code", "absent") == getattr(cause, "code", "absent")
+        assert each.name == getattr(cause, "name", "Counter")
+        assert "Counter" in str(each)
+        assert "its constructor raised" in str(each)
+    assert type(sent(plain)) is ActorConstructorError
 
 
 def test_methods_of_the_cause_work_on_the_task_error() -> None:

@@ -6,17 +6,29 @@ import collections
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from aioray.exceptions import ActorDiedError, TaskCancelledError
+from aioray.exceptions import ActorDiedError
 from aioray.refs import PENDING, READY, ObjectRef
-from aioray.runtime.calls import Arguments, complete, fail, fail_with, first_failed, when_ready, wire_deps
+from aioray.runtime.calls import (
+    STILL_RUNS,
+    Arguments,
+    cancelled,
+    complete,
+    fail,
+    fail_with,
+    first_failed,
+    when_ready,
+    wire_deps,
+)
 from aioray.runtime.connection import Connection, dial
+from aioray.runtime.unseen import unseen
 from aioray.wire.calls import Call, Cancel, Done, Finished, Greeting
 from aioray.wire.control import ActorUpdate, Release, WatchActor
 from aioray.wire.framing import call_decoder
-from aioray.wire.values import Value
+from aioray.wire.values import Value, owner_of
 
 if TYPE_CHECKING:
     from aioray.runtime.runtime import Runtime
+    from aioray.runtime.unseen import Unseen
 
 _LAST_WORDS_S = 1.0  # how long the node may take to say why an actor died
 
@@ -24,14 +36,21 @@ _LAST_WORDS_S = 1.0  # how long the node may take to say why an actor died
 class ActorCallRecord:
     """One method call, until it has a result."""
 
-    __slots__ = ("actor", "arguments", "cancelled", "method", "num_returns", "refs", "sent", "seq")
+    __slots__ = ("actor", "arguments", "cancelled", "method", "name", "refs", "sent", "seq")
 
     def __init__(
-        self, actor: RemoteActor, seq: int, method: str, arguments: Arguments, refs: tuple[ObjectRef[Any], ...]
+        self,
+        actor: RemoteActor,
+        seq: int,
+        method: str,
+        name: str,
+        arguments: Arguments,
+        refs: tuple[ObjectRef[Any], ...],
     ) -> None:
         self.actor = actor  # keeps the actor alive until the call is through
         self.seq = seq
         self.method = method
+        self.name = name  # with the class, for messages
         self.arguments = arguments
         self.refs = refs
         self.sent = False
@@ -43,7 +62,7 @@ class RemoteActor:
 
     __slots__ = ("__weakref__", "_line", "actor_id", "cls", "creation_pins", "is_going", "methods", "runtime")
 
-    def __init__(self, runtime: Runtime, actor_id: bytes, cls: str, methods: dict[str, int], line: ActorLine) -> None:
+    def __init__(self, runtime: Runtime, actor_id: bytes, cls: str, methods: dict[str, str], line: ActorLine) -> None:
         self.runtime = runtime
         self.actor_id = actor_id
         self.cls = cls
@@ -71,11 +90,13 @@ class ActorLine:
         "connection",
         "error",
         "flight",
+        "killed_here",
         "queue",
         "reason",
         "remote",
         "remotes",
         "state",
+        "unseen",
         "watched",
     )
 
@@ -92,6 +113,8 @@ class ActorLine:
         self.remote: weakref.ref[RemoteActor] | None = None
         self.remotes = 0  # one as a rule, two while one is dying as the next handle arrives
         self.watched = False
+        self.killed_here = False  # this process asked for it: its calls fail as they should
+        self.unseen: Unseen | None = None  # of a constructor's error, where it was called
 
 
 class ActorCaller:
@@ -101,7 +124,7 @@ class ActorCaller:
         self._runtime = runtime
         self._lines: dict[bytes, ActorLine] = {}
 
-    def adopt(self, actor_id: bytes, cls: str, methods: dict[str, int], *, held: bool) -> RemoteActor:
+    def adopt(self, actor_id: bytes, cls: str, methods: dict[str, str], *, held: bool) -> RemoteActor:
         """The one RemoteActor of this process for an actor; `held`: the node counts us as a holder already."""
         line = self._lines.get(actor_id)
         if line is None:
@@ -164,7 +187,7 @@ class ActorCaller:
                 failed = first_failed(deps)
                 if failed is not None:
                     queue.popleft()
-                    fail_with(record.refs, failed)
+                    fail_with(self._runtime, record, failed)
                     continue
                 wired = wire_deps(self._runtime, deps)
             queue.popleft()
@@ -176,11 +199,14 @@ class ActorCaller:
 
     def _fail(self, record: ActorCallRecord, line: ActorLine) -> None:
         if record.cancelled:
-            fail(record.refs, TaskCancelledError(record.refs[0].task_id() if record.refs else ""))
+            fail(self._runtime, record, cancelled(record))
         elif line.error is not None:
-            complete(self._runtime, record.refs, [line.error])
+            if line.unseen is not None:
+                line.unseen.seen = True  # this call's caller is told
+            complete(self._runtime, record, [line.error])
         else:
-            fail(record.refs, ActorDiedError(line.actor_id.hex(), line.reason))
+            error = ActorDiedError(line.actor_id.hex(), line.reason, record.name)
+            fail(self._runtime, record, error, expected=line.killed_here)
 
     def cancel(self, record: ActorCallRecord) -> None:
         """Stop one call."""
@@ -188,13 +214,16 @@ class ActorCaller:
         line = record.actor.line
         if record in line.queue:
             line.queue.remove(record)
-            fail(record.refs, TaskCancelledError(record.refs[0].task_id() if record.refs else ""))
+            fail(self._runtime, record, cancelled(record))
             self._pump(line)
         elif line.connection is not None:
             line.connection.send(Cancel(record.seq))
 
     def kill(self, actor_id: bytes, reason: str) -> None:
         """End an actor now; calls under way fail. Asked, not told: when this returns, its name is free."""
+        line = self._lines.get(actor_id)
+        if line is not None:
+            line.killed_here = True
         self._runtime.ask("kill_actor", actor_id=actor_id, reason=reason)
 
     # what the node says
@@ -211,6 +240,8 @@ class ActorCaller:
             if line.connection is not None:
                 line.connection.drain()  # what it got done is not lost with it
             line.state, line.reason, line.error = "dead", update.reason, update.error
+            if line.error is not None and owner_of(line.actor_id) == self._runtime.process_id:
+                line.unseen = unseen(self._runtime, f"the constructor of {line.cls}", line.error)
             self._fail_all(line)
 
     def _connect(self, line: ActorLine) -> None:
@@ -251,9 +282,9 @@ class ActorCaller:
             if record is None:
                 continue
             if type(message) is Done:
-                record.refs[0]._complete(READY, Value(message.data))
+                record.refs[0]._complete(READY, Value(message.data), record.name)
             elif type(message) is Finished:
-                complete(self._runtime, record.refs, message.values)
+                complete(self._runtime, record, message.values)
 
     def _on_close(self, connection: Connection, reason: str) -> None:
         # The node hears of the death as well, and knows the reason: its update fails the calls.
@@ -272,10 +303,19 @@ class ActorCaller:
         line = record.actor.line
         if record.sent:
             ahead = list(line.flight).index(record.seq)
-            return f"was sent to actor {line.cls}, {ahead} calls of this process before it"
+            state = f"was sent to actor {line.cls}, {ahead} calls of this process before it"
+            return state + (STILL_RUNS if record.cancelled else "")
         if any(ref._status == PENDING for _, ref in record.arguments.deps):
             return "waits for its arguments"
         return f"waits for actor {line.cls} ({line.state})"
+
+    def after_its_cancel(self, seq: int) -> str:
+        """Where the code of a call that was cancelled still runs, in words; "" when it does not."""
+        for line in self._lines.values():
+            record = line.flight.get(seq)
+            if record is not None and record.cancelled:
+                return self.state_of(record)
+        return ""
 
     def close(self, reason: str) -> None:
         """Everything that is still pending fails."""

@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from aioray.runtime.calls import first_failed, pack_arguments, when_ready, wire_deps
-from aioray.runtime.errors import error_value
+from aioray.runtime.errors import constructor_error, error_value
 from aioray.wire.calls import Call
 from aioray.wire.control import ActorSpec
 from aioray.wire.framing import encode_call
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def create_actor(
     runtime: Runtime,
     cls: type,
-    methods: dict[str, int],
+    methods: dict[str, str],
     options: ActorOptions,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -45,7 +45,10 @@ def create_actor(
 
         def send() -> None:
             failed = first_failed(arguments.deps)
-            error = None if failed is None else error_value(runtime.outcome_error(failed))
+            error = None
+            if failed is not None:
+                why, reason = runtime.outcome_error(failed), "an argument of its constructor failed"
+                error = error_value(constructor_error(why, cls.__name__, actor_id, reason))
             deps = wire_deps(runtime, arguments.deps) if failed is None else []
             # Our handle may go before it is constructed, and what we hold with it: the actor holds it till then.
             pins = [dep for _, dep in arguments.deps if deps and (dep._value.nbytes or dep._value.refs)]

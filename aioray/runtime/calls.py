@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from aioray.exceptions import RaySystemError
+from aioray.exceptions import RaySystemError, TaskCancelledError
 from aioray.refs import CANCELLED, PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.serialization import EMPTY_ARGS, serialize_args
+from aioray.runtime.unseen import Unseen, looked_at, unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from aioray.runtime.runtime import Runtime
     from aioray.wire.values import Value
+
+
+class UnderWay(Protocol):
+    """A call that has no result yet: a Task or an ActorCallRecord."""
+
+    refs: tuple[ObjectRef[Any], ...]
+    cancelled: bool
+
+    @property
+    def name(self) -> str: ...
 
 
 class Arguments:
@@ -38,6 +49,7 @@ def check_cluster(runtime: Runtime, refs: Iterable[Any]) -> None:
             raise RaySystemError(f"{ref!r} belongs to another cluster than the call")
 
 
+STILL_RUNS = "; it was asked to stop, and its code has not ended yet"
 _NO_ARGUMENTS = Arguments(EMPTY_ARGS, (), [], [])
 
 
@@ -105,12 +117,17 @@ def first_failed(deps: list[tuple[int, ObjectRef[Any]]]) -> ObjectRef[Any] | Non
     return next((ref for _, ref in deps if ref._status in (RAISED, CANCELLED)), None)
 
 
-def fail_with(refs: tuple[ObjectRef[Any], ...], failed: ObjectRef[Any]) -> None:
+def fail_with(runtime: Runtime, call: UnderWay, failed: ObjectRef[Any]) -> None:
     """An argument failed, and so does the call. The refs inside an error are held by the ref that got it first."""
-    for ref in refs:
-        ref._complete(failed._status, failed._value)
+    looked_at(failed)
+    left: str | Unseen | None = call.name
+    if failed._status == RAISED:
+        left = unseen(runtime, call.name, failed._value)
         if getattr(failed._value, "refs", None):
-            ref._task = failed
+            left = left or Unseen(runtime.log, call.name, "", seen=True)
+            left.keeps = failed
+    for ref in call.refs:
+        ref._complete(failed._status, failed._value, left)
 
 
 def wire_deps(runtime: Runtime, deps: list[tuple[int, ObjectRef[Any]]]) -> list[tuple[int, Value]]:
@@ -124,21 +141,32 @@ def wire_deps(runtime: Runtime, deps: list[tuple[int, ObjectRef[Any]]]) -> list[
     return wired
 
 
-def complete(runtime: Runtime, refs: tuple[ObjectRef[Any], ...], values: list[Value]) -> None:
+def complete(runtime: Runtime, call: UnderWay, values: list[Value]) -> None:
     """Results, or one error for all of them, arrived."""
+    refs = call.refs
     if len(values) == 1 and values[0].is_error:
+        if not values[0].summary and call.cancelled and not values[0].refs:
+            fail(runtime, call, cancelled(call))  # as the worker says, which knows less of it
+            return
         if refs and values[0].refs:
             runtime.objects.adopt(refs[0], values[0])
+        left = unseen(runtime, call.name, values[0])
         for ref in refs:
-            ref._complete(RAISED, values[0])
+            ref._complete(RAISED, values[0], left)
         return
     for ref, value in zip(refs, values, strict=True):
         if value.nbytes or value.refs:
             runtime.objects.adopt(ref, value)
-        ref._complete(RAISED if value.is_error else READY, value)
+        ref._complete(READY, value, call.name)
 
 
-def fail(refs: tuple[ObjectRef[Any], ...], error: BaseException) -> None:
-    """No result will come."""
-    for ref in refs:
-        ref._complete(RAISED, error)
+def fail(runtime: Runtime, call: UnderWay, error: BaseException, *, expected: bool = False) -> None:
+    """No result will come. `expected`: who made the call knows why, and need not be told if nobody looks."""
+    left = None if expected else unseen(runtime, call.name, error)
+    for ref in call.refs:
+        ref._complete(RAISED, error, left)
+
+
+def cancelled(call: UnderWay) -> TaskCancelledError:
+    """What whoever waits for a call that was cancelled gets."""
+    return TaskCancelledError(call.refs[0].task_id() if call.refs else "", name=call.name)

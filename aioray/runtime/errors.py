@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import traceback
 
-from aioray.exceptions import RayError, RayTaskError, UnserializableException
+from aioray.exceptions import ActorConstructorError, RayError, RayTaskError, TaskCancelledError, UnserializableException
 from aioray.runtime.serialization import Serialized, deserialize, serialize
 from aioray.wire.values import Value
 
-_OWN = ("aioray", "aioray_node")
+_LINE = 300  # characters of an exception's text that make it into a line
 
 
 def user_traceback(exc: BaseException) -> str:
@@ -47,6 +47,13 @@ def task_error(exc: BaseException, function_name: str) -> RayTaskError:
     return RayTaskError(function_name, text, _portable(cause, text), os.getpid())
 
 
+def constructor_error(exc: BaseException, cls: str, actor_id: bytes, reason: str = "") -> ActorConstructorError:
+    """What all calls of an actor get whose constructor raised `exc`; or, as `reason` then says, an argument of it."""
+    error = task_error(exc, cls)
+    facts = (cls, error.traceback_str, error.cause, error.pid, actor_id.hex())
+    return ActorConstructorError(*facts, reason) if reason else ActorConstructorError(*facts)
+
+
 def _portable(exc: BaseException, text: str) -> BaseException:
     try:
         serialized = serialize(RayTaskError("", "", exc), "exception")
@@ -70,4 +77,21 @@ def serialized_error(exc: BaseException) -> tuple[Value, Serialized]:
     serialized = serialize(exc, "exception")
     buffers = [bytes(buffer) for buffer in serialized.buffers]
     refs = [ref.binary() for ref in serialized.refs]
-    return Value(serialized.data, buffers, refs=refs, is_error=True), serialized
+    return Value(serialized.data, buffers, refs=refs, is_error=True, summary=one_line(exc)), serialized
+
+
+def one_line(exc: BaseException) -> str:
+    """Such as "ValueError: bad"; "" for what was cancelled, of which nobody needs to be told."""
+    cause = exc.cause if isinstance(exc, RayTaskError) and exc.cause is not None else exc
+    if isinstance(cause, TaskCancelledError):
+        return ""
+    if isinstance(cause, UnserializableException):
+        return f"{cause.type_name} (which cannot be pickled)"
+    try:
+        text = str(cause)
+    except Exception:  # user code, which may fail in any way
+        text = ""
+    first = text.strip().partition("\n")[0]
+    if len(first) > _LINE:
+        first = f"{first[: _LINE - 3]}..."
+    return f"{type(cause).__name__}: {first}" if first else type(cause).__name__

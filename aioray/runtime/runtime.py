@@ -24,12 +24,13 @@ from aioray.refs import CANCELLED, PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.actor_calls import ActorCaller, ActorCallRecord, RemoteActor
 from aioray.runtime.actor_creation import create_actor
 from aioray.runtime.calls import check_cluster, pack_arguments
-from aioray.runtime.errors import error_value
+from aioray.runtime.errors import error_value, one_line
 from aioray.runtime.link import NodeLink, SideChannel
 from aioray.runtime.objects import ObjectTable, serialize_value
 from aioray.runtime.serialization import serialize_code
 from aioray.runtime.shared_memory import SharedMemory
 from aioray.runtime.tasks import Function, Task, TaskSubmitter, TaskTarget
+from aioray.runtime.unseen import looked_at
 from aioray.wire.control import (
     ActorUpdate,
     Fetched,
@@ -232,26 +233,40 @@ class Runtime:
             ref._value = Value(serialized.data, [bytes(buffer) for buffer in serialized.buffers])
         return ref
 
-    def load(self, value: Value) -> Any:
-        """The Python value of what is READY."""
-        if not value.nbytes and not value.refs and not value.buffers:
-            return self.objects.load_plain(value.data)
-        return self.objects.load(value)
+    def load(self, ref: ObjectRef[Any]) -> Any:
+        """The Python value of what is READY. What unpickling raises says of what it is."""
+        value: Value = ref._value
+        try:
+            if not value.nbytes and not value.refs and not value.buffers:
+                return self.objects.load_plain(value.data)
+            return self.objects.load(value)
+        except Exception as exc:  # of user code, as a rule
+            exc.add_note(f"It was raised here (pid={os.getpid()}) while {_what_is(ref, 'value')} was unpickled.")
+            raise
 
-    def load_error(self, value: Value | BaseException) -> BaseException:
+    def load_error(self, ref: ObjectRef[Any]) -> BaseException:
         """The exception of what RAISED; a RayTaskError that is also an instance of what was raised there."""
+        looked_at(ref)
+        value: Value | BaseException = ref._value
         if isinstance(value, BaseException):
             return value
-        error = self.objects.load(value)
+        try:
+            error = self.objects.load(value)
+        except Exception as exc:  # the class of the exception is not to be had here, for example
+            exc.add_note(
+                f"It was raised here (pid={os.getpid()}) while {_what_is(ref, 'error')} was unpickled: {value.summary}"
+            )
+            raise
         if isinstance(error, RayTaskError):
             return error.as_instanceof_cause()
         assert isinstance(error, BaseException)
         return error
 
     def wire_value(self, ref: ObjectRef[Any]) -> Value:
-        """What another process gets for a ref that is done."""
+        """What another process gets for a ref that is done; it may look at an error from then on."""
+        looked_at(ref)
         if ref._status == CANCELLED:
-            return error_value(TaskCancelledError(ref.task_id()))
+            return error_value(TaskCancelledError(ref.task_id(), name=ref._task or ""))
         if isinstance(ref._value, BaseException):
             return error_value(ref._value)
         value: Value = ref._value
@@ -263,7 +278,7 @@ class Runtime:
         results = []
         for ref in refs:
             if ref._status == READY:
-                results.append(self.load(ref._value))
+                results.append(self.load(ref))
             else:
                 raise self.outcome_error(ref)
         return results
@@ -271,10 +286,10 @@ class Runtime:
     def outcome_error(self, ref: ObjectRef[Any]) -> BaseException:
         """Why there is no value, for callers that block."""
         if ref._status == CANCELLED:
-            return TaskCancelledError(ref.task_id())
+            return TaskCancelledError(ref.task_id(), name=ref._task or "")
         if ref._status == PENDING:
             return RaySystemError(self.closed_because)
-        return self.load_error(ref._value)
+        return self.load_error(ref)
 
     def wait_all(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> None:
         """Block until all are done, or one has an error. Raises GetTimeoutError."""
@@ -418,9 +433,15 @@ class Runtime:
         return refs
 
     def submit_actor_call(
-        self, actor: RemoteActor, method: str, num_returns: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        actor: RemoteActor,
+        method: str,
+        name: str,
+        num_returns: int,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> tuple[ObjectRef[Any], ...]:
-        """Queue one call of an actor; its refs."""
+        """Queue one call of an actor, called `name` in messages; its refs."""
         self.require_open()
         arguments = pack_arguments(self, args, kwargs)
         seq = next(self._seqs)
@@ -429,7 +450,7 @@ class Runtime:
         else:
             refs = tuple(ObjectRef(self, seq, index) for index in range(num_returns))
         with self.reactor.lock:
-            record = ActorCallRecord(actor, seq, method, arguments, refs)
+            record = ActorCallRecord(actor, seq, method, name, arguments, refs)
             for ref in refs:
                 ref._task = record
             for _, dep in arguments.deps:
@@ -438,13 +459,13 @@ class Runtime:
         return refs
 
     def create_actor(
-        self, cls: type, methods: dict[str, int], options: ActorOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, cls: type, methods: dict[str, str], options: ActorOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[RemoteActor, bool]:
         """See actor_creation."""
         self.require_open()
         return create_actor(self, cls, methods, options, args, kwargs)
 
-    def adopt_actor(self, actor_id: bytes, cls: str, methods: dict[str, int]) -> RemoteActor:
+    def adopt_actor(self, actor_id: bytes, cls: str, methods: dict[str, str]) -> RemoteActor:
         """The RemoteActor of this process for an actor."""
         with self.reactor.lock:
             return self.actors.adopt(actor_id, cls, methods, held=False)
@@ -472,13 +493,25 @@ class Runtime:
     def explain_state(self, ref: ObjectRef[Any]) -> tuple[str, int | None]:
         """What is known here of where a ref is; and the lease request to ask the node about."""
         with self.reactor.lock:
-            if ref._status != PENDING:
-                return {READY: "is ready", RAISED: "has failed", CANCELLED: "was cancelled"}[ref._status], None
+            if ref._status == READY:
+                return "is ready", None
+            if ref._status == RAISED:
+                error = ref._value
+                summary = error.summary if isinstance(error, Value) else one_line(error)
+                return f"has failed: {summary or 'it was cancelled'}", None
+            if ref._status == CANCELLED:
+                left = self.tasks.after_its_cancel(ref._seq) or self.actors.after_its_cancel(ref._seq)
+                return f"was cancelled, and still {left}" if left else "was cancelled", None
             if isinstance(ref._task, Task):
                 return self.tasks.state_of(ref._task)
             if isinstance(ref._task, ActorCallRecord):
                 return self.actors.state_of(ref._task), None
             return "is being computed for another process", None
+
+
+def _what_is(ref: ObjectRef[Any], part: str) -> str:
+    name = ref._task if isinstance(ref._task, str) else getattr(ref._task, "name", None)
+    return f"the {'result' if part == 'value' else part} of {name} ({ref!r})" if name else f"the {part} of {ref!r}"
 
 
 class _Countdown:

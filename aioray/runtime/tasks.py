@@ -5,9 +5,19 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from aioray.exceptions import TaskCancelledError, WorkerCrashedError
+from aioray.exceptions import WorkerCrashedError
 from aioray.refs import PENDING, READY, ObjectRef
-from aioray.runtime.calls import Arguments, complete, fail, fail_with, first_failed, when_ready, wire_deps
+from aioray.runtime.calls import (
+    STILL_RUNS,
+    Arguments,
+    cancelled,
+    complete,
+    fail,
+    fail_with,
+    first_failed,
+    when_ready,
+    wire_deps,
+)
 from aioray.runtime.connection import Connection, dial
 from aioray.runtime.pipeline import Duration, KeyQueue, Lease
 from aioray.wire.calls import Call, Cancel, Done, Export, Finished, GiveBack, Greeting
@@ -85,6 +95,14 @@ class Task:
         self.cancelled = False
         self.wired: list[tuple[int, Value]] = []
 
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+    def crashed(self, reason: str) -> WorkerCrashedError:
+        """The error when nobody will try it again."""
+        return WorkerCrashedError(reason, self.function.name, self.options.max_retries - self.retries)
+
 
 class _Worker:
     """What we know of a worker we have a connection to. Kept between leases: the next one is cheaper."""
@@ -133,7 +151,7 @@ class TaskSubmitter:
             return
         failed = first_failed(task.arguments.deps)
         if failed is not None:
-            fail_with(task.refs, failed)
+            fail_with(self._runtime, task, failed)
             return
         task.wired = wire_deps(self._runtime, task.arguments.deps)
         self._start(task)
@@ -266,7 +284,7 @@ class TaskSubmitter:
             self._fail_lease(queue, lease, message.reason)
         elif queue.waiting:
             task = queue.waiting.popleft()
-            fail(task.refs, WorkerCrashedError(message.reason))
+            fail(self._runtime, task, task.crashed(message.reason))
         self._pump(queue)
 
     # what workers say
@@ -282,12 +300,12 @@ class TaskSubmitter:
                 task = queue.take_back(lease, message.seq, now)
                 if task is not None:
                     task.duration.observe(message.exec_us)
-                    task.refs[0]._complete(READY, Value(message.data))
+                    task.refs[0]._complete(READY, Value(message.data), task.function.name)
             elif type(message) is Finished:
                 task = queue.take_back(lease, message.seq, now)
                 if task is not None:
                     task.duration.observe(message.exec_us)
-                    complete(self._runtime, task.refs, message.values)
+                    complete(self._runtime, task, message.values)
             elif type(message) is GiveBack:
                 self._given_back(queue, lease, message.seqs, now)
         self._pump(queue)
@@ -298,7 +316,7 @@ class TaskSubmitter:
             if task is None:
                 continue
             if task.cancelled:
-                fail(task.refs, TaskCancelledError(task.refs[0].task_id() if task.refs else ""))
+                fail(self._runtime, task, cancelled(task))
             else:
                 queue.waiting.appendleft(task)
         lease.reserved = bool(lease.tasks)
@@ -334,10 +352,10 @@ class TaskSubmitter:
         for at, task in enumerate(tasks):
             task.lease = None
             if at == 0 and not task.cancelled and task.retries == 0:
-                fail(task.refs, WorkerCrashedError(reason))
+                fail(self._runtime, task, task.crashed(reason))
                 tasks[0] = None
             elif task.cancelled:
-                fail(task.refs, TaskCancelledError(task.refs[0].task_id() if task.refs else ""))
+                fail(self._runtime, task, cancelled(task))
                 tasks[at] = None
             elif at == 0 and task.retries > 0:
                 task.retries -= 1
@@ -352,7 +370,7 @@ class TaskSubmitter:
         if lease is None:
             if task in task.queue.waiting:
                 task.queue.waiting.remove(task)
-            fail(task.refs, TaskCancelledError(task.refs[0].task_id() if task.refs else ""))
+            fail(self._runtime, task, cancelled(task))
             self._pump(task.queue)
         elif force and next(iter(lease.tasks)) == task.seq:
             self._by_lease.pop(lease.lease_id, None)
@@ -372,8 +390,17 @@ class TaskSubmitter:
         if task.lease is not None:
             first = next(iter(task.lease.tasks)) == task.seq
             where = f"worker {task.lease.worker_id}"
-            return (f"runs on {where}" if first else f"is next in line on {where}"), None
+            state = f"runs on {where}" if first else f"is next in line on {where}"
+            return state + (STILL_RUNS if task.cancelled else ""), None
         return "waits for a worker", next(iter(task.queue.requested), None)
+
+    def after_its_cancel(self, seq: int) -> str:
+        """Where the code of a call that was cancelled still runs, in words; "" when it does not."""
+        for queue in self._queues.values():
+            for task in self._tasks_of(queue):
+                if task.seq == seq and task.cancelled:
+                    return self.state_of(task)[0]
+        return ""
 
     def _tasks_of(self, queue: KeyQueue) -> list[Task]:
         """All that wait for a worker or have one; not those that wait for arguments."""
@@ -392,7 +419,7 @@ class TaskSubmitter:
         """Everything that is still pending fails."""
         for queue in self._queues.values():
             for task in self._tasks_of(queue):
-                fail(task.refs, WorkerCrashedError(reason))
+                fail(self._runtime, task, task.crashed(reason))
             queue.waiting.clear()
             queue.leases.clear()
         self._dying.clear()

@@ -31,3 +31,4 @@ class Value(msgspec.Struct, array_like=True, gc=False):
     oid: bytes = b""  # of a value in shared memory: what to hold while its bytes are looked at
     refs: list[bytes] = []  # ids of the refs (and actor handles) pickled inside
     is_error: bool = False  # the value is an exception to raise
+    summary: str = ""  # of an error, in one line, to tell without unpickling it; "" when its call was cancelled

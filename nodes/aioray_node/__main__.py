@@ -34,6 +34,7 @@ def main() -> None:
     import msgspec
     import uvloop
 
+    from aioray.exceptions import InvalidOptionError
     from aioray.runtime.reactor import Reactor
     from aioray_node.node import Node, NodeOptions
     from aioray_node.pool.zygote_process import ZygoteProcess
@@ -46,7 +47,8 @@ def main() -> None:
         session = Node.session_for(options)
     except Exception as exc:  # whatever it is, the driver must hear it
         zygote.close(1.0)
-        _answer({"error": f"{type(exc).__name__}: {exc}"})
+        bad_option = {"bad_option": exc.args} if isinstance(exc, InvalidOptionError) else {}
+        _answer({"error": f"{type(exc).__name__}: {exc}", **bad_option})
         sys.exit(1)
 
     async def serve() -> None:
@@ -89,7 +91,7 @@ def _until_closed(done: object) -> None:
         done.set()
 
 
-def _answer(facts: dict[str, str]) -> None:
+def _answer(facts: dict[str, object]) -> None:
     print(json.dumps(facts), flush=True)
 
 

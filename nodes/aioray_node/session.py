@@ -19,6 +19,8 @@ import uuid
 
 import posix_ipc
 
+from aioray.exceptions import InvalidOptionError
+
 _PREFIX = "session-"
 _MAX_ROOT_NBYTES = 107 - len("/session-0123456789abcdef/w-0123456789abcdef.sock")  # 107: what the kernel allows
 _NEW_PREFIX = "new-"
@@ -28,7 +30,8 @@ _NEW_FOR_S = 60.0  # a session that is new for longer than this died in the maki
 def sessions_root(temp_dir: str | None) -> pathlib.Path:
     """Where sessions live: one directory a user.
 
-    Raises PermissionError when it is not ours alone, ValueError when sockets in it would have names that are too long.
+    Raises PermissionError when it is not ours alone, InvalidOptionError when sockets in it would have names that are
+    too long: the kernel allows few bytes, and a link to it from elsewhere would be one thing more to be left behind.
     """
     root = pathlib.Path(temp_dir or tempfile.gettempdir()) / f"aioray-{os.getuid()}"
     too_long = len(os.fsencode(root)) > _MAX_ROOT_NBYTES
@@ -38,7 +41,8 @@ def sessions_root(temp_dir: str | None) -> pathlib.Path:
     if too_long:
         with contextlib.suppress(OSError):
             root.rmdir()
-        raise ValueError(f"_temp_dir={temp_dir!r} is too long: {root} has more than {_MAX_ROOT_NBYTES} bytes")
+        most = _MAX_ROOT_NBYTES - len(f"/{root.name}")
+        raise InvalidOptionError("_temp_dir", temp_dir, f"a path of at most {most} bytes", "too long for sockets in it")
     status = root.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise PermissionError(f"{root} must belong to this user alone (mode 0700)")

@@ -124,7 +124,7 @@ def test_a_place_for_sessions_that_cannot_be_used_is_an_error_of_init(
     with pytest.raises(RaySystemError, match="file"):
         ray.init(num_cpus=1, _temp_dir=str(tmp_path / "file"))
     assert not ray.is_initialized()
-    with pytest.raises(RaySystemError, match=r"_temp_dir=.* is too long"):
+    with pytest.raises(InvalidOptionError, match=r"_temp_dir=.*too long for sockets.*at most \d+ bytes"):
         ray.init(num_cpus=1, _temp_dir=str(tmp_path / ("long" * 25)))
     with tempfile.TemporaryDirectory() as short, ray.init(num_cpus=1, _temp_dir=f"{short}/new") as context:
         assert context["session_dir"].startswith(f"{short}/new/")

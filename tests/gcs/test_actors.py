@@ -135,7 +135,7 @@ def test_a_kill_that_overtakes_the_creation_is_not_lost() -> None:
 
 def test_a_name_is_taken_once_in_a_namespace_and_free_as_soon_as_its_actor_is_dead() -> None:
     state = State()
-    first, second = Name(A, "Counter", {"add": 1}), Name(B, "Counter", {"add": 1})
+    first, second = Name(A, "Counter", {"add": "1 n="}), Name(B, "Counter", {"add": "1 n="})
     assert reserve_name(state, "", "n", first) == first
     assert reserve_name(state, "", "n", second) == first
     assert reserve_name(state, "elsewhere", "n", second) == second

@@ -179,7 +179,9 @@ def test_an_actor_is_placed_started_watched_and_mourned(stage: Stage) -> None:
     driver = stage.join(DRIVER)
     actor_id = object_id(DRIVER, 1)
     call = encode_call(Call(0, "__init__", b""))
-    spec = ActorSpec(actor_id, "Counter", b"", call, ONE_CPU, {}, creator=DRIVER, name="counter", methods={"add": 1})
+    spec = ActorSpec(
+        actor_id, "Counter", b"", call, ONE_CPU, {}, creator=DRIVER, name="counter", methods={"add": "1 n="}
+    )
     assert stage.ask("reserve_name", namespace="", name="counter", actor_id=actor_id, cls="Counter", methods={}) is None
     driver.say(Hold(DRIVER, [actor_id]), WatchActor(actor_id), spec)
     stage.settle()

@@ -70,8 +70,18 @@ def test_missing_names_what_was_asked_and_what_the_node_has() -> None:
     assert node.missing({"CPU": 2 * UNIT}) == ""
 
 
-def test_words_are_exact_for_bytes_of_memory_and_below_zero() -> None:
-    assert in_words({"memory": 8_589_934_593 * UNIT, "CPU": -15_000}) == "8589934593 memory, -1.5 CPU"
+def test_words_for_memory_have_units_and_amounts_may_be_below_zero() -> None:
+    assert in_words({"memory": 8 * 2**30 * UNIT, "CPU": -15_000}) == "8 GiB memory, -1.5 CPU"
+    assert in_words({"memory": 3 * 2**20 // 2 * UNIT, "disk": 2048 * UNIT}) == "1.5 MiB memory, 2048 disk"
+    assert in_words({"memory": 1023 * UNIT}) == "1023 memory"
+    assert in_words({"memory": 5000 * 2**40 * UNIT}) == "5000 TiB memory"
+
+
+def test_a_node_that_lacks_memory_says_so_in_units_and_exactly_where_it_is_close() -> None:
+    node = NodeResources({"memory": 8 * 2**30 * UNIT})
+    assert node.missing({"memory": 12 * 2**30 * UNIT}) == "needs 12 GiB memory, this node has 8 GiB"
+    close = node.missing({"memory": (8 * 2**30 + 1) * UNIT})
+    assert close == "needs 8589934593 memory, this node has 8589934592"
     assert in_words({}) == "nothing"
 
 

@@ -34,13 +34,13 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.Export("f", b"code"), "9302a166c404636f6465"),
     (
         Call(7, "f", b"args", ("k",), [(0, Value(b"v"))], 2, "name", 0.5, True),
-        "9c0307a166c4046172677391a16b91920097c40176900000c40090c202a46e616d65cb3fe0000000000000c300a0",
+        "9c0307a166c4046172677391a16b91920098c40176900000c40090c2a002a46e616d65cb3fe0000000000000c300a0",
     ),
     (calls.Cancel(7), "93040700"),
     (calls.Done(7, b"data", 12), "940507c404646174610c"),
     (
         calls.Finished(7, [Value(nbytes=64, offset=128, oid=b"o", refs=[b"r"])], 3),
-        "9406079197c4009040cc80c4016f91c40172c203",
+        "9406079198c4009040cc80c4016f91c40172c2a003",
     ),
     (calls.GiveBack([1, 2]), "9207920102"),
 ]
@@ -60,6 +60,7 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
         "list[bytes]": st.lists(st.binary(max_size=20), max_size=3),
         "list[int]": st.lists(integer, max_size=3),
         "dict[str, int]": st.dictionaries(text, integer, max_size=3),
+        "dict[str, str]": st.dictionaries(text, text, max_size=3),
         "dict[str, Any]": st.dictionaries(text, st.none() | text | integer, max_size=3),
         "tuple[str, ...]": st.lists(text, max_size=3).map(tuple),
         "Any": st.none() | text | integer | st.lists(text, max_size=2),
@@ -73,6 +74,7 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
         by_type["bytes"],
         by_type["list[bytes]"],
         st.booleans(),
+        text,
     )
     by_type["Value | None"] = st.none() | by_type["Value"]
     by_type["list[Value]"] = st.lists(by_type["Value"], max_size=2)

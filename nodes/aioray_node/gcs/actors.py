@@ -120,7 +120,7 @@ class Name(msgspec.Struct, frozen=True):
 
     actor_id: bytes
     cls: str
-    methods: dict[str, int]
+    methods: dict[str, str]
 
 
 @dataclass(slots=True)

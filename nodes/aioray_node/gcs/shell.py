@@ -100,7 +100,7 @@ class ActorDesk:
             actors.unwatch(self._state, process, actor_id)
 
     def reserve_name(
-        self, namespace: str, name: str, actor_id: bytes, cls: str, methods: dict[str, int]
+        self, namespace: str, name: str, actor_id: bytes, cls: str, methods: dict[str, str]
     ) -> dict[str, Any] | None:
         """Take a name; what a handle to its owner is made of, if it is taken."""
         wanted = actors.Name(actor_id, cls, methods)

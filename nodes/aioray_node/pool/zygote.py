@@ -174,6 +174,8 @@ def serve_zygote(sock: socket.socket, config_json: str) -> None:
     from aioray_node.worker.main import run_worker
 
     config = msgspec.json.decode(config_json, type=Config)
+    # What we were started with is no business of user code. Not the driver's, either: a worker may serve several.
+    sys.argv = [""]
     preload = [name for name in config.zygote_preload.split(",") if name]
     gc.freeze()  # what is there now is never collected, so its pages stay shared with the workers
     gc.enable()

@@ -33,8 +33,8 @@ def without_zeros(demand: Mapping[str, int]) -> Resources:
 
 
 def in_words(demand: Mapping[str, int]) -> str:
-    """Such as "2 CPU, 0.5 GPU"; "nothing" for an empty demand."""
-    return ", ".join(f"{_number(amount)} {name}" for name, amount in demand.items()) or "nothing"
+    """Such as "2 CPU, 0.5 GPU, 7.8 GiB memory"; "nothing" for an empty demand."""
+    return ", ".join(f"{_amount(name, amount)} {name}" for name, amount in demand.items()) or "nothing"
 
 
 @dataclass(slots=True)
@@ -78,15 +78,33 @@ class NodeResources:
 
     def missing(self, demand: Mapping[str, int]) -> str:
         """What the whole node is too small for, such as "needs 8 CPU, this node has 2"; "" when it could ever fit."""
-        return "; ".join(
-            f"needs {_number(amount)} {name}, this node has {_number(self.total.get(name, 0))}"
-            for name, amount in demand.items()
-            if amount > self.total.get(name, 0)
-        )
+        texts = []
+        for name, amount in demand.items():
+            total = self.total.get(name, 0)
+            if amount > total:
+                # Exact where the difference would not be seen.
+                words = _amount if _amount(name, amount) != _amount(name, total) else _exact
+                texts.append(f"needs {words(name, amount)} {name}, this node has {words(name, total)}")
+        return "; ".join(texts)
 
     def as_floats(self) -> dict[str, float]:
         """What is available, in whole units: for people and for the wire. `to_floats(self.total)` has the rest."""
         return to_floats(self.available)
+
+
+def _amount(name: str, amount: int) -> str:
+    if name != "memory" or abs(amount) < 1024 * UNIT:
+        return _number(amount)
+    size, unit = abs(amount) / UNIT / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{'-' if amount < 0 else ''}{size:.1f}".removesuffix(".0") + f" {unit}"
+
+
+def _exact(name: str, amount: int) -> str:
+    return _number(amount)
 
 
 def _number(amount: int) -> str:

@@ -14,7 +14,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from aioray.runtime.errors import error_value, task_error
+from aioray.runtime.errors import constructor_error, error_value
 from aioray.wire.control import ActorExit, ActorStarted
 from aioray.wire.framing import decode_call
 from aioray_node.worker.hosted_actor import ASYNC_CONCURRENCY, ActorKind, HostedActor
@@ -125,7 +125,7 @@ class ActorHost:
         return True
 
     def _failed(self, spec: ActorSpec, exc: BaseException) -> None:
-        self._report(spec, error_value(task_error(exc, f"{spec.cls}.__init__")))
+        self._report(spec, error_value(constructor_error(exc, spec.cls, spec.actor_id)))
 
     def _up(self, actor: HostedActor) -> None:
         spec = actor.spec

@@ -6,6 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from aioray_node.worker.lanes import LoopLane, ThreadLane
+from aioray_node.worker.methods import method_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,8 +44,7 @@ class HostedActor:
 
     def method(self, name: str) -> Callable[..., Any]:
         """What a call of `name` runs."""
-        found: Callable[..., Any] = getattr(self.instance, name)
-        return found
+        return method_of(self.instance, name)
 
     # lanes
 

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from aioray_node.worker.lanes import Item
 
 
-class WrongResult(TypeError):
-    """A function returned something else than it announced with num_returns."""
-
-
 class Replier:
     """Sends the outcome of calls. Thread-safe."""
 
@@ -88,14 +84,13 @@ class Replier:
             return [serialize_value(result)]
         if call.num_returns == 0:
             return []
+        announced = f"{call.name or call.fn}() announced num_returns={call.num_returns}, but returned"
         try:
             results = list(result)
         except TypeError:
-            raise WrongResult(
-                f"num_returns={call.num_returns}, but a {type(result).__name__} was returned, which is no sequence"
-            ) from None
+            raise TypeError(f"{announced} an object of type {type(result).__name__}, which has no parts") from None
         if len(results) != call.num_returns:
-            raise WrongResult(f"num_returns={call.num_returns}, but {len(results)} values were returned")
+            raise ValueError(f"{announced} {len(results)} values")
         return [serialize_value(each) for each in results]
 
     def _send_when_safe(

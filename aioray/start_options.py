@@ -1,0 +1,130 @@
+"""The options of `init` and `connect`, checked."""
+
+from __future__ import annotations
+
+import collections.abc
+import difflib
+import inspect
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+import aioray.config
+from aioray.config import Config  # msgspec looks it up
+from aioray.exceptions import InvalidOptionError
+from aioray.options import AMOUNT, MAX_UNITS, OWN_OPTION, UNIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_NOT_YET = (
+    "labels",
+    "dashboard_host",
+    "dashboard_port",
+    "job_config",
+    "logging_config",
+    "runtime_env",
+    "_node_ip_address",
+    "inline",
+)
+
+
+class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What `init` and `connect` were told, checked."""
+
+    config: Config
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    memory: int | None = None
+    resources: dict[str, float] = {}
+    object_store_memory: int | None = None
+    temp_dir: str | None = None
+    namespace: str = ""
+    log_to_driver: bool = True
+
+
+def check_options(
+    *,
+    num_cpus: float | None,
+    num_gpus: float | None,
+    resources: Mapping[str, float] | None,
+    object_store_memory: int | None,
+    temp_dir: str | None,
+    namespace: str | None,
+    log_to_driver: bool,
+    system_config: Mapping[str, Any] | None,
+) -> ClusterOptions:
+    """Raises InvalidOptionError that names the option, its value, and what is allowed."""
+    for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
+        if amount is not None and not _is_amount(amount):
+            raise InvalidOptionError(name, amount, AMOUNT)
+    if not isinstance(resources or {}, collections.abc.Mapping):
+        raise InvalidOptionError("resources", resources, f"a dict from names to amounts, each {AMOUNT}")
+    for name, amount in (resources or {}).items():
+        if name in OWN_OPTION:
+            raise InvalidOptionError("resources", resources, f"names other than {name}: that has an option of its own")
+        if not isinstance(name, str) or not name or not _is_amount(amount):
+            raise InvalidOptionError("resources", resources, f"a dict from names to amounts, each {AMOUNT}")
+    if object_store_memory is not None and (
+        isinstance(object_store_memory, bool)
+        or not isinstance(object_store_memory, int)
+        or object_store_memory < 1 << 20
+    ):
+        raise InvalidOptionError("object_store_memory", object_store_memory, "a whole number of bytes, 1 MiB or more")
+    for name, text in (("namespace", namespace), ("_temp_dir", temp_dir)):
+        if text is not None and not isinstance(text, str):
+            raise InvalidOptionError(name, text, "None, or a text")
+    if not isinstance(log_to_driver, bool):
+        raise InvalidOptionError("log_to_driver", log_to_driver, "True or False")
+    if object_store_memory is not None:
+        free = os.statvfs("/dev/shm")
+        room = free.f_bavail * free.f_frsize
+        if object_store_memory > room:
+            raise InvalidOptionError(
+                "object_store_memory", object_store_memory, f"at most {room}, what /dev/shm has free"
+            )
+    return ClusterOptions(
+        config=aioray.config.load(system_config, os.environ),
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        resources={name: float(amount) for name, amount in (resources or {}).items()},
+        object_store_memory=object_store_memory,
+        temp_dir=temp_dir,
+        namespace=namespace or "",
+        log_to_driver=log_to_driver,
+    )
+
+
+def _is_amount(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        return False
+    return abs(value * UNIT - round(value * UNIT)) < 1e-6 and value * UNIT <= MAX_UNITS
+
+
+def check_later_options(
+    call: Callable[..., Any], address: str | None, include_dashboard: bool | None, others: Mapping[str, Any]
+) -> None:
+    """What is yet to come may be given the value that asks for nothing; what `call` does not know may not be given.
+
+    Raises InvalidOptionError.
+    """
+    if address not in (None, "local"):
+        raise InvalidOptionError("address", address, 'None or "local"', "joining a cluster is not there yet")
+    if include_dashboard:
+        raise InvalidOptionError("include_dashboard", include_dashboard, "False", "the dashboard is not there yet")
+    for name, value in others.items():
+        if name not in _NOT_YET:
+            raise _unknown(call, name, value)
+        if value:
+            raise InvalidOptionError(name, value, "leaving it out", "it is not there yet")
+
+
+def _unknown(call: Callable[..., Any], name: str, value: Any) -> InvalidOptionError:
+    parameters = inspect.signature(call).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    reason = f"{call.__name__} has no such option"
+    if near := difflib.get_close_matches(name, names, n=1):
+        reason += f"; did you mean {near[0]}?"
+    return InvalidOptionError(name, value, ", ".join(sorted(names)), reason)
