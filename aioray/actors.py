@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aioray import current
 from aioray.exceptions import ActorAlreadyExistsError, InvalidOptionError
-from aioray.options import ACTOR_DEFAULTS, ActorOptions, actor_options
+from aioray.options import ACTOR_DEFAULTS, ActorOptions, MethodOptions, actor_options, method_options
+from aioray.runtime.actor_calls import MethodTarget
 from aioray.runtime.serialization import Counted, loading_runtime
 from aioray.signatures import Signature
 
@@ -21,19 +23,18 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 F = TypeVar("F", bound="Callable[..., Any]")
 
-_NUM_RETURNS = "__aioray_num_returns__"
+_OPTIONS = "__aioray_method_options__"
 
 
-def method(*, num_returns: int = 1) -> Callable[[F], F]:
-    """Say of a method of an actor how many values it returns: each becomes a ref of its own.
+def method(**options: Any) -> Callable[[F], F]:
+    """Give a method of an actor class options of its own: `num_returns`, `concurrency_group`.
 
-    Raises InvalidOptionError unless `num_returns` is a whole number, 0 or more.
+    `.options(...)` of the bound method overrides them for a call. Raises InvalidOptionError.
     """
-    if isinstance(num_returns, bool) or not isinstance(num_returns, int) or num_returns < 0:
-        raise InvalidOptionError("num_returns", num_returns, "a whole number, 0 or more")
+    method_options(options)  # checks them
 
     def mark(fn: F) -> F:
-        setattr(fn, _NUM_RETURNS, num_returns)
+        setattr(fn, _OPTIONS, {**getattr(fn, _OPTIONS, {}), **options})
         return fn
 
     return mark
@@ -49,8 +50,14 @@ def methods_of(cls: type) -> dict[str, str]:
         if name.startswith("__") and name not in ("__call__", "__len__", "__getitem__"):
             continue
         if not inspect.isclass(member):
-            found[name] = f"{int(getattr(member, _NUM_RETURNS, 1))} {_signature_of(cls, name).text()}"
+            found[name] = f"{json.dumps(getattr(member, _OPTIONS, {}))}\n{_signature_of(cls, name).text()}"
     return found
+
+
+def groups_of(cls: type) -> dict[str, str]:
+    """The methods of a class that name a concurrency group, and which."""
+    marked = {name: getattr(member, _OPTIONS, {}) for name, member in inspect.getmembers(cls, callable)}
+    return {name: given["concurrency_group"] for name, given in marked.items() if given.get("concurrency_group")}
 
 
 def _signature_of(cls: type, name: str) -> Signature:
@@ -65,21 +72,20 @@ def _signature_of(cls: type, name: str) -> Signature:
 
 
 @functools.lru_cache(maxsize=1024)
-def _parsed(title: str, text: str) -> tuple[int, Signature]:
-    num_returns, _, parameters = text.partition(" ")
-    return int(num_returns), Signature.from_text(title, parameters)
+def _parsed(title: str, text: str) -> tuple[MethodOptions, Signature]:
+    options, _, parameters = text.partition("\n")
+    return method_options(json.loads(options)), Signature.from_text(title, parameters)
 
 
 class ActorMethod:
     """One method of an actor, as its handle sees it."""
 
-    __slots__ = ("_actor", "_name", "_num_returns", "_signature", "_title")
+    __slots__ = ("_actor", "_options", "_signature", "_target")
 
-    def __init__(self, actor: RemoteActor, name: str, title: str, num_returns: int, signature: Signature) -> None:
+    def __init__(self, actor: RemoteActor, target: MethodTarget, options: MethodOptions, signature: Signature) -> None:
         self._actor = actor
-        self._name = name
-        self._title = title  # with the class
-        self._num_returns = num_returns
+        self._target = target
+        self._options = options
         self._signature = signature
 
     def remote(self, *args: Any, **kwargs: Any) -> ObjectRef[Any]:
@@ -89,19 +95,16 @@ class ActorMethod:
         """
         self._signature.check(args, kwargs)
         actor = self._actor
-        refs = actor.runtime.submit_actor_call(actor, self._name, self._title, self._num_returns, args, kwargs)
-        if self._num_returns == 1:
+        target = self._target
+        refs = actor.runtime.submit_actor_call(actor, target, args, kwargs)
+        if target.num_returns == 1:
             return refs[0]
         return list(refs) if refs else None  # type: ignore[return-value] # as in Ray: the count is in the options
 
     def options(self, **options: Any) -> ActorMethod:
-        """The same method with another num_returns. Raises InvalidOptionError."""
-        for name, value in options.items():
-            if name != "num_returns":
-                raise InvalidOptionError(name, value, "num_returns", "a method has no other option yet")
-        num_returns = options.get("num_returns", self._num_returns)
-        method(num_returns=num_returns)  # checks it
-        return ActorMethod(self._actor, self._name, self._title, num_returns, self._signature)
+        """The same method with other options (see `aioray.method`). Raises InvalidOptionError."""
+        target, new = self._target, method_options(options, self._options)
+        return ActorMethod(self._actor, MethodTarget(target.method, target.name, new), new, self._signature)
 
     def _remote(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -109,7 +112,8 @@ class ActorMethod:
         return self.options(**options).remote(*(args or ()), **(kwargs or {}))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(f"{self._name} is a method of an actor: call .{self._name}.remote(...)")
+        name = self._target.method
+        raise TypeError(f"{name} is a method of an actor: call .{name}.remote(...)")
 
 
 class ActorHandle(Counted):
@@ -124,12 +128,13 @@ class ActorHandle(Counted):
             raise AttributeError(name)
         text = actor.methods.get(name)
         if text is None and name == "__ray_ready__":
-            text = "1 "  # every actor has it
+            text = "{}\n"  # every actor has it
         if text is None:
             known = ", ".join(sorted(actor.methods)) or "none"
             raise AttributeError(f"actor {actor.cls} has no method {name!r}; it has: {known}")
         title = f"{actor.cls}.{name}"
-        bound = ActorMethod(actor, name, title, *_parsed(title, text))
+        options, signature = _parsed(title, text)
+        bound = ActorMethod(actor, MethodTarget(name, title, options), options, signature)
         self.__dict__[name] = bound  # the next look-up does not come here
         return bound
 

@@ -18,7 +18,7 @@ import msgspec
 
 from aioray.exceptions import InvalidOptionError
 
-Kind = Literal["task", "actor"]
+Kind = Literal["task", "actor", "method"]
 
 UNIT = 10_000  # amounts of resources are counted in whole ten-thousandths
 MAX_UNITS = 2**63 - 1  # what an integer on the wire holds
@@ -119,6 +119,20 @@ def _count(value: Any) -> bool:
     return type(value) is int and value >= -1
 
 
+def _groups(value: Any) -> dict[str, int]:
+    if not isinstance(value, Mapping):
+        raise ValueError("not a dict")
+    limits = {}
+    for name, limit in value.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"{name!r} is not the name of a group")
+        try:
+            limits[name] = _whole(1)(limit)
+        except ValueError as exc:
+            raise ValueError(f"{name}: {exc}") from None
+    return limits
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("not a bool")
@@ -147,6 +161,7 @@ class Option(msgspec.Struct, frozen=True):
 BOTH: tuple[Kind, ...] = ("task", "actor")
 TASK: tuple[Kind, ...] = ("task",)
 ACTOR: tuple[Kind, ...] = ("actor",)
+METHOD: tuple[Kind, ...] = ("method",)
 
 
 def _planned(name: str, kinds: tuple[Kind, ...], *defaults: Any) -> Option:
@@ -186,7 +201,7 @@ _ROWS = [
     _planned("runtime_env", BOTH, {}),
     _planned("timeout", BOTH),  # (ours)
     _planned("deadline", BOTH),  # (ours)
-    Option("num_returns", TASK, 1, _num_returns, "a whole number >= 0"),
+    Option("num_returns", (*TASK, *METHOD), 1, _num_returns, "a whole number >= 0"),
     Option("max_retries", TASK, 3, _whole(-1), "a whole number >= -1 (-1: without end)"),
     _planned("retry_exceptions", TASK, False),
     _planned("max_calls", TASK, 0),
@@ -199,14 +214,16 @@ _ROWS = [
     Option("max_restarts", ACTOR, 0, _only(0, later=_count), "0"),
     Option("max_task_retries", ACTOR, 0, _only(0, later=_count), "0"),
     Option("max_pending_calls", ACTOR, -1, _only(-1, later=_count), "-1 (without limit)"),
-    _planned("concurrency_groups", ACTOR, {}),
+    Option("concurrency_groups", ACTOR, {}, _groups, "a dict of names to how many calls at once, each >= 1"),
+    Option("concurrency_group", METHOD, None, _text, "the name of one of the actor's concurrency_groups"),
     _planned("allow_out_of_order_execution", ACTOR, False),
-    _planned("isolation", ACTOR, "process"),  # (ours)
+    Option("isolation", ACTOR, "process", _only("process", "shared"), "'process', 'shared'"),  # (ours)
 ]
 
 TABLE: Mapping[Kind, Mapping[str, Option]] = {
     "task": {row.name: row for row in _ROWS if "task" in row.kinds},
     "actor": {row.name: row for row in _ROWS if "actor" in row.kinds},
+    "method": {row.name: row for row in _ROWS if "method" in row.kinds},
 }
 
 
@@ -254,11 +271,17 @@ class ActorOptions:
     max_restarts: int
     max_task_retries: int
     max_pending_calls: int  # -1: without limit
+    concurrency_groups: Mapping[str, int] = dataclasses.field(hash=False)
+    isolation: str
     _placement: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
     _running: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        to_place, to_run = (1.0, 0.0) if self.num_cpus is None else (self.num_cpus, self.num_cpus)
+        default = (
+            0.0 if self.isolation == "shared" else 1.0,
+            0.0,
+        )  # light ones take no process, and so no CPU to start it
+        to_place, to_run = default if self.num_cpus is None else (self.num_cpus, self.num_cpus)
         object.__setattr__(self, "_placement", _demand_of(self, to_place))
         object.__setattr__(self, "_running", _demand_of(self, to_run))
 
@@ -275,7 +298,15 @@ class ActorOptions:
         return self._running
 
 
-AnyOptions = TypeVar("AnyOptions", TaskOptions, ActorOptions)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MethodOptions:
+    """Final values for one method of an actor, made by `method_options`."""
+
+    num_returns: int
+    concurrency_group: str | None
+
+
+AnyOptions = TypeVar("AnyOptions", TaskOptions, ActorOptions, MethodOptions)
 
 
 def _demand_of(options: TaskOptions | ActorOptions, num_cpus: float) -> dict[str, int]:
@@ -295,6 +326,7 @@ def _defaults(kind: Kind) -> dict[str, Any]:
 
 TASK_DEFAULTS = TaskOptions(**_defaults("task"))
 ACTOR_DEFAULTS = ActorOptions(**_defaults("actor"))
+METHOD_DEFAULTS = MethodOptions(**_defaults("method"))
 
 
 def task_options(given: Mapping[str, Any], base: TaskOptions | None = None) -> TaskOptions:
@@ -304,7 +336,20 @@ def task_options(given: Mapping[str, Any], base: TaskOptions | None = None) -> T
 
 def actor_options(given: Mapping[str, Any], base: ActorOptions | None = None) -> ActorOptions:
     """`given` checked and laid over `base` (the defaults if None). Raises InvalidOptionError."""
-    return _merged("actor", given, base or ACTOR_DEFAULTS)
+    options = _merged("actor", given, base or ACTOR_DEFAULTS)
+    if options.isolation == "shared" and options.num_gpus:
+        raise InvalidOptionError(
+            "num_gpus",
+            options.num_gpus,
+            "0 with isolation='shared'",
+            "a GPU is given to a process, and light actors share",
+        )
+    return options
+
+
+def method_options(given: Mapping[str, Any], base: MethodOptions | None = None) -> MethodOptions:
+    """`given` checked and laid over `base` (the defaults if None). Raises InvalidOptionError."""
+    return _merged("method", given, base or METHOD_DEFAULTS)
 
 
 def _merged(kind: Kind, given: Mapping[str, Any], base: AnyOptions) -> AnyOptions:
@@ -323,11 +368,10 @@ def _merged(kind: Kind, given: Mapping[str, Any], base: AnyOptions) -> AnyOption
 
 
 def _unknown(kind: Kind, name: str, value: Any) -> InvalidOptionError:
-    other: Kind = "actor" if kind == "task" else "task"
     names = sorted(TABLE[kind])
     reason = f"{kind}s have no such option"
-    if name in TABLE[other]:
-        reason += f", only {other}s do"
+    if others := [f"{other}s" for other in TABLE if name in TABLE[other]]:
+        reason += f", only {' and '.join(others)} do"
     elif near := difflib.get_close_matches(name, names, n=1):
         reason += f"; did you mean {near[0]}?"
     return InvalidOptionError(name, value, ", ".join(names), reason)

@@ -100,10 +100,10 @@ def test_methods_of_all_kinds_leave_out_what_python_binds() -> None:
             pass
 
     assert methods_of(Kinds) == {
-        "inherited": "1 a b=",
-        "of_class": "1 a",
-        "partial": "1 ...",
-        "plain": "1 /a !b",
-        "static": "1 a",
-        "swallows": "1 *args",
+        "inherited": "{}\na b=",
+        "of_class": "{}\na",
+        "partial": "{}\n...",
+        "plain": "{}\n/a !b",
+        "static": "{}\na",
+        "swallows": "{}\n*args",
     }

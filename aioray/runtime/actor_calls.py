@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -27,34 +28,50 @@ from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value, owner_of
 
 if TYPE_CHECKING:
+    from aioray.options import MethodOptions
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.unseen import Unseen
 
 _LAST_WORDS_S = 1.0  # how long the node may take to say why an actor died
 
 
+class MethodTarget:
+    """A method with its options: what all calls of one `handle.method` have in common."""
+
+    __slots__ = ("group", "method", "name", "num_returns")
+
+    def __init__(self, method: str, name: str, options: MethodOptions) -> None:
+        self.method = method
+        self.name = name  # with the class, for messages
+        self.num_returns = options.num_returns
+        self.group = options.concurrency_group or ""
+
+
 class ActorCallRecord:
     """One method call, until it has a result."""
 
-    __slots__ = ("actor", "arguments", "cancelled", "method", "name", "refs", "sent", "seq")
+    __slots__ = ("actor", "arguments", "cancelled", "refs", "sent", "seq", "target")
 
     def __init__(
         self,
         actor: RemoteActor,
         seq: int,
-        method: str,
-        name: str,
+        target: MethodTarget,
         arguments: Arguments,
         refs: tuple[ObjectRef[Any], ...],
     ) -> None:
         self.actor = actor  # keeps the actor alive until the call is through
         self.seq = seq
-        self.method = method
-        self.name = name  # with the class, for messages
+        self.target = target
         self.arguments = arguments
         self.refs = refs
         self.sent = False
         self.cancelled = False
+
+    @property
+    def name(self) -> str:
+        """What is called, for messages."""
+        return self.target.name
 
 
 class RemoteActor:
@@ -80,21 +97,36 @@ class RemoteActor:
         self.runtime.actors.gone(self._line)
 
 
+class ActorProcess:
+    """A process in which actors live, light ones by the thousand; and the calls that were sent there."""
+
+    __slots__ = ("connection", "flight", "lines")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.flight: dict[int, ActorCallRecord] = {}
+        self.lines: dict[ActorLine, None] = {}  # in the order in which they came
+
+    def flight_of(self, line: ActorLine) -> list[ActorCallRecord]:
+        """What was sent to one actor, oldest first."""
+        return [record for record in self.flight.values() if record.actor.line is line]
+
+
 class ActorLine:
-    """The calls to one actor and the connection they go over. Sends in the order of submission."""
+    """The calls to one actor, and the process it lives in. Sends in the order of submission."""
 
     __slots__ = (
         "actor_id",
         "address",
         "cls",
-        "connection",
         "error",
-        "flight",
         "killed_here",
+        "process",
         "queue",
         "reason",
         "remote",
         "remotes",
+        "slot",
         "state",
         "unseen",
         "watched",
@@ -107,9 +139,9 @@ class ActorLine:
         self.address = ""
         self.reason = ""
         self.error: Value | None = None
-        self.connection: Connection | None = None
+        self.slot = 0  # its number in its process, if that has others
+        self.process: ActorProcess | None = None
         self.queue: collections.deque[ActorCallRecord] = collections.deque()
-        self.flight: dict[int, ActorCallRecord] = {}
         self.remote: weakref.ref[RemoteActor] | None = None
         self.remotes = 0  # one as a rule, two while one is dying as the next handle arrives
         self.watched = False
@@ -123,6 +155,7 @@ class ActorCaller:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._lines: dict[bytes, ActorLine] = {}
+        self._processes: dict[str, ActorProcess] = {}  # by address
 
     def adopt(self, actor_id: bytes, cls: str, methods: dict[str, str], *, held: bool) -> RemoteActor:
         """The one RemoteActor of this process for an actor; `held`: the node counts us as a holder already."""
@@ -155,8 +188,18 @@ class ActorCaller:
 
     def _forget(self, line: ActorLine) -> None:
         self._lines.pop(line.actor_id, None)
-        if line.connection is not None:
-            line.connection.close()
+        self._leave(line)
+
+    def _leave(self, line: ActorLine) -> None:
+        """Nothing goes to its process any more, on its behalf."""
+        process, line.process = line.process, None
+        if process is None:
+            return
+        process.lines.pop(line, None)
+        if not process.lines:
+            process.connection.close()
+            if self._processes.get(line.address) is process:
+                del self._processes[line.address]
 
     # calls
 
@@ -173,9 +216,10 @@ class ActorCaller:
             self._pump(line)
 
     def _pump(self, line: ActorLine) -> None:
-        connection = line.connection
-        if connection is None:
+        process = line.process
+        if process is None or process.connection.closed:
             return
+        connection, flight = process.connection, process.flight
         queue = line.queue
         while queue:
             record = queue[0]
@@ -192,10 +236,15 @@ class ActorCaller:
                 wired = wire_deps(self._runtime, deps)
             queue.popleft()
             record.sent = True
-            line.flight[record.seq] = record
+            flight[record.seq] = record
             arguments = record.arguments
-            send = connection.send if len(line.flight) > 1 else connection.send_now
-            send(Call(record.seq, record.method, arguments.data, arguments.kwnames, wired, len(record.refs)))
+            target = record.target
+            call = Call(record.seq, target.method, arguments.data, arguments.kwnames, wired, target.num_returns)
+            call.slot, call.group = line.slot, target.group
+            if len(flight) > 1:
+                connection.send(call)
+            else:
+                connection.send_now(call)
 
     def _fail(self, record: ActorCallRecord, line: ActorLine) -> None:
         if record.cancelled:
@@ -216,8 +265,8 @@ class ActorCaller:
             line.queue.remove(record)
             fail(self._runtime, record, cancelled(record))
             self._pump(line)
-        elif line.connection is not None:
-            line.connection.send(Cancel(record.seq))
+        elif line.process is not None:
+            line.process.connection.send(Cancel(record.seq, line.slot))
 
     def kill(self, actor_id: bytes, reason: str) -> None:
         """End an actor now; calls under way fail. Asked, not told: when this returns, its name is free."""
@@ -234,11 +283,11 @@ class ActorCaller:
         if line is None:
             return
         if update.state == "alive" and line.state != "alive":
-            line.state, line.address = "alive", update.address
+            line.state, line.address, line.slot = "alive", update.address, update.slot
             self._connect(line)
         elif update.state == "dead":
-            if line.connection is not None:
-                line.connection.drain()  # what it got done is not lost with it
+            if line.process is not None:
+                line.process.connection.drain()  # what it got done is not lost with it
             line.state, line.reason, line.error = "dead", update.reason, update.error
             if line.error is not None and owner_of(line.actor_id) == self._runtime.process_id:
                 line.unseen = unseen(self._runtime, f"the constructor of {line.cls}", line.error)
@@ -249,24 +298,29 @@ class ActorCaller:
         remote = line.remote() if line.remote is not None else None
         if remote is not None:
             remote.creation_pins = None
-        try:
-            sock = dial(line.address)
-        except OSError as exc:
-            # Dying already, as a rule, and the node will say so.
-            reason = f"{exc.strerror}"
-            runtime.reactor.call_later(_LAST_WORDS_S, lambda: self._died_untold(line, reason))
-            return
-        line.connection = Connection(runtime.reactor, sock, call_decoder, self._on_messages, self._on_close)
-        line.connection.tag = line
-        line.connection.send(Greeting(runtime.process_id, runtime.sys_path))
+        process = self._processes.get(line.address)
+        if process is None:
+            try:
+                sock = dial(line.address)
+            except OSError as exc:
+                # Dying already, as a rule, and the node will say so.
+                reason = f"{exc.strerror}"
+                runtime.reactor.call_later(_LAST_WORDS_S, lambda: self._died_untold(line, reason))
+                return
+            connection = Connection(runtime.reactor, sock, call_decoder, self._on_messages, self._on_close)
+            process = connection.tag = self._processes[line.address] = ActorProcess(connection)
+            connection.send(Greeting(runtime.process_id, runtime.sys_path))
+        line.process = process
+        process.lines[line] = None
         self._pump(line)
 
     def _fail_all(self, line: ActorLine) -> None:
-        if line.connection is not None:
-            line.connection.close()
-            line.connection = None
-        records = [*line.flight.values(), *line.queue]
-        line.flight.clear()
+        sent = [] if line.process is None else line.process.flight_of(line)
+        for record in sent:
+            assert line.process is not None
+            del line.process.flight[record.seq]
+        self._leave(line)
+        records = [*sent, *line.queue]
         line.queue.clear()
         for record in records:
             self._fail(record, line)
@@ -288,9 +342,11 @@ class ActorCaller:
 
     def _on_close(self, connection: Connection, reason: str) -> None:
         # The node hears of the death as well, and knows the reason: its update fails the calls.
-        line: ActorLine = connection.tag
-        line.connection = None
-        self._runtime.reactor.call_later(_LAST_WORDS_S, lambda: self._died_untold(line, reason))
+        process: ActorProcess = connection.tag
+        for line in process.lines:
+            if self._processes.get(line.address) is process:
+                del self._processes[line.address]  # should one live on there, the way to it is a new one
+            self._runtime.reactor.call_later(_LAST_WORDS_S, functools.partial(self._died_untold, line, reason))
 
     def _died_untold(self, line: ActorLine, reason: str) -> None:
         """The node has not said that it died: it lives, and only its connection broke, with all that was under way."""
@@ -302,7 +358,7 @@ class ActorCaller:
         """Where a call is, in words."""
         line = record.actor.line
         if record.sent:
-            ahead = list(line.flight).index(record.seq)
+            ahead = 0 if line.process is None else line.process.flight_of(line).index(record)
             state = f"was sent to actor {line.cls}, {ahead} calls of this process before it"
             return state + (STILL_RUNS if record.cancelled else "")
         if any(ref._status == PENDING for _, ref in record.arguments.deps):
@@ -311,8 +367,8 @@ class ActorCaller:
 
     def after_its_cancel(self, seq: int) -> str:
         """Where the code of a call that was cancelled still runs, in words; "" when it does not."""
-        for line in self._lines.values():
-            record = line.flight.get(seq)
+        for process in self._processes.values():
+            record = process.flight.get(seq)
             if record is not None and record.cancelled:
                 return self.state_of(record)
         return ""

@@ -76,6 +76,8 @@ def create_actor(
                     options.num_cpus or 0.0,
                     runtime.sys_path,
                     error=error,
+                    isolation=options.isolation,
+                    concurrency_groups=dict(options.concurrency_groups),
                 )
             )
 

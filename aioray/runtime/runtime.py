@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from aioray.config import Config
     from aioray.options import ActorOptions, TaskOptions
+    from aioray.runtime.actor_calls import MethodTarget
     from aioray.runtime.arrivals import Arrivals
     from aioray.runtime.reactor import Reactor
     from aioray.wire.control import Reserved
@@ -433,24 +434,18 @@ class Runtime:
         return refs
 
     def submit_actor_call(
-        self,
-        actor: RemoteActor,
-        method: str,
-        name: str,
-        num_returns: int,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, actor: RemoteActor, target: MethodTarget, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[ObjectRef[Any], ...]:
-        """Queue one call of an actor, called `name` in messages; its refs."""
+        """Queue one call of an actor; its refs."""
         self.require_open()
         arguments = pack_arguments(self, args, kwargs)
         seq = next(self._seqs)
-        if num_returns == 1:
+        if target.num_returns == 1:
             refs: tuple[ObjectRef[Any], ...] = (ObjectRef(self, seq),)
         else:
-            refs = tuple(ObjectRef(self, seq, index) for index in range(num_returns))
+            refs = tuple(ObjectRef(self, seq, index) for index in range(target.num_returns))
         with self.reactor.lock:
-            record = ActorCallRecord(actor, seq, method, name, arguments, refs)
+            record = ActorCallRecord(actor, seq, target, arguments, refs)
             for ref in refs:
                 ref._task = record
             for _, dep in arguments.deps:

@@ -17,6 +17,7 @@ from aioray.runtime.connection import Connection, Listener
 from aioray.wire.control import (
     PROTOCOL_VERSION,
     Ack,
+    ActorExit,
     ActorSpec,
     ActorStarted,
     Answer,
@@ -111,7 +112,9 @@ class Node:
         self._leases = LeaseDesk(
             reactor, NodeResources(from_floats(totals)), self._send, exit_grace_s=config.actor_exit_grace_s
         )
-        self._actors = ActorDesk(self._leases, self._store, self._send)
+        self._actors = ActorDesk(
+            self._leases, self._store, self._send, max_light_hosts=max(1, min(_MAX_PRESTART, int(totals["CPU"])))
+        )
         warm = config.prestart_workers if config.prestart_workers >= 0 else int(totals["CPU"])
         self._pool = WorkerPool(
             reactor,
@@ -285,6 +288,8 @@ class Node:
             case ActorStarted():
                 if peer.worker is not None:
                     self._actors.started(peer.worker, message)
+            case ActorExit():
+                self._actors.light_exit(message)
             case Exit():
                 if peer.worker is not None:
                     peer.worker.why_killed = peer.worker.why_killed or message.reason

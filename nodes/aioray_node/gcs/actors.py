@@ -112,7 +112,7 @@ class Actor:
     error: Value | None = None
 
     def update(self) -> ActorUpdate:
-        return ActorUpdate(self.spec.actor_id, self.state, self.address, self.reason, self.error)
+        return ActorUpdate(self.spec.actor_id, self.state, self.address, self.reason, self.error, self.spec.slot)
 
 
 class Name(msgspec.Struct, frozen=True):
@@ -127,6 +127,7 @@ class Name(msgspec.Struct, frozen=True):
 class State:
     actors: dict[bytes, Actor] = field(default_factory=dict)  # dead ones stay until nobody has a handle
     names: dict[tuple[str, str], Name] = field(default_factory=dict)  # (namespace, name); never of a dead actor
+    named: dict[bytes, set[tuple[str, str]]] = field(default_factory=dict)  # `names` the other way round
     watchers: dict[bytes, set[bytes]] = field(default_factory=dict)  # actor_id -> processes
     doomed: dict[bytes, str] = field(default_factory=dict)  # killed before it was created -> why
     gone: set[bytes] = field(default_factory=set)  # processes that will create nothing any more
@@ -137,12 +138,15 @@ _NEVER_CREATED = "the process that was to create it is gone"
 
 def reserve_name(state: State, namespace: str, name: str, reserved: Name) -> Name:
     """Take a name for an actor to come; returns whose name it is now (somebody else's, if it was taken)."""
-    return state.names.setdefault((namespace, name), reserved)
+    owner = state.names.setdefault((namespace, name), reserved)
+    if owner is reserved:
+        state.named.setdefault(reserved.actor_id, set()).add((namespace, name))
+    return owner
 
 
 def release_name(state: State, actor_id: bytes) -> None:
     """The actor is dead, or will never be: its name is free at once."""
-    for key in [key for key, owner in state.names.items() if owner.actor_id == actor_id]:
+    for key in state.named.pop(actor_id, ()):
         del state.names[key]
 
 
@@ -245,9 +249,8 @@ def _process_gone(state: State, process: bytes, *, driver: bool) -> list[Command
             del state.watchers[actor_id]
     for actor_id in [actor_id for actor_id in state.doomed if owner_of(actor_id) == process]:
         del state.doomed[actor_id]
-    for key, name in list(state.names.items()):
-        if owner_of(name.actor_id) == process and name.actor_id not in state.actors:
-            del state.names[key]
+    for actor_id in [each for each in state.named if owner_of(each) == process and each not in state.actors]:
+        release_name(state, actor_id)
     commands: list[Command] = []
     for actor_id in [each for each in state.watchers if owner_of(each) == process and each not in state.actors]:
         update = ActorUpdate(actor_id, "dead", reason=_NEVER_CREATED)
@@ -275,7 +278,9 @@ def find(state: State, namespace: str, name: str) -> Name | None:
 
 def check(state: State) -> None:
     """Assert what holds between any two events."""
+    assert {key for keys in state.named.values() for key in keys} == state.names.keys(), state
     for key, name in state.names.items():
+        assert key in state.named[name.actor_id], state
         actor = state.actors.get(name.actor_id)
         assert actor is None or actor.state != "dead", f"{key} names a dead actor: {state}"
         assert name.actor_id not in state.doomed, f"{key} names an actor that will never be: {state}"

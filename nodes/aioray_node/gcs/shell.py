@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aioray_node.gcs import actors
+from aioray_node.gcs.light import LightActors
 from aioray_node.objects.directory import Held, Released, Shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioray.wire.control import ActorSpec, ActorStarted, Exit
+    from aioray.wire.control import ActorExit, ActorSpec, ActorStarted, Exit
     from aioray_node.objects.store import ObjectStore
     from aioray_node.pool.shell import Worker, WorkerPool
     from aioray_node.scheduling.shell import LeaseDesk
@@ -23,9 +24,19 @@ _DETACHED_HOLDER = b"detached"  # eight bytes, as a process id has: holds what o
 class ActorDesk:
     """Creates, finds and ends actors."""
 
-    def __init__(self, leases: LeaseDesk, store: ObjectStore, send: Callable[[bytes, msgspec.Struct], None]) -> None:
+    def __init__(
+        self,
+        leases: LeaseDesk,
+        store: ObjectStore,
+        send: Callable[[bytes, msgspec.Struct], None],
+        *,
+        max_light_hosts: int = 1,
+    ) -> None:
         self._state = actors.State()
         self._leases = leases
+        self._light = LightActors(
+            leases, lambda actor_id: self._state.actors[actor_id].spec, self._lost, max_hosts=max_light_hosts
+        )
         self._store = store
         self._send = send
         self._workers: dict[bytes, Worker] = {}
@@ -38,16 +49,26 @@ class ActorDesk:
                 case actors.Tell(process, update):
                     self._send(process, update)
                 case actors.StartActor(actor_id):
-                    spec = self._state.actors[actor_id].spec
-                    self._leases.place_actor(actor_id, spec.creator, spec.cls, spec.placement, spec.running)
+                    self._start(self._state.actors[actor_id].spec)
                 case actors.StopActor(actor_id):
                     self._workers.pop(actor_id, None)
+                    self._light.leave(actor_id, now=True)
                     self._leases.end_actor(actor_id)
                     self._store.feed(Released(_DETACHED_HOLDER, [actor_id]))
                 case actors.DismissActor(actor_id):
                     self._workers.pop(actor_id, None)
+                    self._light.leave(actor_id, now=False)
                     self._leases.dismiss_actor(actor_id)
                     self._store.feed(Released(_DETACHED_HOLDER, [actor_id]))
+
+    def _start(self, spec: ActorSpec) -> None:
+        is_light = spec.isolation == "shared"
+        if is_light and not spec.placement:
+            self._light.settle(spec.actor_id)
+        else:
+            self._leases.place_actor(
+                spec.actor_id, spec.creator, spec.cls, spec.placement, spec.running, wants_worker=not is_light
+            )
 
     def create(self, spec: ActorSpec) -> None:
         """A caller wants an actor."""
@@ -60,7 +81,14 @@ class ActorDesk:
             self._store.feed(Held(_DETACHED_HOLDER, [spec.actor_id]))
         self.feed(actors.Created(spec))
 
+    def admitted(self, actor_id: bytes) -> None:
+        """A light actor has the resources that it asked for."""
+        self._light.settle(actor_id)
+
     def placed(self, actor_id: bytes, worker: Worker) -> None:
+        if self._light.is_host(actor_id):
+            self._light.placed(actor_id, worker)
+            return
         spec = self._state.actors[actor_id].spec
         self._workers[actor_id] = worker
         for pipe in worker.pipes:
@@ -69,7 +97,13 @@ class ActorDesk:
             worker.connection.send(spec)
 
     def worker_lost(self, actor_id: bytes, reason: str) -> None:
-        self._workers.pop(actor_id, None)
+        if self._light.is_host(actor_id):
+            self._light.worker_lost(actor_id, reason)
+        else:
+            self._workers.pop(actor_id, None)
+            self._lost(actor_id, reason)
+
+    def _lost(self, actor_id: bytes, reason: str) -> None:
         self.feed(actors.Ended(actor_id, reason))
 
     def started(self, worker: Worker, message: ActorStarted) -> None:
@@ -93,6 +127,10 @@ class ActorDesk:
         for actor_id, its_worker in list(self._workers.items()):
             if its_worker is worker:
                 self.feed(actors.Ended(actor_id, message.reason, leaving=True))
+
+    def light_exit(self, message: ActorExit) -> None:
+        """A light actor says that it goes on purpose."""
+        self.feed(actors.Ended(message.actor_id, message.reason, leaving=True))
 
     def released(self, process: bytes, actor_ids: list[bytes]) -> None:
         """A process let go of handles."""

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 
 class ActorHost(Protocol):
-    """Who is told when an actor has a worker, or has lost it."""
+    """Who is told when an actor has what it asked for, has a worker, or has lost it."""
 
+    def admitted(self, actor_id: bytes) -> None: ...
     def placed(self, actor_id: bytes, worker: Worker) -> None: ...
     def worker_lost(self, actor_id: bytes, reason: str) -> None: ...
 
@@ -38,6 +39,7 @@ class _Grant:
     worker: Worker | None = None
     running: dict[str, int] | None = None  # what an actor keeps once it is placed
     exit_limit: Timer | None = None  # of an actor that was asked to go
+    wants_worker: bool = True  # False: just the resources
 
 
 class LeaseDesk:
@@ -72,7 +74,7 @@ class LeaseDesk:
         for command in core.handle(self._state, event, self._reactor.time()):
             match command:
                 case core.Place(lease_id):
-                    self.pool.feed(Need(lease_id, fresh=bool(self._grants[lease_id].actor_id)))
+                    self._placed(lease_id)
                 case core.Ended(lease_id):
                     self._forget(lease_id)
                     self.pool.free(lease_id, reusable=False)
@@ -81,6 +83,15 @@ class LeaseDesk:
                 case core.WakeAt(when):
                     delay_s = max(0.0, when - self._reactor.time())
                     self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
+
+    def _placed(self, lease_id: int) -> None:
+        grant = self._grants[lease_id]
+        if grant.wants_worker:
+            self.pool.feed(Need(lease_id, fresh=bool(grant.actor_id)))
+            return
+        if grant.running is not None:
+            self.feed(core.Shrink(lease_id, grant.running))
+        self.actors.admitted(grant.actor_id)
 
     def _warn(self, lease_id: int, text: str) -> None:
         best = in_words(self._state.resources.total)
@@ -129,11 +140,18 @@ class LeaseDesk:
     # for actors
 
     def place_actor(
-        self, actor_id: bytes, creator: bytes, name: str, placement: dict[str, int], running: dict[str, int]
+        self,
+        actor_id: bytes,
+        creator: bytes,
+        name: str,
+        placement: dict[str, int],
+        running: dict[str, int],
+        *,
+        wants_worker: bool = True,
     ) -> None:
-        """An actor wants a worker for life."""
+        """An actor wants a worker for life, or just resources: it has a place in some worker then."""
         lease_id = next(self._ids)
-        self._grants[lease_id] = _Grant(creator, 0, actor_id, running=running)
+        self._grants[lease_id] = _Grant(creator, 0, actor_id, running=running, wants_worker=wants_worker)
         self._by_actor[actor_id] = lease_id
         self.feed(core.Request(lease_id, "actor:" + actor_id.hex(), placement, name))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from aioray.actors import groups_of
 from aioray_node.worker.lanes import LoopLane, ThreadLane
 from aioray_node.worker.methods import method_of
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from aioray_node.worker.lanes import Item, Lane, Services
 
 ASYNC_CONCURRENCY = 1000  # calls of an async actor at once, unless max_concurrency says otherwise
-GROUP = "__aioray_concurrency_group__"  # on a method: in which lane it runs
 
 
 class ActorKind:
@@ -25,7 +25,7 @@ class ActorKind:
     def __init__(self, cls: type, methods: Mapping[str, Any]) -> None:
         self.cls = cls
         self.coroutines = frozenset(name for name in methods if inspect.iscoroutinefunction(getattr(cls, name, None)))
-        self.groups = {name: group for name in methods if (group := getattr(getattr(cls, name, None), GROUP, ""))}
+        self.groups = groups_of(cls)
         self.constructor_is_coroutine = inspect.iscoroutinefunction(getattr(cls, "__init__", None))
 
 

@@ -1,0 +1,143 @@
+"""In which process each light actor lives (`isolation="shared"`). Pure.
+
+One process serves until it has `FILL` actors; then there may be one for each CPU, so that all of them are used, and a
+new actor goes where the fewest are. A process that has none left is let go.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import msgspec
+
+FILL = 1000
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """An actor needs a process."""
+
+    actor_id: bytes
+
+
+class Over(msgspec.Struct, frozen=True):
+    """An actor needs none any more. Late or repeated news do nothing."""
+
+    actor_id: bytes
+
+
+class HostUp(msgspec.Struct, frozen=True):
+    host: bytes
+
+
+class HostDown(msgspec.Struct, frozen=True):
+    host: bytes
+    reason: str
+
+
+class StartHost(msgspec.Struct, frozen=True):
+    """Start a process; answer with HostUp or HostDown."""
+
+    host: bytes
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """Have the process construct the actor, under that number."""
+
+    actor_id: bytes
+    host: bytes
+    slot: int
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """The actor died with its process, or before that was up."""
+
+    actor_id: bytes
+    reason: str
+
+
+class EndHost(msgspec.Struct, frozen=True):
+    """Nobody lives there any more."""
+
+    host: bytes
+
+
+Event = Wanted | Over | HostUp | HostDown
+Command = StartHost | Settle | Lost | EndHost
+
+
+@dataclass(slots=True)
+class Host:
+    up: bool = False
+    actors: dict[bytes, int] = field(default_factory=dict)  # -> slot, in the order in which they came
+
+
+@dataclass(slots=True)
+class State:
+    max_hosts: int
+    hosts: dict[bytes, Host] = field(default_factory=dict)
+    where: dict[bytes, bytes] = field(default_factory=dict)  # actor_id -> host
+    host_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    slots: itertools.count[int] = field(default_factory=lambda: itertools.count(1))  # never used twice
+
+
+def handle(state: State, event: Event) -> list[Command]:
+    """Apply `event`; return what the shell must do, in that order."""
+    match event:
+        case Wanted(actor_id):
+            return _settle(state, actor_id) if actor_id not in state.where else []
+        case Over(actor_id):
+            host_id = state.where.pop(actor_id, None)
+            if host_id is None:
+                return []
+            host = state.hosts[host_id]
+            del host.actors[actor_id]
+            if host.actors:
+                return []
+            del state.hosts[host_id]
+            return [EndHost(host_id)]
+        case HostUp(host_id):
+            host_up = state.hosts.get(host_id)
+            if host_up is None:
+                return []
+            host_up.up = True
+            return [Settle(actor_id, host_id, slot) for actor_id, slot in host_up.actors.items()]
+        case HostDown(host_id, reason):
+            down = state.hosts.pop(host_id, None)
+            if down is None:
+                return []
+            for actor_id in down.actors:
+                del state.where[actor_id]
+            return [Lost(actor_id, reason) for actor_id in down.actors]
+
+
+def _settle(state: State, actor_id: bytes) -> list[Command]:
+    commands: list[Command] = []
+    host_id = min(state.hosts, key=lambda each: len(state.hosts[each].actors), default=None)
+    if host_id is None or (len(state.hosts[host_id].actors) >= FILL and len(state.hosts) < state.max_hosts):
+        host_id = b"host" + next(state.host_numbers).to_bytes(4, "big")
+        state.hosts[host_id] = Host()
+        commands.append(StartHost(host_id))
+    host = state.hosts[host_id]
+    slot = host.actors[actor_id] = next(state.slots)
+    state.where[actor_id] = host_id
+    if host.up:
+        commands.append(Settle(actor_id, host_id, slot))
+    return commands
+
+
+def slot_of(state: State, actor_id: bytes) -> tuple[bytes, int] | None:
+    """Where an actor lives: its process, and its number there."""
+    host_id = state.where.get(actor_id)
+    return None if host_id is None else (host_id, state.hosts[host_id].actors[actor_id])
+
+
+def check(state: State) -> None:
+    """Assert what holds between any two events."""
+    assert len(state.hosts) <= state.max_hosts, state
+    for host_id, host in state.hosts.items():
+        assert host.actors, f"{host_id!r} stands empty: {state}"
+        assert all(state.where.get(actor_id) == host_id for actor_id in host.actors), state
+    assert sum(len(host.actors) for host in state.hosts.values()) == len(state.where), state
+    slots = [slot for host in state.hosts.values() for slot in host.actors.values()]
+    assert len(set(slots)) == len(slots), f"a slot is used twice: {state}"
