@@ -107,6 +107,36 @@ def test_several_refs_of_one_call_have_one_error_and_one_look_is_enough(ray: Any
     assert lines() == ["nobody looked at the error of fail: ValueError: none"]
 
 
+def test_get_of_several_refs_looks_at_all_their_errors_even_at_those_to_come(
+    ray: Any, lines: Any, tmp_path: pathlib.Path
+) -> None:
+    go = Meeting(tmp_path / "go")
+
+    @aioray.remote
+    def late() -> None:
+        go.wait()
+        raise ValueError("late")
+
+    to_come = late.remote()
+    refs = [fail.remote(text) for text in "ab"]
+    ray.wait(refs, num_returns=2)
+    with pytest.raises(ValueError, match="a"):
+        ray.get([*refs, to_come])
+    go.here()
+    ray.wait([to_come])
+    del refs, to_come
+    assert lines() == []
+
+
+def test_a_call_with_two_arguments_that_failed_answers_for_both(ray: Any, lines: Any) -> None:
+    @aioray.remote
+    def both(*values: Any) -> None: ...
+
+    with pytest.raises(ValueError, match="one"):
+        ray.get(both.remote(fail.remote("one"), fail.remote("two")))
+    assert lines() == []
+
+
 def test_a_call_that_failed_by_its_argument_answers_for_the_error_from_then_on(ray: Any, lines: Any) -> None:
     ref = identity.remote(fail.remote("first"))
     ray.wait([ref])
