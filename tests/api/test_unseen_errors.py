@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import logging
@@ -44,6 +45,12 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
 @aioray.remote
 def fail(text: str) -> None:
     raise ValueError(text)
+
+
+@aioray.remote
+def wait_twice(meeting: Meeting) -> None:
+    meeting.here()
+    meeting.wait()
 
 
 def test_a_ref_to_an_error_that_is_dropped_unlooked_at_logs_one_line(ray: Any, lines: Any) -> None:
@@ -259,6 +266,29 @@ ref.exception()
     script.write_text(program)
     ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stderr == ""
+
+
+async def test_the_end_of_a_block_takes_calls_along_in_silence(
+    nothing_left: None, lines: Any, tmp_path: pathlib.Path
+) -> None:
+    aioray.shutdown()
+    begun = Meeting(tmp_path / "begun")
+    async with aioray.connect(num_cpus=1):
+        refs = [wait_twice.remote(begun), wait_twice.remote(begun), Counter.remote().add.remote()]
+        await asyncio.to_thread(begun.wait)
+    del refs
+    assert lines() == []
+
+
+async def test_gather_looks_at_the_errors_of_all(nothing_left: None, lines: Any) -> None:
+    aioray.shutdown()
+    async with aioray.connect(num_cpus=1):
+        refs = [fail.remote(text) for text in ("one", "two")]
+        with pytest.raises(ValueError, match="one"):
+            await asyncio.gather(*refs)
+        await aioray.wait(refs, num_returns=2)
+        del refs
+        assert lines() == []
 
 
 async def test_an_await_looks_and_a_dropped_ref_in_a_loop_logs(nothing_left: None, lines: Any) -> None:
