@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.runtime.calls import first_failed, pack_arguments, when_ready, wire_deps
 from aioray.runtime.errors import constructor_error, error_value
+from aioray.runtime.unseen import looked_at
 from aioray.wire.calls import Call
 from aioray.wire.control import ActorSpec
 from aioray.wire.framing import encode_call
@@ -47,6 +48,8 @@ def create_actor(
             failed = first_failed(arguments.deps)
             error = None
             if failed is not None:
+                for _, dep in arguments.deps:
+                    looked_at(dep)
                 why, reason = runtime.outcome_error(failed), "an argument of its constructor failed"
                 error = error_value(constructor_error(why, cls.__name__, actor_id, reason))
             deps = wire_deps(runtime, arguments.deps) if failed is None else []

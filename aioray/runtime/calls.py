@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class UnderWay(Protocol):
     """A call that has no result yet: a Task or an ActorCallRecord."""
 
+    arguments: Arguments
     refs: tuple[ObjectRef[Any], ...]
     cancelled: bool
 
@@ -119,7 +120,8 @@ def first_failed(deps: list[tuple[int, ObjectRef[Any]]]) -> ObjectRef[Any] | Non
 
 def fail_with(runtime: Runtime, call: UnderWay, failed: ObjectRef[Any]) -> None:
     """An argument failed, and so does the call. The refs inside an error are held by the ref that got it first."""
-    looked_at(failed)
+    for _, dep in call.arguments.deps:
+        looked_at(dep)  # from here on this call answers for them
     left: str | Unseen | None = call.name
     if failed._status == RAISED:
         left = unseen(runtime, call.name, failed._value)

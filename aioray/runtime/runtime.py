@@ -281,6 +281,8 @@ class Runtime:
             if ref._status == READY:
                 results.append(self.load(ref))
             else:
+                for each in refs:  # one error is raised for all of them, as by asyncio.gather
+                    each._when_done(looked_at)
                 raise self.outcome_error(ref)
         return results
 

@@ -419,7 +419,7 @@ class TaskSubmitter:
         """Everything that is still pending fails."""
         for queue in self._queues.values():
             for task in self._tasks_of(queue):
-                fail(self._runtime, task, task.crashed(reason))
+                fail(self._runtime, task, WorkerCrashedError(reason, task.name))
             queue.waiting.clear()
             queue.leases.clear()
         self._dying.clear()

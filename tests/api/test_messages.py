@@ -209,6 +209,33 @@ def test_what_cannot_be_loaded_here_says_whose_result_it_is(ray: Any) -> None:
     assert "the value of ObjectRef" in caught.value.__notes__[0]
 
 
+def only_in(pid: int, text: str) -> Exception:
+    if os.getpid() != pid:
+        raise RuntimeError("not here")
+    return Homebound(text)
+
+
+class Homebound(Exception):
+    """Can be unpickled only in the process that raised it."""
+
+    def __reduce__(self) -> Any:
+        return only_in, (os.getpid(), str(self))
+
+
+def test_an_error_that_cannot_be_loaded_here_is_told_all_the_same(ray: Any) -> None:
+    @aioray.remote
+    def fail() -> None:
+        raise Homebound("far away")
+
+    ref = fail.remote()
+    for look in (lambda: ray.get(ref), ref.exception):
+        with pytest.raises(RuntimeError, match="not here") as caught:
+            look()
+        (note,) = caught.value.__notes__
+        assert "the error of fail" in note
+        assert note.endswith("was unpickled: Homebound: far away")
+
+
 # explain
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import logging
@@ -44,6 +45,12 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
 @aioray.remote
 def fail(text: str) -> None:
     raise ValueError(text)
+
+
+@aioray.remote
+def wait_twice(meeting: Meeting) -> None:
+    meeting.here()
+    meeting.wait()
 
 
 def test_a_ref_to_an_error_that_is_dropped_unlooked_at_logs_one_line(ray: Any, lines: Any) -> None:
@@ -105,6 +112,36 @@ def test_several_refs_of_one_call_have_one_error_and_one_look_is_enough(ray: Any
     ray.wait(refs, num_returns=2)
     del refs
     assert lines() == ["nobody looked at the error of fail: ValueError: none"]
+
+
+def test_get_of_several_refs_looks_at_all_their_errors_even_at_those_to_come(
+    ray: Any, lines: Any, tmp_path: pathlib.Path
+) -> None:
+    go = Meeting(tmp_path / "go")
+
+    @aioray.remote
+    def late() -> None:
+        go.wait()
+        raise ValueError("late")
+
+    to_come = late.remote()
+    refs = [fail.remote(text) for text in "ab"]
+    ray.wait(refs, num_returns=2)
+    with pytest.raises(ValueError, match="a"):
+        ray.get([*refs, to_come])
+    go.here()
+    ray.wait([to_come])
+    del refs, to_come
+    assert lines() == []
+
+
+def test_a_call_with_two_arguments_that_failed_answers_for_both(ray: Any, lines: Any) -> None:
+    @aioray.remote
+    def both(*values: Any) -> None: ...
+
+    with pytest.raises(ValueError, match="one"):
+        ray.get(both.remote(fail.remote("one"), fail.remote("two")))
+    assert lines() == []
 
 
 def test_a_call_that_failed_by_its_argument_answers_for_the_error_from_then_on(ray: Any, lines: Any) -> None:
@@ -229,6 +266,29 @@ ref.exception()
     script.write_text(program)
     ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stderr == ""
+
+
+async def test_the_end_of_a_block_takes_calls_along_in_silence(
+    nothing_left: None, lines: Any, tmp_path: pathlib.Path
+) -> None:
+    aioray.shutdown()
+    begun = Meeting(tmp_path / "begun")
+    async with aioray.connect(num_cpus=1):
+        refs = [wait_twice.remote(begun), wait_twice.remote(begun), Counter.remote().add.remote()]
+        await asyncio.to_thread(begun.wait)
+    del refs
+    assert lines() == []
+
+
+async def test_gather_looks_at_the_errors_of_all(nothing_left: None, lines: Any) -> None:
+    aioray.shutdown()
+    async with aioray.connect(num_cpus=1):
+        refs = [fail.remote(text) for text in ("one", "two")]
+        with pytest.raises(ValueError, match="one"):
+            await asyncio.gather(*refs)
+        await aioray.wait(refs, num_returns=2)
+        del refs
+        assert lines() == []
 
 
 async def test_an_await_looks_and_a_dropped_ref_in_a_loop_logs(nothing_left: None, lines: Any) -> None:
