@@ -296,6 +296,8 @@ MEASUREMENTS = {
     "task_async": one_async,
     "actor_sync": one_sync,
     "actor_async": one_async,
+    "light_call": one_async,
+    "group_call": one_async,
     "tasks_sync_1000": many_sync,
     "tasks_async_1000": many_async,
     "actor_async_1000": many_async,

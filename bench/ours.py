@@ -22,6 +22,7 @@ from bench.measure import (
     rate_async,
     start_seconds,
 )
+from bench.ours_light import group_call, light_actors, light_actors_pss, light_call
 from bench.processes import Shutdowns, of_this_measurement, pss_mb
 
 if TYPE_CHECKING:
@@ -342,6 +343,8 @@ MEASUREMENTS = {
     "tasks_sync_1000": tasks_sync_1000,
     "tasks_async_1000": in_loop(tasks_async_1000),
     "actor_async_1000": in_loop(actor_async_1000),
+    "light_call": in_loop(light_call),
+    "group_call": in_loop(group_call),
     "put_100b": put_100b,
     "get_100b": get_100b,
     "put_100mib": put_100mib,
@@ -350,6 +353,8 @@ MEASUREMENTS = {
     "wait_sync": wait_sync,
     "wait_async": in_loop(wait_async),
     "actors": actors,
+    "light_actors": in_loop(light_actors),
+    "light_actors_pss": in_loop(light_actors_pss),
     "start_sync": start_sync,
     "start_async": start_async,
     "shutdown_sync": shutdown_sync,
