@@ -224,7 +224,7 @@ class LogLines(Message, tag=26):
 
 
 class Exit(Message, tag=27):
-    """Node -> worker: finish and go. Process -> node (a worker): I am going on purpose."""
+    """Node -> worker, or zygote: finish and go. Process -> node (a worker): I am going on purpose."""
 
     reason: str = ""
 
@@ -249,6 +249,12 @@ class Exited(Message, tag=30):
 
     worker_id: str
     status: int
+
+
+class Inherit(Message, tag=31):
+    """Node -> zygote, first: should I end without an Exit to you, remove what my session leaves."""
+
+    session_dir: str
 
 
 ControlMessage = (
@@ -281,4 +287,5 @@ ControlMessage = (
     | ForkWorker
     | Forked
     | Exited
+    | Inherit
 )

@@ -152,6 +152,7 @@ class Node:
         zygote, self._first_zygote = self._first_zygote, None
         if zygote is None:
             zygote = ZygoteProcess.spawn(self._config)
+        zygote.inherit(str(self._session.dir))
         self._session.note_zygote(zygote.pid)
         return zygote
 
