@@ -239,6 +239,8 @@ class ActorCaller:
         line.queue.clear()
         for record in records:
             self._fail(record, line)
+            if record.sent and not self._runtime.closed:
+                self._runtime.objects.void_results(record.refs)
         if not line.remotes:
             self._forget(line)
 

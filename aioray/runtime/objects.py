@@ -203,6 +203,19 @@ class ObjectTable:
         if value.refs:
             self._track(ref).contains = True
 
+    def void_results(self, refs: tuple[ObjectRef[Any], ...]) -> None:
+        """A call of ours is over, in which a worker died: let go of what that had told the node in our name."""
+        void = []
+        for ref in refs:
+            oid = ref.binary()
+            tracked = self._tracked.get(oid)
+            if tracked is None or not tracked.contains:
+                self._runtime.link.send(Release(oid, []))
+            if tracked is None or not tracked.held_at_node:
+                void.append(oid)
+        if void:
+            self._runtime.link.send(Release(self._runtime.process_id, void))
+
     def hold_for(self, holder: bytes, refs: list[Any], req: int = 0) -> None:
         """Tell the node that the object `holder` contains `refs`."""
         self._runtime.link.send(Hold(holder, [ref.binary() for ref in refs], req))

@@ -59,8 +59,8 @@ class Task:
     """One call of a function, until it has a result."""
 
     __slots__ = (
-        "arguments", "cancelled", "duration", "estimate_us", "function", "lease", "options", "parent", "queue", "refs",
-        "retries", "seq", "wired",
+        "arguments", "cancelled", "duration", "estimate_us", "function", "lease", "lost_worker", "options", "parent",
+        "queue", "refs", "retries", "seq", "wired",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +83,7 @@ class Task:
         self.lease: Lease | None = None
         self.estimate_us = 0.0
         self.cancelled = False
+        self.lost_worker = False  # one died that may have been through with it
         self.wired: list[tuple[int, Value]] = []
 
 
@@ -266,7 +267,7 @@ class TaskSubmitter:
             self._fail_lease(queue, lease, message.reason)
         elif queue.waiting:
             task = queue.waiting.popleft()
-            fail(task.refs, WorkerCrashedError(message.reason))
+            self._fail(task, WorkerCrashedError(message.reason))
         self._pump(queue)
 
     # what workers say
@@ -283,11 +284,15 @@ class TaskSubmitter:
                 if task is not None:
                     task.duration.observe(message.exec_us)
                     task.refs[0]._complete(READY, Value(message.data))
+                    if task.lost_worker:
+                        self._runtime.objects.void_results(task.refs)
             elif type(message) is Finished:
                 task = queue.take_back(lease, message.seq, now)
                 if task is not None:
                     task.duration.observe(message.exec_us)
                     complete(self._runtime, task.refs, message.values)
+                    if task.lost_worker:
+                        self._runtime.objects.void_results(task.refs)
             elif type(message) is GiveBack:
                 self._given_back(queue, lease, message.seqs, now)
         self._pump(queue)
@@ -298,7 +303,7 @@ class TaskSubmitter:
             if task is None:
                 continue
             if task.cancelled:
-                fail(task.refs, TaskCancelledError(task.refs[0].task_id() if task.refs else ""))
+                self._fail(task, _cancelled(task))
             else:
                 queue.waiting.appendleft(task)
         lease.reserved = bool(lease.tasks)
@@ -333,15 +338,21 @@ class TaskSubmitter:
         tasks, lease.tasks = list(lease.tasks.values()), {}
         for at, task in enumerate(tasks):
             task.lease = None
+            task.lost_worker = True
             if at == 0 and not task.cancelled and task.retries == 0:
-                fail(task.refs, WorkerCrashedError(reason))
+                self._fail(task, WorkerCrashedError(reason))
                 tasks[0] = None
             elif task.cancelled:
-                fail(task.refs, TaskCancelledError(task.refs[0].task_id() if task.refs else ""))
+                self._fail(task, _cancelled(task))
                 tasks[at] = None
             elif at == 0 and task.retries > 0:
                 task.retries -= 1
         queue.waiting.extendleft(task for task in reversed(tasks) if task is not None)
+
+    def _fail(self, task: Task, error: Exception) -> None:
+        fail(task.refs, error)
+        if task.lost_worker:
+            self._runtime.objects.void_results(task.refs)
 
     # cancelling
 
@@ -352,7 +363,7 @@ class TaskSubmitter:
         if lease is None:
             if task in task.queue.waiting:
                 task.queue.waiting.remove(task)
-            fail(task.refs, TaskCancelledError(task.refs[0].task_id() if task.refs else ""))
+            self._fail(task, _cancelled(task))
             self._pump(task.queue)
         elif force and next(iter(lease.tasks)) == task.seq:
             self._by_lease.pop(lease.lease_id, None)
@@ -399,3 +410,7 @@ class TaskSubmitter:
         for worker in self._workers.values():
             worker.connection.close()
         self._workers.clear()
+
+
+def _cancelled(task: Task) -> TaskCancelledError:
+    return TaskCancelledError(task.refs[0].task_id() if task.refs else "")

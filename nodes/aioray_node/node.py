@@ -251,6 +251,8 @@ class Node:
 
     def _messages(self, peer: Peer, connection: Connection, messages: list[Any]) -> None:
         for message in messages:
+            if peer.worker is not None and peer.worker.given_up:
+                return  # who gave it up has let go of all that it was to make
             self._handle(peer, connection, message)
 
     def _handle(self, peer: Peer, connection: Connection, message: Any) -> None:
