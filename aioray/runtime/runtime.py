@@ -278,30 +278,30 @@ class Runtime:
 
     def wait_all(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> None:
         """Block until all are done, or one has an error. Raises GetTimeoutError."""
+        for ref in refs:
+            if ref._status == PENDING:
+                break
+            if ref._status != READY:
+                return
+        else:
+            return
+        self._check_may_block("aioray.get(ref)", "await ref")
+        for each in refs:
+            self.objects.want(each)
+        with _Blocked(self):
+            self._wait_in_turn(refs, timeout_s)
+
+    def _wait_in_turn(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        blocked = False
-        try:
-            for ref in refs:
-                if ref._status == PENDING:
-                    if not blocked:
-                        self._check_may_block("aioray.get(ref)", "await ref")
-                        for each in refs:
-                            self.objects.want(each)
-                        blocked = True
-                        self.on_block(True)
-                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                    if not self.reactor.run_until(ref.done, left):
-                        self.require_open()
-                        self.require_open()
-                        done = sum(each._status != PENDING for each in refs)
-                        raise GetTimeoutError(
-                            f"{done} of {len(refs)} objects were there after {timeout_s} s", timeout_s
-                        )
-                if ref._status != READY:
-                    return
-        finally:
-            if blocked:
-                self.on_block(False)
+        for ref in refs:
+            if ref._status == PENDING:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not self.reactor.run_until(ref.done, left):
+                    self.require_open()
+                    done = sum(each._status != PENDING for each in refs)
+                    raise GetTimeoutError(f"{done} of {len(refs)} objects were there after {timeout_s} s", timeout_s)
+            if ref._status != READY:
+                return
 
     def wait(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
@@ -309,13 +309,12 @@ class Runtime:
         """Block until `num_returns` are done or time is up."""
         if sum(ref._status != PENDING for ref in refs) < num_returns:
             self._check_may_block("aioray.wait(refs)", "await aioray.wait(refs)")
-            counter = _Countdown(refs, num_returns)
-            self.on_block(True)
-            try:
-                self.reactor.run_until(counter.reached, timeout_s)
-            finally:
-                self.on_block(False)
-                counter.stop()
+            with _Blocked(self):
+                counter = _Countdown(refs, num_returns)
+                try:
+                    self.reactor.run_until(counter.reached, timeout_s)
+                finally:
+                    counter.stop()
         return split_ready(refs, num_returns)
 
     def wait_for_any(self, arrivals: Arrivals, timeout_s: float | None) -> bool:
@@ -323,11 +322,8 @@ class Runtime:
         if arrivals.any():
             return True
         self._check_may_block("for ref in aioray.as_completed(refs)", "async for ref in aioray.as_completed(refs)")
-        self.on_block(True)
-        try:
+        with _Blocked(self):
             return self.reactor.run_until(arrivals.any, timeout_s)
-        finally:
-            self.on_block(False)
 
     async def wait_async(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
@@ -479,6 +475,30 @@ class Runtime:
             if isinstance(ref._task, ActorCallRecord):
                 return self.actors.state_of(ref._task), None
             return "is being computed for another process", None
+
+
+class _Blocked:
+    """A thread of user code waits. Interrupts of the main thread are raised by `run_until`, or when all is settled."""
+
+    __slots__ = ("_runtime",)
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def __enter__(self) -> None:
+        reactor = self._runtime.reactor
+        reactor.raise_shield()
+        try:
+            self._runtime.on_block(True)
+        except BaseException:
+            reactor.lower_shield()
+            raise
+
+    def __exit__(self, *exc_info: object) -> None:
+        try:
+            self._runtime.on_block(False)
+        finally:
+            self._runtime.reactor.lower_shield()
 
 
 class _Countdown:
