@@ -24,13 +24,20 @@ _LAST_WORDS_S = 1.0  # how long the node may take to say why an actor died
 class ActorCallRecord:
     """One method call, until it has a result."""
 
-    __slots__ = ("actor", "arguments", "cancelled", "method", "num_returns", "refs", "sent", "seq")
+    __slots__ = ("actor", "arguments", "cancelled", "method", "num_returns", "parent", "refs", "sent", "seq")
 
     def __init__(
-        self, actor: RemoteActor, seq: int, method: str, arguments: Arguments, refs: tuple[ObjectRef[Any], ...]
+        self,
+        actor: RemoteActor,
+        seq: int,
+        method: str,
+        arguments: Arguments,
+        refs: tuple[ObjectRef[Any], ...],
+        parent: object = None,
     ) -> None:
         self.actor = actor  # keeps the actor alive until the call is through
         self.seq = seq
+        self.parent = parent  # the call, in this process, that made it
         self.method = method
         self.arguments = arguments
         self.refs = refs
@@ -192,6 +199,13 @@ class ActorCaller:
             self._pump(line)
         elif line.connection is not None:
             line.connection.send(Cancel(record.seq))
+
+    def cancel_children(self, parent: object) -> None:
+        """Cancel all calls that `parent` made."""
+        for line in list(self._lines.values()):
+            for record in [*line.flight.values(), *line.queue]:
+                if record.parent is parent:
+                    self.cancel(record)
 
     def kill(self, actor_id: bytes, reason: str) -> None:
         """End an actor now; calls under way fail. Asked, not told: when this returns, its name is free."""

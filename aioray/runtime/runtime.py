@@ -32,6 +32,7 @@ from aioray.runtime.shared_memory import SharedMemory
 from aioray.runtime.tasks import Function, Task, TaskSubmitter, TaskTarget
 from aioray.wire.control import (
     ActorUpdate,
+    CancelCall,
     Fetched,
     GiveExtent,
     Hello,
@@ -200,6 +201,8 @@ class Runtime:
                 self.actors.updated(message)
             case Fetched():
                 self.objects.fetched(message)
+            case CancelCall():
+                self._cancel_for_borrower(message)
             case Notice(text):
                 self.log.warning("%s", text)
             case LogLines():
@@ -425,7 +428,7 @@ class Runtime:
         else:
             refs = tuple(ObjectRef(self, seq, index) for index in range(num_returns))
         with self.reactor.lock:
-            record = ActorCallRecord(actor, seq, method, arguments, refs)
+            record = ActorCallRecord(actor, seq, method, arguments, refs, self.call_here())
             for ref in refs:
                 ref._task = record
             for _, dep in arguments.deps:
@@ -458,12 +461,22 @@ class Runtime:
 
     def cancel(self, ref: ObjectRef[Any], *, force: bool) -> None:
         """aioray.cancel."""
-        if owner_of(ref.binary()) != self.process_id:
-            raise ValueError("only the process that made the call can cancel it")
         with self.reactor.lock:
-            if ref._status == PENDING and ref._task is not None:
+            if owner_of(ref.binary()) != self.process_id:
+                self.ask_owner_to_cancel(ref, force=force)
+            elif ref._status == PENDING and ref._task is not None:
                 self.cancel_task(ref._task, ref, force=force)
         self.reactor.nudge()
+
+    def ask_owner_to_cancel(self, ref: ObjectRef[Any], *, force: bool = False) -> None:
+        """Cancel a call that another process made. The lock is held."""
+        if ref._status in (PENDING, CANCELLED):
+            self.link.send(CancelCall(ref.binary(), force))
+
+    def _cancel_for_borrower(self, message: CancelCall) -> None:
+        ref = self.objects.known_ref(message.oid)
+        if ref is not None and ref._status == PENDING and ref._task is not None:
+            self.cancel_task(ref._task, ref, force=message.force)
 
     def explain_state(self, ref: ObjectRef[Any]) -> tuple[str, int | None]:
         """What is known here of where a ref is; and the lease request to ask the node about."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aioray.exceptions import TaskCancelledError, WorkerCrashedError
 from aioray.refs import PENDING, READY, ObjectRef
 from aioray.runtime.calls import Arguments, complete, fail, fail_with, first_failed, when_ready, wire_deps
-from aioray.runtime.connection import Connection, dial
+from aioray.runtime.connection import NO_MORE_FDS, Connection, dial
 from aioray.runtime.pipeline import Duration, KeyQueue, Lease
 from aioray.wire.calls import Call, Cancel, Done, Export, Finished, GiveBack, Greeting
 from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _LAST_WORDS_S = 1.0  # how long the node may take to say why a worker died
+_OWN_FAULT_S = 0.1  # after which this process may have a file descriptor again
 
 
 class Function:
@@ -229,20 +230,31 @@ class TaskSubmitter:
             self._runtime.link.send(LeaseReturn(grant.lease_id))
             return
         worker = self._workers.get(grant.address)
-        if worker is None:
+        if worker is not None:
+            worker.connection.drain()
+            if worker.connection.closed:  # it died before the node knew: no task of ours is to blame
+                self._refuse(queue, grant.lease_id, kill=True)
+                self._pump(queue)
+                return
+        else:
             try:
                 worker = self._connect(grant.address)
             except OSError as exc:
-                self._by_lease.pop(grant.lease_id)
-                queue.gone(grant.lease_id)
-                self._runtime.link.send(LeaseReturn(grant.lease_id, kill=True))
+                ours = exc.errno in NO_MORE_FDS
+                self._refuse(queue, grant.lease_id, kill=not ours)
                 self._runtime.log.warning("a worker could not be reached: %s", exc)
-                self._pump(queue)
+                self._runtime.reactor.call_later(_OWN_FAULT_S if ours else 0.0, lambda: self._pump(queue))
                 return
         lease = Lease(grant.lease_id, worker, grant.worker_id)
         worker.lease = lease
         queue.granted(lease, self._runtime.reactor.time())
         self._pump(queue)
+
+    def _refuse(self, queue: KeyQueue, lease_id: int, *, kill: bool) -> None:
+        """A worker that was granted is of no use."""
+        self._by_lease.pop(lease_id)
+        queue.gone(lease_id)
+        self._runtime.link.send(LeaseReturn(lease_id, kill))
 
     def _connect(self, address: str) -> _Worker:
         runtime = self._runtime
@@ -393,7 +405,8 @@ class TaskSubmitter:
         return [*(task for lease in leases for task in lease.tasks.values()), *queue.waiting]
 
     def cancel_children(self, parent: object) -> None:
-        """Cancel all that `parent` submitted. What waits for an argument of theirs fails with them."""
+        """Cancel all that `parent` submitted, here and to actors. What waits for an argument of theirs fails, too."""
+        self._runtime.actors.cancel_children(parent)
         for queue in list(self._queues.values()):
             for task in self._tasks_of(queue):
                 if task.parent is parent:

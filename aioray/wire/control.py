@@ -257,6 +257,13 @@ class Inherit(Message, tag=31):
     session_dir: str
 
 
+class CancelCall(Message, tag=32):
+    """Process -> node -> owner: stop what computes this object. Does nothing when it is done."""
+
+    oid: bytes
+    force: bool = False
+
+
 ControlMessage = (
     Hello
     | Welcome
@@ -288,4 +295,5 @@ ControlMessage = (
     | Forked
     | Exited
     | Inherit
+    | CancelCall
 )

@@ -21,6 +21,7 @@ from aioray.wire.control import (
     ActorStarted,
     Answer,
     Blocked,
+    CancelCall,
     Exit,
     Fetch,
     GiveExtent,
@@ -39,6 +40,7 @@ from aioray.wire.control import (
     Welcome,
 )
 from aioray.wire.framing import control_decoder
+from aioray.wire.values import owner_of
 from aioray_node.gcs import actors
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.objects import directory
@@ -276,6 +278,8 @@ class Node:
                 self._actors.released(process, oids)
             case Fetch(oid):
                 self._store.feed(directory.Wanted(process, oid))
+            case CancelCall(oid):
+                self._send(owner_of(oid), message)
             case Seal(value, req):
                 self._store.feed(directory.Sealed(value))
                 connection.send(Ack(req))

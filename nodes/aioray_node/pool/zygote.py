@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -124,6 +125,8 @@ class Zygote:
             return False
         assert isinstance(order, ForkWorker)
         try:
+            if len(fds) < 2:  # the kernel drops what there is no room for
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             pid = os.fork()
         except OSError as exc:
             self._tell(Forked(order.worker_id, 0, f"fork failed: {exc.strerror}"))
