@@ -97,7 +97,7 @@ class Reactor(Poller):
                     loop.call_soon(self._turn_on_loop)
                 else:
                     loop.call_soon_threadsafe(self._turn_on_loop)
-        elif self._leader not in (0, threading.get_ident()):
+        elif self._is_falling_asleep or self._leader not in (0, threading.get_ident()):
             self.wake()
 
     def nudge(self) -> None:

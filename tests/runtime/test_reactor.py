@@ -380,6 +380,27 @@ def test_ctrl_c_under_a_shield_waits_until_what_is_being_handled_is_through(reac
     os.close(interrupted.fd)
 
 
+def test_what_a_finalizer_asks_for_right_before_the_leader_sleeps_is_done_at_once() -> None:
+    """Garbage is collected at any step, also between the leader's last look at what there is to do and its sleep."""
+    done: list[int] = []
+    is_armed = False
+
+    def clock() -> float:
+        nonlocal is_armed
+        if is_armed:  # with a timer set, it is asked for in between
+            is_armed = False
+            reactor.call_soon(lambda: done.append(1))
+        return time.monotonic()
+
+    reactor = Reactor("test", clock=clock)
+    with contextlib.closing(reactor):
+        reactor.call_later(PATIENCE_S, lambda: None)
+        is_armed = True
+        started = time.monotonic()
+        assert reactor.run_until(lambda: bool(done))
+        assert time.monotonic() - started < PATIENCE_S / 2
+
+
 def test_ctrl_c_wakes_a_main_thread_that_follows(reactor: Reactor, bell: Bell) -> None:
     leader = threading.Thread(target=reactor.run_until, args=(bell.heard(1), PATIENCE_S))
     leader.start()
