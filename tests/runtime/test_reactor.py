@@ -389,15 +389,15 @@ def test_what_a_finalizer_asks_for_right_before_the_leader_sleeps_is_done_at_onc
         nonlocal is_armed
         if is_armed:  # with a timer set, it is asked for in between
             is_armed = False
-            reactor.call_soon(lambda: done.append(1))
+            restless.call_soon(lambda: done.append(1))
         return time.monotonic()
 
-    reactor = Reactor("test", clock=clock)
-    with contextlib.closing(reactor):
-        reactor.call_later(PATIENCE_S, lambda: None)
+    restless = Reactor("test", clock=clock)
+    with contextlib.closing(restless):
+        restless.call_later(PATIENCE_S, lambda: None)
         is_armed = True
         started = time.monotonic()
-        assert reactor.run_until(lambda: bool(done))
+        assert restless.run_until(lambda: bool(done))
         assert time.monotonic() - started < PATIENCE_S / 2
 
 
