@@ -109,9 +109,16 @@ class Zygote:
         hear_of_parents_end(signal.SIGTERM)
         gc.freeze()
 
+    def _receive(self) -> tuple[bytes, list[int], int, Any]:
+        try:
+            return socket.recv_fds(self._sock, _MAX_PACKET_NBYTES, 2)
+        except ConnectionError:
+            # Said once, when the node has gone with a report of ours unread. Its last words are still to come.
+            return socket.recv_fds(self._sock, _MAX_PACKET_NBYTES, 2)
+
     def _take_order(self, close_in_child: Sequence[int]) -> bool:
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, _MAX_PACKET_NBYTES, 2)
+            data, fds, _, _ = self._receive()
         except ConnectionError:
             return False
         if not data:
