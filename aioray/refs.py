@@ -280,14 +280,16 @@ class ObjectRef(Counted, _Awaitable[T]):
             return len(before) - len(after)
 
     def cancel(self, msg: Any = None) -> bool:
-        """Cancel the remote call, as a Future is cancelled; False when it is done already."""
+        """Cancel the remote call, whoever made it, as a Future is cancelled; False when it is done already."""
         runtime = self._runtime
         with runtime.reactor.lock:
             if self._status != PENDING:
                 return False
             task = self._task
             self._complete(CANCELLED, None, getattr(task, "name", None))
-            if task is not None:
+            if owner_of(self.binary()) != runtime.process_id:
+                runtime.ask_owner_to_cancel(self)
+            elif task is not None:
                 runtime.cancel_task(task, self)
         runtime.reactor.nudge()
         return True

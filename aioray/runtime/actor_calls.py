@@ -50,7 +50,7 @@ class MethodTarget:
 class ActorCallRecord:
     """One method call, until it has a result."""
 
-    __slots__ = ("actor", "arguments", "cancelled", "refs", "sent", "seq", "target")
+    __slots__ = ("actor", "arguments", "cancelled", "parent", "refs", "sent", "seq", "target")
 
     def __init__(
         self,
@@ -59,9 +59,11 @@ class ActorCallRecord:
         target: MethodTarget,
         arguments: Arguments,
         refs: tuple[ObjectRef[Any], ...],
+        parent: object = None,
     ) -> None:
         self.actor = actor  # keeps the actor alive until the call is through
         self.seq = seq
+        self.parent = parent  # the call, in this process, that made it
         self.target = target
         self.arguments = arguments
         self.refs = refs
@@ -268,6 +270,14 @@ class ActorCaller:
         elif line.process is not None:
             line.process.connection.send(Cancel(record.seq, line.slot))
 
+    def cancel_children(self, parent: object) -> None:
+        """Cancel all calls that `parent` made."""
+        sent = [record for process in self._processes.values() for record in process.flight.values()]
+        waiting = [record for line in self._lines.values() for record in line.queue]
+        for record in [*sent, *waiting]:
+            if record.parent is parent:
+                self.cancel(record)
+
     def kill(self, actor_id: bytes, reason: str) -> None:
         """End an actor now; calls under way fail. Asked, not told: when this returns, its name is free."""
         line = self._lines.get(actor_id)
@@ -324,6 +334,8 @@ class ActorCaller:
         line.queue.clear()
         for record in records:
             self._fail(record, line)
+            if record.sent and not self._runtime.closed:
+                self._runtime.objects.void_results(record.refs)
         if not line.remotes:
             self._forget(line)
 

@@ -101,6 +101,10 @@ class ObjectTable:
             return None
         return self._runtime.wire_value(ref)
 
+    def known_ref(self, oid: bytes) -> ObjectRef[Any] | None:
+        """The ref of this process to an object that others know of, too."""
+        return self._refs.get(oid)
+
     def completed(self, ref: ObjectRef[Any]) -> None:
         """A tracked ref got its value; the node is told if it waits for it."""
         tracked = self._tracked.get(ref._oid)
@@ -202,6 +206,19 @@ class ObjectTable:
             self._track(ref).held_at_node = True  # the worker sealed it in our name
         if value.refs:
             self._track(ref).contains = True
+
+    def void_results(self, refs: tuple[ObjectRef[Any], ...]) -> None:
+        """A call of ours is over, in which a worker died: let go of what that had told the node in our name."""
+        void = []
+        for ref in refs:
+            oid = ref.binary()
+            tracked = self._tracked.get(oid)
+            if tracked is None or not tracked.contains:
+                self._runtime.link.send(Release(oid, []))
+            if tracked is None or not tracked.held_at_node:
+                void.append(oid)
+        if void:
+            self._runtime.link.send(Release(self._runtime.process_id, void))
 
     def hold_for(self, holder: bytes, refs: list[Any], req: int = 0) -> None:
         """Tell the node that the object `holder` contains `refs`."""

@@ -33,6 +33,7 @@ from aioray.runtime.tasks import Function, Task, TaskSubmitter, TaskTarget
 from aioray.runtime.unseen import looked_at
 from aioray.wire.control import (
     ActorUpdate,
+    CancelCall,
     Fetched,
     GiveExtent,
     Hello,
@@ -202,6 +203,8 @@ class Runtime:
                 self.actors.updated(message)
             case Fetched():
                 self.objects.fetched(message)
+            case CancelCall():
+                self._cancel_for_borrower(message)
             case Notice(text):
                 self.log.warning("%s", text)
             case LogLines():
@@ -296,30 +299,30 @@ class Runtime:
 
     def wait_all(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> None:
         """Block until all are done, or one has an error. Raises GetTimeoutError."""
+        for ref in refs:
+            if ref._status == PENDING:
+                break
+            if ref._status != READY:
+                return
+        else:
+            return
+        self._check_may_block("aioray.get(ref)", "await ref")
+        for each in refs:
+            self.objects.want(each)
+        with _Blocked(self):
+            self._wait_in_turn(refs, timeout_s)
+
+    def _wait_in_turn(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        blocked = False
-        try:
-            for ref in refs:
-                if ref._status == PENDING:
-                    if not blocked:
-                        self._check_may_block("aioray.get(ref)", "await ref")
-                        for each in refs:
-                            self.objects.want(each)
-                        blocked = True
-                        self.on_block(True)
-                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                    if not self.reactor.run_until(ref.done, left):
-                        self.require_open()
-                        self.require_open()
-                        done = sum(each._status != PENDING for each in refs)
-                        raise GetTimeoutError(
-                            f"{done} of {len(refs)} objects were there after {timeout_s} s", timeout_s
-                        )
-                if ref._status != READY:
-                    return
-        finally:
-            if blocked:
-                self.on_block(False)
+        for ref in refs:
+            if ref._status == PENDING:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not self.reactor.run_until(ref.done, left):
+                    self.require_open()
+                    done = sum(each._status != PENDING for each in refs)
+                    raise GetTimeoutError(f"{done} of {len(refs)} objects were there after {timeout_s} s", timeout_s)
+            if ref._status != READY:
+                return
 
     def wait(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
@@ -327,13 +330,12 @@ class Runtime:
         """Block until `num_returns` are done or time is up."""
         if sum(ref._status != PENDING for ref in refs) < num_returns:
             self._check_may_block("aioray.wait(refs)", "await aioray.wait(refs)")
-            counter = _Countdown(refs, num_returns)
-            self.on_block(True)
-            try:
-                self.reactor.run_until(counter.reached, timeout_s)
-            finally:
-                self.on_block(False)
-                counter.stop()
+            with _Blocked(self):
+                counter = _Countdown(refs, num_returns)
+                try:
+                    self.reactor.run_until(counter.reached, timeout_s)
+                finally:
+                    counter.stop()
         return split_ready(refs, num_returns)
 
     def wait_for_any(self, arrivals: Arrivals, timeout_s: float | None) -> bool:
@@ -341,11 +343,8 @@ class Runtime:
         if arrivals.any():
             return True
         self._check_may_block("for ref in aioray.as_completed(refs)", "async for ref in aioray.as_completed(refs)")
-        self.on_block(True)
-        try:
+        with _Blocked(self):
             return self.reactor.run_until(arrivals.any, timeout_s)
-        finally:
-            self.on_block(False)
 
     async def wait_async(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
@@ -447,7 +446,7 @@ class Runtime:
         else:
             refs = tuple(ObjectRef(self, seq, index) for index in range(target.num_returns))
         with self.reactor.lock:
-            record = ActorCallRecord(actor, seq, target, arguments, refs)
+            record = ActorCallRecord(actor, seq, target, arguments, refs, self.call_here())
             for ref in refs:
                 ref._task = record
             for _, dep in arguments.deps:
@@ -480,12 +479,22 @@ class Runtime:
 
     def cancel(self, ref: ObjectRef[Any], *, force: bool) -> None:
         """aioray.cancel."""
-        if owner_of(ref.binary()) != self.process_id:
-            raise ValueError("only the process that made the call can cancel it")
         with self.reactor.lock:
-            if ref._status == PENDING and ref._task is not None:
+            if owner_of(ref.binary()) != self.process_id:
+                self.ask_owner_to_cancel(ref, force=force)
+            elif ref._status == PENDING and ref._task is not None:
                 self.cancel_task(ref._task, ref, force=force)
         self.reactor.nudge()
+
+    def ask_owner_to_cancel(self, ref: ObjectRef[Any], *, force: bool = False) -> None:
+        """Cancel a call that another process made. The lock is held."""
+        if ref._status in (PENDING, CANCELLED):
+            self.link.send(CancelCall(ref.binary(), force))
+
+    def _cancel_for_borrower(self, message: CancelCall) -> None:
+        ref = self.objects.known_ref(message.oid)
+        if ref is not None and ref._status == PENDING and ref._task is not None:
+            self.cancel_task(ref._task, ref, force=message.force)
 
     def explain_state(self, ref: ObjectRef[Any]) -> tuple[str, int | None]:
         """What is known here of where a ref is; and the lease request to ask the node about."""
@@ -509,6 +518,30 @@ class Runtime:
 def _what_is(ref: ObjectRef[Any], part: str) -> str:
     name = ref._task if isinstance(ref._task, str) else getattr(ref._task, "name", None)
     return f"the {'result' if part == 'value' else part} of {name} ({ref!r})" if name else f"the {part} of {ref!r}"
+
+
+class _Blocked:
+    """A thread of user code waits. Interrupts of the main thread are raised by `run_until`, or when all is settled."""
+
+    __slots__ = ("_runtime",)
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def __enter__(self) -> None:
+        reactor = self._runtime.reactor
+        reactor.raise_shield()
+        try:
+            self._runtime.on_block(True)
+        except BaseException:
+            reactor.lower_shield()
+            raise
+
+    def __exit__(self, *exc_info: object) -> None:
+        try:
+            self._runtime.on_block(False)
+        finally:
+            self._runtime.reactor.lower_shield()
 
 
 class _Countdown:

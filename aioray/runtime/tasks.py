@@ -18,7 +18,7 @@ from aioray.runtime.calls import (
     when_ready,
     wire_deps,
 )
-from aioray.runtime.connection import Connection, dial
+from aioray.runtime.connection import NO_MORE_FDS, Connection, dial
 from aioray.runtime.pipeline import Duration, KeyQueue, Lease
 from aioray.wire.calls import Call, Cancel, Done, Export, Finished, GiveBack, Greeting
 from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 _LAST_WORDS_S = 1.0  # how long the node may take to say why a worker died
+_OWN_FAULT_S = 0.1  # after which this process may have a file descriptor again
 
 
 class Function:
@@ -69,8 +70,8 @@ class Task:
     """One call of a function, until it has a result."""
 
     __slots__ = (
-        "arguments", "cancelled", "duration", "estimate_us", "function", "lease", "options", "parent", "queue", "refs",
-        "retries", "seq", "wired",
+        "arguments", "cancelled", "duration", "estimate_us", "function", "lease", "lost_worker", "options", "parent",
+        "queue", "refs", "retries", "seq", "wired",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +94,7 @@ class Task:
         self.lease: Lease | None = None
         self.estimate_us = 0.0
         self.cancelled = False
+        self.lost_worker = False  # one died that may have been through with it
         self.wired: list[tuple[int, Value]] = []
 
     @property
@@ -246,20 +248,31 @@ class TaskSubmitter:
             self._runtime.link.send(LeaseReturn(grant.lease_id))
             return
         worker = self._workers.get(grant.address)
-        if worker is None:
+        if worker is not None:
+            worker.connection.drain()
+            if worker.connection.closed:  # it died before the node knew: no task of ours is to blame
+                self._refuse(queue, grant.lease_id, kill=True)
+                self._pump(queue)
+                return
+        else:
             try:
                 worker = self._connect(grant.address)
             except OSError as exc:
-                self._by_lease.pop(grant.lease_id)
-                queue.gone(grant.lease_id)
-                self._runtime.link.send(LeaseReturn(grant.lease_id, kill=True))
+                ours = exc.errno in NO_MORE_FDS
+                self._refuse(queue, grant.lease_id, kill=not ours)
                 self._runtime.log.warning("a worker could not be reached: %s", exc)
-                self._pump(queue)
+                self._runtime.reactor.call_later(_OWN_FAULT_S if ours else 0.0, lambda: self._pump(queue))
                 return
         lease = Lease(grant.lease_id, worker, grant.worker_id)
         worker.lease = lease
         queue.granted(lease, self._runtime.reactor.time())
         self._pump(queue)
+
+    def _refuse(self, queue: KeyQueue, lease_id: int, *, kill: bool) -> None:
+        """A worker that was granted is of no use."""
+        self._by_lease.pop(lease_id)
+        queue.gone(lease_id)
+        self._runtime.link.send(LeaseReturn(lease_id, kill))
 
     def _connect(self, address: str) -> _Worker:
         runtime = self._runtime
@@ -284,7 +297,7 @@ class TaskSubmitter:
             self._fail_lease(queue, lease, message.reason)
         elif queue.waiting:
             task = queue.waiting.popleft()
-            fail(self._runtime, task, task.crashed(message.reason))
+            self._fail(task, task.crashed(message.reason))
         self._pump(queue)
 
     # what workers say
@@ -301,11 +314,15 @@ class TaskSubmitter:
                 if task is not None:
                     task.duration.observe(message.exec_us)
                     task.refs[0]._complete(READY, Value(message.data), task.function.name)
+                    if task.lost_worker:
+                        self._runtime.objects.void_results(task.refs)
             elif type(message) is Finished:
                 task = queue.take_back(lease, message.seq, now)
                 if task is not None:
                     task.duration.observe(message.exec_us)
                     complete(self._runtime, task, message.values)
+                    if task.lost_worker:
+                        self._runtime.objects.void_results(task.refs)
             elif type(message) is GiveBack:
                 self._given_back(queue, lease, message.seqs, now)
         self._pump(queue)
@@ -316,7 +333,7 @@ class TaskSubmitter:
             if task is None:
                 continue
             if task.cancelled:
-                fail(self._runtime, task, cancelled(task))
+                self._fail(task, cancelled(task))
             else:
                 queue.waiting.appendleft(task)
         lease.reserved = bool(lease.tasks)
@@ -351,15 +368,21 @@ class TaskSubmitter:
         tasks, lease.tasks = list(lease.tasks.values()), {}
         for at, task in enumerate(tasks):
             task.lease = None
+            task.lost_worker = True
             if at == 0 and not task.cancelled and task.retries == 0:
-                fail(self._runtime, task, task.crashed(reason))
+                self._fail(task, task.crashed(reason))
                 tasks[0] = None
             elif task.cancelled:
-                fail(self._runtime, task, cancelled(task))
+                self._fail(task, cancelled(task))
                 tasks[at] = None
             elif at == 0 and task.retries > 0:
                 task.retries -= 1
         queue.waiting.extendleft(task for task in reversed(tasks) if task is not None)
+
+    def _fail(self, task: Task, error: Exception) -> None:
+        fail(self._runtime, task, error)
+        if task.lost_worker:
+            self._runtime.objects.void_results(task.refs)
 
     # cancelling
 
@@ -370,7 +393,7 @@ class TaskSubmitter:
         if lease is None:
             if task in task.queue.waiting:
                 task.queue.waiting.remove(task)
-            fail(self._runtime, task, cancelled(task))
+            self._fail(task, cancelled(task))
             self._pump(task.queue)
         elif force and next(iter(lease.tasks)) == task.seq:
             self._by_lease.pop(lease.lease_id, None)
@@ -409,7 +432,8 @@ class TaskSubmitter:
         return [*(task for lease in leases for task in lease.tasks.values()), *queue.waiting]
 
     def cancel_children(self, parent: object) -> None:
-        """Cancel all that `parent` submitted. What waits for an argument of theirs fails with them."""
+        """Cancel all that `parent` submitted, here and to actors. What waits for an argument of theirs fails, too."""
+        self._runtime.actors.cancel_children(parent)
         for queue in list(self._queues.values()):
             for task in self._tasks_of(queue):
                 if task.parent is parent:

@@ -12,7 +12,7 @@ import msgspec
 
 from aioray.wire.values import Value
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Message(msgspec.Struct, array_like=True):
@@ -228,7 +228,7 @@ class LogLines(Message, tag=26):
 
 
 class Exit(Message, tag=27):
-    """Node -> worker: finish and go. Process -> node (a worker): I am going on purpose."""
+    """Node -> worker, or zygote: finish and go. Process -> node (a worker): I am going on purpose."""
 
     reason: str = ""
 
@@ -255,14 +255,27 @@ class Exited(Message, tag=30):
     status: int
 
 
-class EndActor(Message, tag=31):
+class Inherit(Message, tag=31):
+    """Node -> zygote, first: should I end without an Exit to you, remove what my session leaves."""
+
+    session_dir: str
+
+
+class CancelCall(Message, tag=32):
+    """Process -> node -> owner: stop what computes this object. Does nothing when it is done."""
+
+    oid: bytes
+    force: bool = False
+
+
+class EndActor(Message, tag=33):
     """Node -> worker: this light actor is over; unless `now`, what has come is done first."""
 
     slot: int
     now: bool
 
 
-class ActorExit(Message, tag=32):
+class ActorExit(Message, tag=34):
     """Worker -> node: this light actor goes on purpose."""
 
     actor_id: bytes
@@ -299,6 +312,8 @@ ControlMessage = (
     | ForkWorker
     | Forked
     | Exited
+    | Inherit
+    | CancelCall
     | EndActor
     | ActorExit
 )

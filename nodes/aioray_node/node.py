@@ -22,6 +22,7 @@ from aioray.wire.control import (
     ActorStarted,
     Answer,
     Blocked,
+    CancelCall,
     Exit,
     Fetch,
     GiveExtent,
@@ -40,6 +41,7 @@ from aioray.wire.control import (
     Welcome,
 )
 from aioray.wire.framing import control_decoder
+from aioray.wire.values import owner_of
 from aioray_node.gcs import actors
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.objects import directory
@@ -155,6 +157,7 @@ class Node:
         zygote, self._first_zygote = self._first_zygote, None
         if zygote is None:
             zygote = ZygoteProcess.spawn(self._config)
+        zygote.inherit(str(self._session.dir))
         self._session.note_zygote(zygote.pid)
         return zygote
 
@@ -253,6 +256,8 @@ class Node:
 
     def _messages(self, peer: Peer, connection: Connection, messages: list[Any]) -> None:
         for message in messages:
+            if peer.worker is not None and peer.worker.given_up:
+                return  # who gave it up has let go of all that it was to make
             self._handle(peer, connection, message)
 
     def _handle(self, peer: Peer, connection: Connection, message: Any) -> None:
@@ -276,6 +281,8 @@ class Node:
                 self._actors.released(process, oids)
             case Fetch(oid):
                 self._store.feed(directory.Wanted(process, oid))
+            case CancelCall(oid):
+                self._send(owner_of(oid), message)
             case Seal(value, req):
                 self._store.feed(directory.Sealed(value))
                 connection.send(Ack(req))

@@ -63,6 +63,9 @@ class FakeZygote:
         self.report = on_report
         self.die = on_death
 
+    def inherit(self, session_dir: str) -> None:
+        """There will be nothing to remove."""
+
     def fork_worker(self, worker_id: str, session_dir: str, stdout_fd: int, stderr_fd: int) -> None:
         self.ordered.append(worker_id)
 

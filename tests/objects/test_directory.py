@@ -98,6 +98,26 @@ def test_a_result_that_comes_after_the_owner_gave_it_up_is_freed_at_once() -> No
     assert run(state, Sealed(value)) == [Unwanted(value)]
 
 
+def test_a_result_that_is_made_again_replaces_what_the_dead_worker_made() -> None:
+    first, second = (Value(nbytes=640, offset=offset, oid=THING) for offset in (64, 6400))
+    state = State()
+    run(state, Sealed(first))
+    assert run(state, Sealed(second)) == [Unwanted(first)]
+    assert run(state, Released(OWNER, [THING])) == [Forgotten(THING, second)]
+
+
+def test_a_result_that_is_made_again_while_others_look_at_the_first_is_freed_with_it() -> None:
+    first, second = (Value(nbytes=640, offset=offset, oid=THING) for offset in (64, 6400))
+    state = State()
+    run(state, Shared(THING))
+    run(state, Held(OTHER, [THING]))
+    run(state, Sealed(first))
+    assert run(state, Sealed(second)) == []
+    assert run(state, Wanted(OTHER, THING)) == [Deliver(OTHER, THING, first)]
+    run(state, Released(OWNER, [THING]))
+    assert run(state, Released(OTHER, [THING])) == [Unwanted(second), Forgotten(THING, first)]
+
+
 def test_readers_hear_when_the_owner_dies_before_the_value_is_there() -> None:
     state = State()
     run(state, Shared(THING))

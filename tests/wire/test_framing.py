@@ -139,15 +139,17 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         28 ForkWorker worker_id session_dir
         29 Forked worker_id pid error
         30 Exited worker_id status
-        31 EndActor slot now
-        32 ActorExit actor_id reason
+        31 Inherit session_dir
+        32 CancelCall oid force
+        33 EndActor slot now
+        34 ActorExit actor_id reason
     """
     found: list[str] = []
     for kind in CONTROLS:
         found += [str(kind.__struct_config__.tag), kind.__name__, *kind.__struct_fields__]
     # Appended fields are fine: add them here. Anything else needs a new PROTOCOL_VERSION.
     assert found == pinned.split()
-    assert control.PROTOCOL_VERSION == 1
+    assert control.PROTOCOL_VERSION == 2
     assert frame(Ack(5)).hex() == "03000000920e05"
     assert frame(control.Blocked(True)).hex() == "030000009207c3"
 

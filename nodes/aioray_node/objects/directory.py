@@ -73,7 +73,7 @@ class Forgotten(msgspec.Struct, frozen=True):
 
 
 class Unwanted(msgspec.Struct, frozen=True):
-    """These bytes came too late: nobody will ever look at them."""
+    """Nobody looks at these bytes, or ever will: they came too late, or were made once more."""
 
     value: Value
 
@@ -88,6 +88,7 @@ class Entry:
     value: Value | None = None
     holders: set[bytes] = field(default_factory=set)
     waiters: set[bytes] = field(default_factory=set)
+    copies: list[Value] = field(default_factory=list)  # made again after somebody else was given the value
 
 
 @dataclass(slots=True)
@@ -103,7 +104,7 @@ def handle(state: State, event: Event) -> list[Command]:
         case Shared(oid, value):
             return _shared(state, oid, value)
         case Sealed(value):
-            return _shared(state, value.oid, value)
+            return _sealed(state, value)
         case Held(holder, oids):
             for oid in oids:
                 _hold(state, holder, oid)
@@ -146,6 +147,19 @@ def _shared(state: State, oid: bytes, value: Value | None) -> list[Command]:
     return commands + _free(state, [oid])
 
 
+def _sealed(state: State, value: Value) -> list[Command]:
+    entry = state.entries.get(value.oid)
+    before = entry.value if entry is not None else None
+    if entry is None or before is None or before.is_error:
+        return _shared(state, value.oid, value)
+    # The worker that made it died before its caller heard of it, and so another has made it again.
+    if entry.holders <= {owner_of(value.oid)}:
+        entry.value = value
+        return [Unwanted(before)] if before.nbytes else []
+    entry.copies.append(value)
+    return []
+
+
 def _release(state: State, holder: bytes, oids: list[bytes]) -> list[Command]:
     held = state.held_by.get(holder, set())
     for oid in oids:
@@ -173,6 +187,7 @@ def _free(state: State, oids: list[bytes]) -> list[Command]:
             continue
         del state.entries[oid]
         commands += [OwnerLost(waiter, oid) for waiter in sorted(entry.waiters)]  # else they would wait for ever
+        commands += [Unwanted(value) for value in entry.copies]
         if entry.known:
             commands.append(Forgotten(oid, entry.value))
         for inner in state.held_by.pop(oid, ()):

@@ -41,6 +41,7 @@ class Worker:
     lease_id: int | None = None
     pipes: list[LogPipe] = field(default_factory=list)
     why_killed: str = ""
+    given_up: bool = False  # it was killed: what it still says counts no more
 
 
 class WorkerPool:
@@ -149,6 +150,9 @@ class WorkerPool:
         return worker
 
     def _gone(self, worker: Worker, reason: str) -> None:
+        worker.pid = 0  # it is reaped: the number may be somebody else's by now
+        if worker.connection is not None:
+            worker.connection.drain()  # its last words go before the news of its end
         self._drop(worker)
         if worker.lease_id is not None and not self._closed:
             lease_id, worker.lease_id = worker.lease_id, None
@@ -167,6 +171,7 @@ class WorkerPool:
     def kill(self, worker: Worker, reason: str) -> None:
         """End a worker at once; whoever has a lease on it hears `reason`."""
         worker.why_killed = worker.why_killed or reason
+        worker.given_up = True
         if worker.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from aioray.wire.control import Exited, Forked, ForkWorker
+from aioray.wire.control import Exit, Exited, Forked, ForkWorker, Inherit
 from aioray.wire.framing import control_decoder
 
 if TYPE_CHECKING:
@@ -82,6 +83,14 @@ class ZygoteProcess:
     def on_writable(self) -> None:
         """Never asked for: orders are small and few."""
 
+    def inherit(self, session_dir: str) -> None:
+        """Have it remove this session if its node is killed. Does nothing when the zygote is gone."""
+        self._say(Inherit(session_dir))
+
+    def _say(self, message: msgspec.Struct) -> None:
+        with contextlib.suppress(OSError):  # it is gone, which we hear of by reading
+            self.sock.send(msgspec.msgpack.encode(message))
+
     def fork_worker(self, worker_id: str, session_dir: str, stdout_fd: int, stderr_fd: int) -> None:
         """Order one worker; Forked reports. Raises OSError when the zygote is gone."""
         data = msgspec.msgpack.encode(ForkWorker(worker_id, session_dir))
@@ -92,6 +101,7 @@ class ZygoteProcess:
         if self.sock.fileno() >= 0:
             if self._reactor is not None:
                 self._reactor.unregister(self.sock.fileno())
+            self._say(Exit("the node ends it"))
             self.sock.close()
 
     def close(self, timeout_s: float) -> None:
