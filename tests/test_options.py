@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 from aioray.exceptions import InvalidOptionError
 from aioray.options import (
     ACTOR_DEFAULTS,
+    METHOD_DEFAULTS,
     TABLE,
     TASK_DEFAULTS,
     ActorOptions,
     Kind,
+    MethodOptions,
     Option,
     TaskOptions,
     actor_options,
+    method_options,
     task_options,
 )
 
@@ -28,8 +31,14 @@ ROWS = [(kind, row) for kind in TABLE for row in TABLE[kind].values()]
 MIB = 1024 * 1024
 
 
-def options(kind: Kind, given: dict[str, Any]) -> TaskOptions | ActorOptions:
-    return task_options(given) if kind == "task" else actor_options(given)
+def options(kind: Kind, given: dict[str, Any]) -> TaskOptions | ActorOptions | MethodOptions:
+    match kind:
+        case "task":
+            return task_options(given)
+        case "actor":
+            return actor_options(given)
+        case "method":
+            return method_options(given)
 
 
 def refused(kind: Kind, **given: Any) -> InvalidOptionError:
@@ -65,7 +74,7 @@ def test_a_demand_is_computed_once() -> None:
 
 @pytest.mark.parametrize(("kind", "row"), ROWS)
 def test_every_implemented_option_has_a_field_and_every_field_a_row(kind: Kind, row: Option) -> None:
-    defaults = TASK_DEFAULTS if kind == "task" else ACTOR_DEFAULTS
+    defaults: Any = {"task": TASK_DEFAULTS, "actor": ACTOR_DEFAULTS, "method": METHOD_DEFAULTS}[kind]
     names = {each.name for each in dataclasses.fields(defaults) if each.init}
     assert (row.name in names) == row.implemented
     assert names <= TABLE[kind].keys()
@@ -95,7 +104,7 @@ def test_an_option_that_is_yet_to_come_is_refused_and_says_so(kind: Kind, row: O
         ("actor", {"max_restarts": -1}),
         ("actor", {"max_task_retries": 3}),
         ("actor", {"max_pending_calls": 10}),
-        ("actor", {"isolation": "shared"}),
+        ("method", {"num_returns": "dynamic"}),
     ],
 )
 def test_a_value_that_is_yet_to_come_is_refused_and_says_so(kind: Kind, given: dict[str, Any]) -> None:
@@ -106,7 +115,8 @@ def test_a_value_that_is_yet_to_come_is_refused_and_says_so(kind: Kind, given: d
 @pytest.mark.parametrize("value", [-1, True, "1", math.nan, math.inf, 1e300, 10**400, [], 0.00001, -0.5])
 def test_an_amount_that_cannot_be_is_refused(name: str, value: Any) -> None:
     for kind in TABLE:
-        assert refused(kind, **{name: value}).option == name
+        if name in TABLE[kind]:
+            assert refused(kind, **{name: value}).option == name
     if name != "memory":
         assert "x: " in refused("task", resources={"x": value}).reason
 
@@ -154,7 +164,9 @@ def test_an_unknown_option_is_refused_with_the_nearest_and_all_names() -> None:
 
 def test_an_option_of_the_other_kind_is_refused_and_says_whose_it_is() -> None:
     assert "only actors do" in str(refused("task", max_restarts=0))
-    assert "only tasks do" in str(refused("actor", num_returns=1))
+    assert "only tasks and methods do" in str(refused("actor", num_returns=1))
+    assert "only tasks and actors do" in str(refused("method", num_cpus=1))
+    assert "only methods do" in str(refused("actor", concurrency_group="io"))
 
 
 def test_options_are_laid_over_a_base() -> None:
@@ -220,6 +232,7 @@ def test_any_value_is_taken_or_refused_by_name(case: tuple[Kind, Option], value:
     except InvalidOptionError as exc:
         error = pickle.loads(pickle.dumps(exc))
     else:
-        assert all(0 < units < 2**63 for units in taken.demand().values())
+        if not isinstance(taken, MethodOptions):
+            assert all(0 < units < 2**63 for units in taken.demand().values())
         return
     assert (error.option, error.allowed) == (row.name, row.allowed)
