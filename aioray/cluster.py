@@ -19,6 +19,7 @@ import msgspec
 
 from aioray import current
 from aioray.exceptions import InvalidOptionError, RaySystemError
+from aioray.runtime import child_python
 from aioray.runtime.reactor import Reactor
 from aioray.runtime.runtime import Runtime
 from aioray.wire.control import Reserve
@@ -251,16 +252,13 @@ class HeadProcess:
     """A head node beside a program that has no event loop. It ends when this process does, however that happens."""
 
     def __init__(self, options: ClusterOptions) -> None:
-        environment = dict(os.environ)
-        paths = [*sys.path, str(_NODES)] if _NODES.is_dir() else sys.path
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        nodes = str(_NODES) if _NODES.is_dir() else ""
         told = msgspec.to_builtins(options)
         del told["namespace"], told["log_to_driver"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "aioray_node", json.dumps(told)],
+            child_python.command("aioray_node.__main__", json.dumps(told), also_from=nodes),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
             start_new_session=True,  # Ctrl-C is for the driver
         )
 

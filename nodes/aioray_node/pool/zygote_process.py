@@ -8,11 +8,11 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from aioray.runtime import child_python
 from aioray.wire.control import Exit, Exited, Forked, ForkWorker, Inherit
 from aioray.wire.framing import control_decoder
 
@@ -48,7 +48,7 @@ class ZygoteProcess:
         ours, theirs = socket_pair()
         with theirs:
             told = [str(theirs.fileno()), msgspec.json.encode(config).decode()]
-            command = [sys.executable, "-m", "aioray_node.pool.zygote", *told]
+            command = child_python.command("aioray_node.pool.zygote", *told)
             process = subprocess.Popen(  # returns at once: nothing to await
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=_child_environment()
             )
@@ -138,11 +138,8 @@ class ZygoteProcess:
 
 
 def _child_environment() -> dict[str, str]:
-    """Ours, with the import path as it is here, and one thread a library: a fork would lose the others."""
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    environment.update(single_threaded_libraries(environment))
-    return environment
+    """Ours, but with one thread a library: a fork would lose the others."""
+    return {**os.environ, **single_threaded_libraries(dict(os.environ))}
 
 
 def single_threaded_libraries(environment: dict[str, str]) -> dict[str, str]:
