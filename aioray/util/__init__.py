@@ -1,0 +1,28 @@
+"""Libraries on top of the public API. Each part is imported when it is first asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aioray.util.actor_pool import ActorPool as ActorPool
+
+_WHERE = {
+    "ActorPool": "actor_pool",
+}
+_MODULES = {"actor_pool"}
+
+__all__ = ["ActorPool"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE, *_MODULES})

@@ -1,0 +1,70 @@
+"""Remote classes and functions for the tests of util, apart from these: workers import this, and not pytest."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import Any
+
+import aioray
+
+
+class PlainDoubler:
+    """Doubles; fails for negative numbers; waits at its gate when it is told to."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.calls = 0
+
+    def double(self, number: int) -> int:
+        self.calls += 1
+        if number < 0:
+            raise ValueError(f"{number} is negative")
+        return 2 * number
+
+    def double_later(self, gate: Any, number: int) -> int:
+        aioray.get(gate.passed.remote(number))
+        return self.double(number)
+
+    def count(self) -> int:
+        return self.calls
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def die(self, _: Any = None) -> None:
+        os._exit(1)
+
+
+Doubler: Any = aioray.remote(num_cpus=0)(PlainDoubler)
+
+
+class PlainGate:
+    """Lets through whom it was told to; knows who stands before it."""
+
+    def __init__(self) -> None:
+        self._open: set[Any] = set()
+        self._here: list[Any] = []
+        self._news = asyncio.Condition()
+
+    async def passed(self, name: Any = None) -> Any:
+        async with self._news:
+            self._here.append(name)
+            self._news.notify_all()
+            await self._news.wait_for(lambda: name in self._open)
+        return name
+
+    async def open(self, *names: Any) -> None:
+        async with self._news:
+            self._open.update(names or (None,))
+            self._news.notify_all()
+
+    async def here(self, count: int) -> list[Any]:
+        """Who came, as soon as `count` have."""
+        async with self._news:
+            await self._news.wait_for(lambda: len(self._here) >= count)
+        return self._here
+
+
+Gate: Any = aioray.remote(num_cpus=0)(PlainGate)
