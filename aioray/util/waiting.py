@@ -25,7 +25,7 @@ def check_timeout(timeout: Any, name: str = "timeout") -> None:
     """Raises InvalidOptionError unless `timeout` is None, or seconds, 0 or more."""
     if timeout is None:
         return
-    if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real) or not timeout >= 0 or math.isinf(timeout):
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf:
         raise InvalidOptionError(name, timeout, "None, or seconds, 0 or more")
 
 
