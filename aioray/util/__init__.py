@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aioray.util.actor_pool import ActorPool as ActorPool
+    from aioray.util.completion import as_completed as as_completed
+    from aioray.util.completion import map_unordered as map_unordered
 
 _WHERE = {
     "ActorPool": "actor_pool",
+    "as_completed": "completion",
+    "map_unordered": "completion",
 }
-_MODULES = {"actor_pool"}
+_MODULES = {"actor_pool", "queue"}
 
-__all__ = ["ActorPool"]
+__all__ = ["ActorPool", "as_completed", "map_unordered"]
 
 
 def __getattr__(name: str) -> Any:

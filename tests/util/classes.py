@@ -68,3 +68,31 @@ class PlainGate:
 
 
 Gate: Any = aioray.remote(num_cpus=0)(PlainGate)
+
+
+@aioray.remote(num_cpus=0)
+def take(queue: Any, count: int) -> list[Any]:
+    return [queue.get() for _ in range(count)]
+
+
+@aioray.remote(num_cpus=0)
+def fill(queue: Any, items: list[Any]) -> None:
+    for item in items:
+        queue.put(item)
+
+
+@aioray.remote(num_cpus=0)
+async def take_async(queue: Any, count: int) -> list[Any]:
+    return [await queue.get_async() for _ in range(count)]
+
+
+@aioray.remote(num_cpus=0)
+def double_task(number: int) -> int:
+    if number < 0:
+        raise ValueError(f"{number} is negative")
+    return 2 * number
+
+
+@aioray.remote(num_cpus=0)
+def pass_gate(gate: Any, name: Any) -> Any:
+    return aioray.get(gate.passed.remote(name))
