@@ -15,7 +15,7 @@ _WHERE = {
     "as_completed": "completion",
     "map_unordered": "completion",
 }
-_MODULES = {"actor_pool", "queue"}
+_MODULES = {"actor_pool", "multiprocessing", "queue"}
 
 __all__ = ["ActorPool", "as_completed", "map_unordered"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 import numbers
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from aioray.exceptions import BlockingCallError, InvalidOptionError
 
 if TYPE_CHECKING:
     import concurrent.futures
+    from collections.abc import Callable
 
     from aioray.runtime.runtime import Runtime
 
@@ -41,20 +44,32 @@ def check_flag(value: Any, name: str) -> None:
         raise InvalidOptionError(name, value, "True or False")
 
 
-class _WhenDone:
-    """A future, as the runtime waits for things: a task that waits lends its CPU to others meanwhile."""
+class _Condition:
+    """A condition, as the runtime waits for things: a task that waits lends its CPU to others meanwhile."""
 
-    def __init__(self, future: concurrent.futures.Future[Any]) -> None:
-        self.done = future.done
-        self.any = future.done
+    def __init__(self, holds: Callable[[], bool]) -> None:
+        self.any = holds
 
 
-def wait_for(runtime: Runtime, future: concurrent.futures.Future[Any], timeout_s: float | None) -> bool:
-    """Block until `future`, which another thread completes, is done; False when time is up first.
+def wait_until(runtime: Runtime, holds: Callable[[], bool], timeout_s: float | None) -> bool:
+    """Block until `holds()`; False when time is up first. Who makes it hold, in another thread, nudges the reactor.
 
-    Not `future.result()`: this thread does the cluster's I/O itself where nobody else does.
+    Not a threading.Event: this thread does the cluster's I/O itself where nobody else does.
     """
-    if future.done():
+    if holds():
         return True
-    future.add_done_callback(lambda _: runtime.reactor.nudge())
-    return runtime.wait_for_any(_WhenDone(future), timeout_s)  # type: ignore[arg-type] # all it asks for is any()
+    return runtime.wait_for_any(_Condition(holds), timeout_s)  # type: ignore[arg-type] # all it asks for is any()
+
+
+async def until_done(*futures: concurrent.futures.Future[Any]) -> None:
+    """Wait until one of `futures`, which another thread completes, is done. Cancelling this cancels none of them."""
+    loop = asyncio.get_running_loop()
+    some = asyncio.Event()
+
+    def tell(_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop that waited is closed
+            loop.call_soon_threadsafe(some.set)
+
+    for future in futures:
+        future.add_done_callback(tell)
+    await some.wait()

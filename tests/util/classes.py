@@ -96,3 +96,52 @@ def double_task(number: int) -> int:
 @aioray.remote(num_cpus=0)
 def pass_gate(gate: Any, name: Any) -> Any:
     return aioray.get(gate.passed.remote(name))
+
+
+# for pools
+
+
+def square(number: int) -> int:
+    if number < 0:
+        raise ValueError(f"{number} is negative")
+    return number * number
+
+
+def power(base: int, exponent: int = 2) -> int:
+    return int(base**exponent)
+
+
+def own_pid(_: Any = None) -> int:
+    return os.getpid()
+
+
+def die(_: Any = None) -> None:
+    os._exit(1)
+
+
+def pass_the_gate(gate: Any, name: Any) -> Any:
+    return aioray.get(gate.passed.remote(name))
+
+
+_told: list[Any] = []
+
+
+def tell(thing: Any) -> None:
+    """As an initializer: what it was given, `what_was_told` returns."""
+    _told.append(thing)
+
+
+def what_was_told(_: Any = None) -> list[Any]:
+    return _told
+
+
+def refuse(text: str) -> None:
+    raise RuntimeError(text)
+
+
+@aioray.remote(num_cpus=1)
+def pool_in_a_task() -> list[int]:
+    from aioray.util.multiprocessing import Pool
+
+    with Pool(2) as pool:
+        return pool.map(square, range(5)) + list(pool.imap(square, range(3)))
