@@ -9,15 +9,17 @@ if TYPE_CHECKING:
     from aioray.util.actor_pool import ActorPool as ActorPool
     from aioray.util.completion import as_completed as as_completed
     from aioray.util.completion import map_unordered as map_unordered
+    from aioray.util.executor import Executor as Executor
 
 _WHERE = {
     "ActorPool": "actor_pool",
     "as_completed": "completion",
     "map_unordered": "completion",
+    "Executor": "executor",
 }
-_MODULES = {"actor_pool", "multiprocessing", "queue"}
+_MODULES = {"actor_pool", "joblib", "multiprocessing", "queue"}
 
-__all__ = ["ActorPool", "as_completed", "map_unordered"]
+__all__ = ["ActorPool", "Executor", "as_completed", "map_unordered"]
 
 
 def __getattr__(name: str) -> Any:

@@ -145,3 +145,30 @@ def pool_in_a_task() -> list[int]:
 
     with Pool(2) as pool:
         return pool.map(square, range(5)) + list(pool.imap(square, range(3)))
+
+
+def interrupted_at_the_gate(gate: Any) -> None:
+    """Tells the gate when it is stopped before the gate lets it through."""
+    try:
+        aioray.get(gate.passed.remote("before"))
+    finally:
+        aioray.get(gate.open.remote("stopped"))
+
+
+@aioray.remote(num_cpus=1)
+def executor_in_a_task() -> list[int]:
+    from aioray.util import Executor
+
+    with Executor() as executor:
+        return [executor.submit(square, 3).result(), *executor.map(square, range(3))]
+
+
+@aioray.remote(num_cpus=1)
+def joblib_in_a_task() -> list[int]:
+    import joblib
+
+    from aioray.util.joblib import register_ray
+
+    register_ray()
+    with joblib.parallel_backend("ray"):
+        return list(joblib.Parallel(n_jobs=2)(joblib.delayed(square)(n) for n in range(4)))
