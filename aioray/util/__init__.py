@@ -17,7 +17,7 @@ _WHERE = {
     "map_unordered": "completion",
     "Executor": "executor",
 }
-_MODULES = {"actor_pool", "joblib", "multiprocessing", "queue"}
+_MODULES = {"actor_pool", "collective", "joblib", "multiprocessing", "queue"}
 
 __all__ = ["ActorPool", "Executor", "as_completed", "map_unordered"]
 
