@@ -172,3 +172,52 @@ def joblib_in_a_task() -> list[int]:
     register_ray()
     with joblib.parallel_backend("ray"):
         return list(joblib.Parallel(n_jobs=2)(joblib.delayed(square)(n) for n in range(4)))
+
+
+# for serializers
+
+
+class Locked:
+    """Pickle cannot take it."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+        self.lock = threading.Lock()
+
+
+class Custom(Locked):
+    """For the tests that register a serializer."""
+
+
+def to_number(obj: Locked) -> int:
+    return obj.value
+
+
+def to_custom(value: int) -> Custom:
+    return Custom(value)
+
+
+@aioray.remote(num_cpus=0)
+def value_of(obj: Locked) -> int:
+    return obj.value
+
+
+@aioray.remote(num_cpus=0)
+def one_more(obj: Locked) -> Locked:
+    return type(obj)(obj.value + 1)
+
+
+@aioray.remote(num_cpus=0)
+def make_custom(value: int) -> Custom:
+    from aioray.util import register_serializer
+
+    register_serializer(Custom, serializer=to_number, deserializer=to_custom)
+    return Custom(value)
+
+
+@aioray.remote(num_cpus=0)
+def count_with_tqdm(count: int) -> None:
+    from aioray.util import tqdm
+
+    for _ in tqdm(range(count), desc="counting", position=3, flush_interval_s=1000):
+        pass
