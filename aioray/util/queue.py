@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aioray.actors import ActorHandle
     from aioray.refs import ObjectRef
 
+_WATCH_AFTER_S = 0.05  # a get that takes longer is watched: if its process dies, the next item is for somebody else
 _MAX_WAITING = 1_000_000  # calls at once: those that wait must not keep out the one that would end their wait
 
 
@@ -37,6 +38,7 @@ class QueueActor:
         self._items: collections.deque[Any] = collections.deque()
         self._getters: dict[bytes, asyncio.Future[Any]] = {}  # by ticket, in the order in which they came
         self._putters: dict[asyncio.Future[None], Any] = {}  # with their items
+        self._watched = 0
         self._calm = asyncio.Condition()  # told when nobody waits any more
 
     def _settle(self) -> None:
@@ -90,6 +92,24 @@ class QueueActor:
             async with self._calm:
                 self._calm.notify_all()
 
+    async def watch(self, ticket: bytes, answer: list[ObjectRef[Any]]) -> None:
+        """Withdraw this ticket if its process dies. `answer`: the ref to its `get`, which that process owns."""
+        getter = self._getters.get(ticket)
+        if getter is None:
+            return
+        self._watched += 1
+        owner_gone = asyncio.ensure_future(_until_done(answer.pop()))
+        try:
+            await asyncio.wait([getter, owner_gone], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            owner_gone.cancel()
+            self._watched -= 1
+        await self.withdraw(ticket)
+
+    async def watched(self) -> int:
+        """How many of those that wait are watched."""
+        return self._watched
+
     async def withdraw(self, ticket: bytes) -> None:
         """Whoever waits with this ticket has given up. If it was served already, it gives the item back."""
         getter = self._getters.pop(ticket, None)
@@ -124,6 +144,11 @@ class QueueActor:
         """Comes back when nobody waits to put or to get."""
         async with self._calm:
             await self._calm.wait_for(lambda: not self._getters and not self._putters)
+
+
+async def _until_done(ref: ObjectRef[Any]) -> None:
+    with contextlib.suppress(Exception):
+        await ref
 
 
 class Queue:
@@ -176,6 +201,8 @@ class Queue:
         refuse_in_loop("Queue.get()", "await queue.get_async()")
         ref, ticket = self._get(block, timeout)
         try:
+            if not aioray.wait([ref], timeout=_WATCH_AFTER_S)[0]:
+                self._watch(ref, ticket)
             found, item = aioray.get(ref)
         except KeyboardInterrupt:  # Ctrl-C, or this task was cancelled: no item may be lost with it
             self._withdraw(ticket)
@@ -191,6 +218,8 @@ class Queue:
         """`get`, awaited. When it is cancelled no item is lost: one that was on its way goes back to the front."""
         ref, ticket = self._get(block, timeout)
         try:
+            if not (await aioray.wait([ref], timeout=_WATCH_AFTER_S))[0]:
+                self._watch(ref, ticket)
             found, item = await asyncio.shield(ref)
         except asyncio.CancelledError:
             ref.add_done_callback(self._give_back)
@@ -206,6 +235,10 @@ class Queue:
     def _get(self, block: bool, timeout_s: float | None) -> tuple[ObjectRef[tuple[bool, Any]], bytes]:
         ticket = os.urandom(8)
         return self._actor.get.remote(ticket, _wait_s(block, timeout_s)), ticket
+
+    def _watch(self, ref: ObjectRef[Any], ticket: bytes) -> None:
+        if self.actor is not None:
+            self.actor.watch.options(num_returns=0).remote(ticket, [ref])
 
     def _withdraw(self, ticket: bytes) -> None:
         if self.actor is not None:

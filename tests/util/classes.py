@@ -221,3 +221,11 @@ def count_with_tqdm(count: int) -> None:
 
     for _ in tqdm(range(count), desc="counting", position=3, flush_interval_s=1000):
         pass
+
+
+class PlainTaker:
+    def take(self, queue: Any) -> Any:
+        return queue.get()
+
+
+Taker: Any = aioray.remote(num_cpus=0)(PlainTaker)

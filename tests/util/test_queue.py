@@ -11,7 +11,8 @@ import pytest
 import aioray
 from aioray.exceptions import ActorDiedError, InvalidOptionError
 from aioray.util.queue import Empty, Full, Queue
-from tests.util.classes import fill, take, take_async
+from tests.api.support import eventually
+from tests.util.classes import Taker, fill, take, take_async
 
 SHORT_S = 0.01
 
@@ -114,6 +115,30 @@ def test_a_task_that_is_cancelled_while_it_waits_takes_no_item(shared_ray: Any) 
 def say_and_take(reached: Queue, items: Queue) -> Any:
     reached.put(None)
     return items.get()
+
+
+def test_a_process_that_dies_while_it_waits_takes_no_item(shared_ray: Any) -> None:
+    """
+    1. an actor waits for an item, for so long that the queue watches it
+    2. it is killed; the queue hears of it, and gives the next item to somebody else
+    """
+    items = Queue()
+    taker = Taker.remote()
+    taker.take.remote(items)
+    eventually(lambda: shared_ray.get(items.actor.watched.remote()) == 1)  # type: ignore[union-attr]
+    shared_ray.kill(taker)
+    eventually(lambda: shared_ray.get(items.actor.watched.remote()) == 0)  # type: ignore[union-attr]
+    items.put(1)
+    assert items.get(timeout=10) == 1
+
+
+def test_who_waits_long_gets_its_item_all_the_same(shared_ray: Any) -> None:
+    items = Queue()
+    taken = take.remote(items, 1)
+    eventually(lambda: shared_ray.get(items.actor.watched.remote()) == 1)  # type: ignore[union-attr]
+    items.put("worth it")
+    assert shared_ray.get(taken) == ["worth it"]
+    eventually(lambda: shared_ray.get(items.actor.watched.remote()) == 0)  # type: ignore[union-attr]
 
 
 def test_shutdown_waits_for_those_who_wait_and_not_for_ever(shared_ray: Any) -> None:
