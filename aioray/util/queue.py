@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aioray.refs import ObjectRef
 
 _WATCH_AFTER_S = 0.05  # a get that takes longer is watched: if its process dies, the next item is for somebody else
+_GIVE_BACK_S = 5.0  # how long a get that was interrupted waits for what was on its way
 _MAX_WAITING = 1_000_000  # calls at once: those that wait must not keep out the one that would end their wait
 
 
@@ -199,16 +200,20 @@ class Queue:
         timeout: seconds to wait, default without end. block=False: do not wait. Raises Empty.
         """
         refuse_in_loop("Queue.get()", "await queue.get_async()")
-        ref, ticket = self._get(block, timeout)
-        try:
+        wait_s = _wait_s(block, timeout)
+        ticket = os.urandom(8)
+        ref: ObjectRef[tuple[bool, Any]] | None = None
+        try:  # all of it in here: Ctrl-C comes where it likes
+            ref = self._actor.get.remote(ticket, wait_s)
             if not aioray.wait([ref], timeout=_WATCH_AFTER_S)[0]:
                 self._watch(ref, ticket)
             found, item = aioray.get(ref)
-        except KeyboardInterrupt:  # Ctrl-C, or this task was cancelled: no item may be lost with it
+        except KeyboardInterrupt:  # or this task was cancelled: no item may be lost with it
             self._withdraw(ticket)
-            with contextlib.suppress(Exception):
-                aioray.wait([ref], timeout=1)
-                self._give_back(ref)
+            if ref is not None:
+                with contextlib.suppress(Exception):
+                    aioray.wait([ref], timeout=_GIVE_BACK_S)
+                    self._give_back(ref)
             raise
         if not found:
             raise Empty
@@ -216,7 +221,8 @@ class Queue:
 
     async def get_async(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: ASYNC109 # as in Ray
         """`get`, awaited. When it is cancelled no item is lost: one that was on its way goes back to the front."""
-        ref, ticket = self._get(block, timeout)
+        ticket = os.urandom(8)
+        ref: ObjectRef[tuple[bool, Any]] = self._actor.get.remote(ticket, _wait_s(block, timeout))
         try:
             if not (await aioray.wait([ref], timeout=_WATCH_AFTER_S))[0]:
                 self._watch(ref, ticket)
@@ -231,10 +237,6 @@ class Queue:
         if not found:
             raise Empty
         return item
-
-    def _get(self, block: bool, timeout_s: float | None) -> tuple[ObjectRef[tuple[bool, Any]], bytes]:
-        ticket = os.urandom(8)
-        return self._actor.get.remote(ticket, _wait_s(block, timeout_s)), ticket
 
     def _watch(self, ref: ObjectRef[Any], ticket: bytes) -> None:
         if self.actor is not None:

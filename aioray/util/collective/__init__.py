@@ -14,7 +14,7 @@ of no use then; destroy it, and its name can be used again.
 
 from __future__ import annotations
 
-import weakref
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,14 +24,13 @@ from aioray import current
 from aioray.actors import ActorHandle
 from aioray.exceptions import InvalidOptionError, ObjectLostError, RayActorError
 from aioray.util.collective.group import Group
-from aioray.util.collective.hub import NAMESPACE, Hub
+from aioray.util.collective.hub import NAME, NAMESPACE, Hub
 from aioray.util.collective.types import Backend, CollectiveError, GroupDissolved, ReduceOp
 from aioray.util.waiting import check_count, check_timeout, refuse_in_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioray.runtime.runtime import Runtime
     from aioray.util.collective.group import Array, Steps
 
 __all__ = [
@@ -65,6 +64,7 @@ __all__ = [
 ]
 
 _TIMEOUT_S = 1800.0
+_MAX_WAITING = 1_000_000  # calls of the hub at once: those that wait must not keep out who ends their wait
 
 
 class _Membership:
@@ -72,18 +72,13 @@ class _Membership:
 
     def __init__(self) -> None:
         self.groups: dict[str, Group] = {}
-        self.created: dict[str, ActorHandle] = {}
-
-
-# Calls name a group and carry no handle, so something must know: one entry a cluster, gone with it.
-_memberships: weakref.WeakKeyDictionary[Runtime, _Membership] = weakref.WeakKeyDictionary()
+        self.created: set[str] = set()
+        self.hub: ActorHandle | None = None  # kept as long as this process lives
 
 
 def _here() -> _Membership:
-    runtime = current.get()
-    membership = _memberships.get(runtime)
-    if membership is None:
-        membership = _memberships[runtime] = _Membership()
+    # Calls name a group and carry no handle, so something must know. It lives exactly as long as the runtime does.
+    membership: _Membership = vars(current.get()).setdefault("collective_membership", _Membership())
     return membership
 
 
@@ -123,20 +118,16 @@ def _init(world_size: int, rank: int, backend: Backend | str, group_name: str, t
     _check_group(backend, group_name, timeout_s)
     if group_name in _here().groups:
         raise RuntimeError(f"this process is in a group called {group_name!r} already")
-    return _join(_hub(group_name), group_name, rank, world_size, timeout_s)
+    return _join(_hub(), group_name, rank, world_size, timeout_s)
 
 
 def _join(hub: ActorHandle, name: str, rank: int, world_size: int, timeout_s: float) -> Steps:
-    try:
-        (number,) = yield [hub.enter.remote(rank, world_size)]
-    except RayActorError:  # it was at its end: the last members of an earlier group of this name have just left
-        hub = _hub(name)
-        (number,) = yield [hub.enter.remote(rank, world_size)]
+    (number,) = yield [hub.call.remote(name, "enter", rank, world_size)]
     group = Group(hub, name, number, rank, world_size, timeout_s)
-    group.alive = hub.sit.remote(number, rank)
+    group.alive = hub.call.remote(name, "sit", number, rank)
     _here().groups[name] = group
     try:
-        yield [hub.join.remote(number, rank, [group.alive], timeout_s)]
+        yield [hub.call.remote(name, "join", number, rank, [group.alive], timeout_s)]
     except BaseException:
         _here().groups.pop(name, None)
         group.leave()
@@ -191,10 +182,10 @@ def _create(
     _check_group(backend, group_name, timeout_s)
 
     def steps() -> Steps:
-        hub = _hub(group_name)
+        hub = _hub()
         by_actor = {actor.binary().hex(): rank for actor, rank in zip(actors, ranks, strict=True)}
-        yield [hub.declare.remote(by_actor, timeout_s)]
-        _here().created[group_name] = hub
+        yield [hub.call.remote(group_name, "declare", by_actor, timeout_s)]
+        _here().created.add(group_name)
 
     return steps()
 
@@ -208,9 +199,9 @@ def destroy_collective_group(group_name: str = "default") -> None:
     group = here.groups.pop(group_name, None)
     if group is not None:
         group.leave()
-    hub = here.created.pop(group_name, None)
-    if hub is not None:
-        hub.dissolve.options(num_returns=0).remote()
+    if group_name in here.created and here.hub is not None:
+        here.created.remove(group_name)
+        here.hub.call.options(num_returns=0).remote(group_name, "dissolve")
 
 
 def is_group_initialized(group_name: str = "default") -> bool:
@@ -425,13 +416,13 @@ def _member(name: str) -> Steps:
     group = _here().groups.get(name)
     if group is not None:
         return group
-    try:
-        hub = aioray.get_actor(name, NAMESPACE)
-        (found,) = yield [hub.declared.remote(getattr(current.get(), "actor_id", b"").hex())]
-    except (ValueError, RayActorError):
-        found = None
+    hub = _find_hub()
+    found = None
+    if hub is not None:
+        (found,) = yield [hub.call.remote(name, "declared", getattr(current.get(), "actor_id", b"").hex())]
     if found is None:
         raise RuntimeError(f"this process is not in a group called {name!r}: call init_collective_group first")
+    assert hub is not None, "it has answered"
     rank, world_size, timeout_s = found
     return (yield from _join(hub, name, rank, world_size, timeout_s))
 
@@ -477,6 +468,8 @@ def _plain(name: str, exc: BaseException) -> BaseException:
     cause = exc.__cause__
     if isinstance(cause, (CollectiveError, ValueError)):
         return cause.with_traceback(None)
+    if isinstance(exc, RayActorError):
+        _here().hub = None  # the next group makes another one
     if name in _here().groups:
         if isinstance(exc, RayActorError):
             return CollectiveError(name, f"its hub is gone ({exc.reason})")
@@ -487,17 +480,28 @@ def _plain(name: str, exc: BaseException) -> BaseException:
 
 def _give_up(name: str, exc: BaseException) -> None:
     """A call ended half way, by no fault of the group: the others must not wait for this member."""
-    runtime = current.find()
-    membership = None if runtime is None else _memberships.get(runtime)
-    group = None if membership is None else membership.groups.get(name)
+    if current.find() is None:
+        return
+    group = _here().groups.get(name)
     # Bad input was found before the call began.
     if group is not None and not isinstance(exc, (CollectiveError, ValueError, TypeError, RuntimeError)):
         group.fail(type(exc).__name__)
 
 
-def _hub(name: str) -> ActorHandle:
-    hub_class = aioray.remote(Hub).options(num_cpus=0, name=name, namespace=NAMESPACE, get_if_exists=True)
-    return hub_class.remote(name)
+def _find_hub() -> ActorHandle | None:
+    here = _here()
+    if here.hub is None:
+        with contextlib.suppress(ValueError):
+            here.hub = aioray.get_actor(NAME, NAMESPACE)
+    return here.hub
+
+
+def _hub() -> ActorHandle:
+    hub = _find_hub()
+    if hub is None:
+        options = {"num_cpus": 0, "name": NAME, "namespace": NAMESPACE, "get_if_exists": True}
+        hub = _here().hub = aioray.remote(Hub).options(max_concurrency=_MAX_WAITING, **options).remote()
+    return hub
 
 
 # checks

@@ -41,17 +41,19 @@ class Group:
 
     def leave(self) -> None:
         """Not a member any more. Calls of the others fail."""
-        self.hub.leave.options(num_returns=0).remote(self.number, self.rank)
+        self.hub.call.options(num_returns=0).remote(self.name, "leave", self.number, self.rank)
         self.alive = None
 
     def fail(self, reason: str) -> None:
         """Have the others hear at once that this member does not go on."""
-        self.hub.fail.options(num_returns=0).remote(self.number, self.rank, reason)
+        self.hub.call.options(num_returns=0).remote(self.name, "fail", self.number, self.rank, reason)
 
     def _exchange(self, what: str, parts: dict[int, Array]) -> Steps:
         self._seq += 1
         packed = {rank: _pack(part) for rank, part in parts.items()}
-        answer = yield [self.hub.exchange.remote(self.number, self.rank, self._seq, what, packed, self.timeout_s)]
+        answer = yield [
+            self.hub.call.remote(self.name, "exchange", self.number, self.rank, self._seq, what, packed, self.timeout_s)
+        ]
         return (yield from _unpack(answer[0]))
 
     def barrier(self) -> Steps:
@@ -93,10 +95,10 @@ class Group:
         np.copyto(tensor, _reduce(parts, op))
 
     def send(self, tensor: Array, dst_rank: int) -> Steps:
-        yield [self.hub.post.remote(self.number, self.rank, dst_rank, [_pack(tensor)])]
+        yield [self.hub.call.remote(self.name, "post", self.number, self.rank, dst_rank, [_pack(tensor)])]
 
     def recv(self, tensor: Array, src_rank: int) -> Steps:
-        answer = yield [self.hub.collect.remote(self.number, src_rank, self.rank, self.timeout_s)]
+        answer = yield [self.hub.call.remote(self.name, "collect", self.number, src_rank, self.rank, self.timeout_s)]
         (part,) = yield from _unpack(answer[0])
         if _shape(part) != _shape(tensor):
             raise ValueError(f"rank {src_rank} sent {_shape(part)}, and there is room for {_shape(tensor)}")

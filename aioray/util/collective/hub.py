@@ -1,4 +1,4 @@
-"""The hub of a group: the actor at which its members meet. It passes on what they bring, and sees when one is gone."""
+"""The hub: the actor at which members meet. It passes on what they bring, and sees when one is gone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from aioray.exceptions import RayError
 from aioray.util.collective.types import CollectiveError, GroupDissolved
 
-NAMESPACE = "aioray.collective"  # of the hubs: a group is found by its name
+NAME, NAMESPACE = "hub", "aioray.collective"
 EVERYBODY = -1
 
 Parts = dict[int, Any]  # rank, or EVERYBODY, -> what it is to get
@@ -40,7 +40,26 @@ class _Generation:
 
 
 class Hub:
-    """An async actor, one a group. Times are in seconds."""
+    """An async actor, one a cluster: whichever process is the first to need it creates it, and all keep it.
+
+    Not one a group, which would end with its last member's handle: who uses the name again might find it while it ends.
+    """
+
+    def __init__(self) -> None:
+        self._meetings: dict[str, Meeting] = {}
+
+    async def call(self, name: str, method: str, *args: Any) -> Any:
+        """Call a method of the meeting of that name."""
+        meeting = self._meetings.setdefault(name, Meeting(name))
+        try:
+            return await getattr(meeting, method)(*args)
+        finally:
+            if meeting.is_over() and self._meetings.get(name) is meeting:
+                del self._meetings[name]
+
+
+class Meeting:
+    """What the hub knows of one name of a group. Times are in seconds."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -48,6 +67,10 @@ class Hub:
         self._next = 0
         self._declared: dict[str, int] = {}  # actor id -> rank
         self._declared_timeout_s = 0.0
+
+    def is_over(self) -> bool:
+        """Whether nobody is in a group of this name, or is to be."""
+        return not self._generations and not self._declared
 
     # who is in it
 
