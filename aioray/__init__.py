@@ -1,5 +1,7 @@
 """aioray: Ray's programming model the asyncio way. `import aioray as ray` runs a program written for Ray."""
 
+from typing import TYPE_CHECKING, Any
+
 from aioray import exceptions
 from aioray.actors import ActorClass, ActorHandle, method
 from aioray.api import (
@@ -22,6 +24,9 @@ from aioray.api import (
 from aioray.cluster import Cluster
 from aioray.refs import ObjectRef
 from aioray.waiting import as_completed, wait
+
+if TYPE_CHECKING:
+    from aioray import util
 
 __version__ = "0.1.0"
 
@@ -49,5 +54,14 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "util",
     "wait",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "util":  # most programs need nothing of it
+        import aioray.util
+
+        return aioray.util
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
