@@ -310,7 +310,8 @@ class ObjectRef(Counted, _Awaitable[T]):
         """A concurrent.futures.Future with the same outcome, for code that wants one."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
-        def pass_on(ref: ObjectRef[Any]) -> None:
+        def pass_on() -> None:
+            ref = self
             if not future.set_running_or_notify_cancel():
                 return  # nobody waits for it any more
             try:
@@ -320,5 +321,8 @@ class ObjectRef(Counted, _Awaitable[T]):
             except BaseException as exc:  # whatever it is, it is the outcome
                 future.set_exception(exc)
 
-        self._when_done(pass_on)
+        if self._status != PENDING:
+            pass_on()
+        else:  # its callbacks are the user's, and may wait for a lock that somebody has who waits for us
+            self._when_done(lambda _: self._runtime.callbacks.call(pass_on))
         return future

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 3.0
 
-# A shell starts what runs in the background with Ctrl-C ignored, nohup with SIGHUP: the programs of tests, which are
-# ended by them, would inherit that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+def pytest_configure() -> None:
+    # A shell starts what runs in the background with Ctrl-C ignored, nohup with SIGHUP: the programs of tests, which
+    # are ended by them, would inherit that. (Not at import: workers import this module, too.)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Leftovers:

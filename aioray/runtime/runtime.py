@@ -23,6 +23,7 @@ from aioray.exceptions import (
 from aioray.refs import CANCELLED, PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.actor_calls import ActorCaller, ActorCallRecord, RemoteActor
 from aioray.runtime.actor_creation import create_actor
+from aioray.runtime.callbacks import CallbackThread
 from aioray.runtime.calls import check_cluster, pack_arguments
 from aioray.runtime.errors import error_value, one_line
 from aioray.runtime.link import NodeLink, SideChannel
@@ -106,6 +107,7 @@ class Runtime:
         self.objects = ObjectTable(self)
         self.tasks = TaskSubmitter(self)
         self.actors = ActorCaller(self)
+        self.callbacks = CallbackThread()
 
     # opening and closing
 
@@ -144,6 +146,7 @@ class Runtime:
     def ask(self, what: str, **args: Any) -> Any:
         """Ask the node something. Raises ValueError with its words when it has no answer."""
         self.require_open()
+        self.reactor.flush()  # the answer is to what the node knows after all that was told before
         answer = self._exchange(Query(0, what, args))
         if answer.error:
             raise ValueError(answer.error)
@@ -170,6 +173,7 @@ class Runtime:
         if self._hung_up:
             return
         self._hung_up = True
+        self.callbacks.close()
         self.link.close()
         self._side_channel.close()
         if self.node_id:

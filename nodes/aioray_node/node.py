@@ -320,6 +320,8 @@ class Node:
                 question = self._questions.get(what)
                 if question is None:
                     return Answer(req, error=f"nobody here can answer {what!r}")
+                if (peer := self._peers.get(process)) is not None:
+                    peer.connection.drain()  # what it told us before it asked comes over another line
                 try:
                     return Answer(req, question(self, process, **args))
                 except LookupError as exc:
@@ -363,7 +365,7 @@ class Node:
         "available_resources": _available,
         "explain": lambda self, process, lease_id: self._leases.explain(process, lease_id),
         "get_actor": lambda self, process, namespace, name: self._actors.find(process, namespace, name),
-        "reserve_name": lambda self, process, **wanted: self._actors.reserve_name(**wanted),
+        "reserve_name": lambda self, process, **wanted: self._actors.reserve_name(process, **wanted),
         "kill_actor": lambda self, process, actor_id, reason: self._actors.kill(actor_id, reason),
         "list_named_actors": lambda self, process, namespace: self._actors.names(namespace),
         "store": _store_figures,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -99,3 +101,18 @@ def test_cancelling_a_borrowed_ref_that_is_done_does_nothing(ray: Any) -> None:
     ref = ray.put(5)
     assert ray.get(ray.remote(cancel).remote([ref]), timeout=10) == (False, 5)
     assert ray.get(ref) == 5
+
+
+def test_a_task_that_put_pythons_own_ctrl_c_back_is_cancelled_all_the_same(ray: Any, tmp_path: pathlib.Path) -> None:
+    begun = tmp_path / "begun"
+
+    def hang() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        touch(begun)
+        threading.Event().wait()
+
+    ref = ray.remote(hang).remote()
+    eventually(begun.exists)
+    ray.cancel(ref)
+    with pytest.raises(TaskCancelledError):
+        ray.get(ref, timeout=10)

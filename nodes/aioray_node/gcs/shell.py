@@ -138,12 +138,16 @@ class ActorDesk:
             actors.unwatch(self._state, process, actor_id)
 
     def reserve_name(
-        self, namespace: str, name: str, actor_id: bytes, cls: str, methods: dict[str, str]
+        self, process: bytes, namespace: str, name: str, actor_id: bytes, cls: str, methods: dict[str, str]
     ) -> dict[str, Any] | None:
-        """Take a name; what a handle to its owner is made of, if it is taken."""
+        """Take a name. If it is taken: what a handle to its owner is made of, and the asker holds that from now on."""
         wanted = actors.Name(actor_id, cls, methods)
         owner = actors.reserve_name(self._state, namespace, name, wanted)
-        return None if owner.actor_id == actor_id else msgspec.to_builtins(owner, builtin_types=(bytes,))
+        if owner.actor_id == actor_id:
+            return None
+        self._store.feed(Held(process, [owner.actor_id]))
+        taken: dict[str, Any] = msgspec.to_builtins(owner, builtin_types=(bytes,))
+        return taken
 
     def find(self, process: bytes, namespace: str, name: str) -> dict[str, Any]:
         """What a handle is made of; the asker holds the actor from now on. Raises LookupError."""

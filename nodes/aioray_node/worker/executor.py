@@ -276,7 +276,10 @@ class Executor:
         except SystemExit as exc:
             self._exit(exc)
         except BaseException as exc:  # whatever user code raises is its caller's
-            self._replier.error(connection, call, exc, exec_us)
+            if self._interrupting is item and isinstance(exc, KeyboardInterrupt):
+                self._stopped_call(item, running_call)  # user code has put a handler of its own in place of ours
+            else:
+                self._replier.error(connection, call, exc, exec_us)
         else:
             self._replier.result(connection, caller.process_id, call, result, exec_us)
             del result
