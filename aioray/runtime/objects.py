@@ -101,6 +101,10 @@ class ObjectTable:
             return None
         return self._runtime.wire_value(ref)
 
+    def known_ref(self, oid: bytes) -> ObjectRef[Any] | None:
+        """The ref of this process to an object that others know of, too."""
+        return self._refs.get(oid)
+
     def completed(self, ref: ObjectRef[Any]) -> None:
         """A tracked ref got its value; the node is told if it waits for it."""
         tracked = self._tracked.get(ref._oid)

@@ -22,6 +22,7 @@ from aioray.wire.control import (
     ActorStarted,
     Answer,
     Blocked,
+    CancelCall,
     Exit,
     Fetch,
     GiveExtent,
@@ -40,6 +41,7 @@ from aioray.wire.control import (
     Welcome,
 )
 from aioray.wire.framing import control_decoder
+from aioray.wire.values import owner_of
 from aioray_node.gcs import actors
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.objects import directory
@@ -260,8 +262,8 @@ class Node:
         match message:
             case LeaseRequest(number, demand, name):
                 self._leases.request(process, number, demand, name)
-            case LeaseReturn(number, kill):
-                self._leases.give_back(process, number, kill=kill)
+            case LeaseReturn(number, kill, retire):
+                self._leases.give_back(process, number, kill=kill, retire=retire)
             case Blocked(blocked):
                 if peer.worker is not None:
                     self._leases.blocked(peer.worker, blocked)
@@ -276,6 +278,8 @@ class Node:
                 self._actors.released(process, oids)
             case Fetch(oid):
                 self._store.feed(directory.Wanted(process, oid))
+            case CancelCall(oid):
+                self._send(owner_of(oid), message)
             case Seal(value, req):
                 self._store.feed(directory.Sealed(value))
                 connection.send(Ack(req))
