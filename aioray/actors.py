@@ -27,14 +27,18 @@ _OPTIONS = "__aioray_method_options__"
 
 
 def method(**options: Any) -> Callable[[F], F]:
-    """Give a method of an actor class options of its own: `num_returns`, `concurrency_group`.
+    """Give a method of an actor class options of its own: `num_returns`, `concurrency_group`, `timeout`, `deadline`.
 
+    timeout (ours): seconds from each call on. deadline (ours): until when calls may take, a datetime with a time zone
+    or a time as of time.time(). What takes longer is cancelled, and its refs raise TaskTimeoutError; calls that it
+    makes have the same deadline, or an earlier one of their own.
     `.options(...)` of the bound method overrides them for a call. Raises InvalidOptionError.
     """
-    method_options(options)  # checks them
+    checked = method_options(options)
+    plain = {name: getattr(checked, name) for name in options}  # a datetime, for example, has become a number
 
     def mark(fn: F) -> F:
-        setattr(fn, _OPTIONS, {**getattr(fn, _OPTIONS, {}), **options})
+        setattr(fn, _OPTIONS, {**getattr(fn, _OPTIONS, {}), **plain})
         return fn
 
     return mark

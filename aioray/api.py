@@ -250,16 +250,20 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
 
 
 def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
-    """Cancel the call that makes `ref`; getting it raises TaskCancelledError then. Does nothing when it is done.
+    """Cancel the call that makes `ref`, whichever process made it. Does nothing when it is done.
 
-    A call that waits never runs; a sync function gets KeyboardInterrupt raised in it, an async one CancelledError.
-    force: end the worker process instead. recursive: the calls that it awaits are cancelled with it.
+    A call that waits, for arguments, for a worker or in line, never runs. One that runs is told: a sync function gets
+    KeyboardInterrupt raised in it, a coroutine CancelledError; what runs in a thread, as sync methods of threaded and
+    async actors do, cannot be interrupted, and finds `get_runtime_context().is_canceled()` true. Getting the ref then
+    raises TaskCancelledError; but a call that returns all the same has returned, and its value counts.
+
+    force: end the worker process; only for tasks (ValueError for a call of an actor, which would end with all its
+    calls). recursive: what the call began is cancelled as well, tasks and actor calls, in any depth; with False it goes
+    on, unless its process ends.
     """
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel takes a ref, not {type(ref).__name__}")
-    if not recursive:
-        raise InvalidOptionError("recursive", recursive, "True", "sparing the children is not there yet")
-    ref._runtime.cancel(ref, force=force)
+    ref._runtime.cancel(ref, force=force, recursive=recursive)
 
 
 # actors
@@ -280,7 +284,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     if not isinstance(name, str) or not name:
         raise InvalidOptionError("name", name, "a text that is not empty")
     runtime = current.get()
-    found = runtime.ask("get_actor", namespace=runtime.namespace if namespace is None else namespace, name=name)
+    found = runtime.ask("get_actor", namespace=runtime.namespace_here() if namespace is None else namespace, name=name)
     return ActorHandle(runtime.adopt_actor(found["actor_id"], found["cls"], found["methods"]))
 
 

@@ -8,6 +8,7 @@ values that do work. To add an option: write its row, and a field where it is to
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
 import math
 import numbers
@@ -147,6 +148,32 @@ def _text(value: Any) -> str:
     return value
 
 
+def _seconds(value: Any) -> float:
+    seconds = _number(value)
+    if not seconds:
+        raise ValueError("not above 0")
+    return seconds
+
+
+def _moment(value: Any) -> float:
+    if isinstance(value, datetime.datetime):
+        if value.tzinfo is None:
+            raise ValueError("a datetime without a time zone")
+        return value.timestamp()
+    return _number(value)
+
+
+def _retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, list | tuple):
+        raise ValueError("neither a bool nor a list")
+    for each in value:
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise ValueError(f"{each!r} is not an exception type")
+    return tuple(value) or False
+
+
 class Option(msgspec.Struct, frozen=True):
     """A row of the table. None always means the default: `.options(name=None)` takes a name back."""
 
@@ -162,6 +189,7 @@ BOTH: tuple[Kind, ...] = ("task", "actor")
 TASK: tuple[Kind, ...] = ("task",)
 ACTOR: tuple[Kind, ...] = ("actor",)
 METHOD: tuple[Kind, ...] = ("method",)
+CALLS: tuple[Kind, ...] = ("task", "method")
 
 
 def _planned(name: str, kinds: tuple[Kind, ...], *defaults: Any) -> Option:
@@ -199,12 +227,12 @@ _ROWS = [
     _planned("placement_group_bundle_index", BOTH, -1),
     _planned("placement_group_capture_child_tasks", BOTH),
     _planned("runtime_env", BOTH, {}),
-    _planned("timeout", BOTH),  # (ours)
-    _planned("deadline", BOTH),  # (ours)
-    Option("num_returns", (*TASK, *METHOD), 1, _num_returns, "a whole number >= 0"),
+    Option("timeout", CALLS, None, _seconds, "None, or seconds from the call on, above 0"),  # (ours)
+    Option("deadline", CALLS, None, _moment, "None, a datetime with a time zone, a time as of time.time()"),  # (ours)
+    Option("num_returns", CALLS, 1, _num_returns, "a whole number >= 0"),
     Option("max_retries", TASK, 3, _whole(-1), "a whole number >= -1 (-1: without end)"),
-    _planned("retry_exceptions", TASK, False),
-    _planned("max_calls", TASK, 0),
+    Option("retry_exceptions", TASK, False, _retry_exceptions, "True, False, a list of exception types"),
+    Option("max_calls", TASK, 0, _whole(0), "a whole number >= 0 (0: without limit)"),
     _planned("_generator_backpressure_num_objects", TASK, -1),
     _planned("speculative", TASK, False),  # (ours)
     Option("max_concurrency", ACTOR, None, _whole(1), "a whole number >= 1"),
@@ -240,6 +268,10 @@ class TaskOptions:
     enable_task_events: bool
     num_returns: int
     max_retries: int  # -1: without end
+    retry_exceptions: bool | tuple[type[BaseException], ...]  # what of user code counts as worth another try
+    max_calls: int  # after which a worker is replaced; 0: never
+    timeout: float | None  # s, from the call on
+    deadline: float | None  # as time.time()
     _demand: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -304,6 +336,8 @@ class MethodOptions:
 
     num_returns: int
     concurrency_group: str | None
+    timeout: float | None  # s, from the call on
+    deadline: float | None  # as time.time()
 
 
 AnyOptions = TypeVar("AnyOptions", TaskOptions, ActorOptions, MethodOptions)

@@ -72,7 +72,8 @@ class _Await:
 
     def cancel(self, msg: Any = None) -> bool:
         ref = self._ref
-        if ref._status != PENDING or owner_of(ref.binary()) == ref._runtime.process_id:
+        runtime = ref._runtime
+        if ref._status != PENDING or (owner_of(ref.binary()) == runtime.process_id and not runtime.spares_children()):
             return ref.cancel(msg)
         # Somebody else made the call, and somebody else may await it here: only this await ends.
         return self._give_up()
@@ -148,7 +149,7 @@ class ObjectRef(Counted, _Awaitable[T]):
 
     def job_id(self) -> str:
         """The id of the driver at the root, 16 hexadecimal digits."""
-        return self._runtime.job_id
+        return self._runtime.job_here().hex()
 
     def __repr__(self) -> str:
         return f"ObjectRef({self.hex()})"
@@ -280,14 +281,19 @@ class ObjectRef(Counted, _Awaitable[T]):
             return len(before) - len(after)
 
     def cancel(self, msg: Any = None) -> bool:
-        """Cancel the remote call, whoever made it, as a Future is cancelled; False when it is done already."""
+        """Cancel the remote call, whoever made it, as a Future is cancelled; False when it is done already.
+
+        What it does to the call, and to those that the call began, is what `aioray.cancel(ref)` does.
+        """
         runtime = self._runtime
         with runtime.reactor.lock:
             if self._status != PENDING:
                 return False
             task = self._task
             self._complete(CANCELLED, None, getattr(task, "name", None))
-            if owner_of(self.binary()) != runtime.process_id:
+            if runtime.spares_children():
+                pass  # whoever awaits it here goes without it
+            elif owner_of(self.binary()) != runtime.process_id:
                 runtime.ask_owner_to_cancel(self)
             elif task is not None:
                 runtime.cancel_task(task, self)

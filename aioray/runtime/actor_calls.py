@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aioray.exceptions import ActorDiedError
 from aioray.refs import PENDING, READY, ObjectRef
 from aioray.runtime.calls import (
+    NO_DEADLINE,
     STILL_RUNS,
     Arguments,
     cancelled,
@@ -17,18 +18,21 @@ from aioray.runtime.calls import (
     fail,
     fail_with,
     first_failed,
+    time_left_us,
     when_ready,
     wire_deps,
 )
 from aioray.runtime.connection import Connection, dial
+from aioray.runtime.deadlines import limits_of
 from aioray.runtime.unseen import unseen
-from aioray.wire.calls import Call, Cancel, Done, Finished, Greeting
+from aioray.wire.calls import Call, Cancel, Done, Finished
 from aioray.wire.control import ActorUpdate, Release, WatchActor
 from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value, owner_of
 
 if TYPE_CHECKING:
     from aioray.options import MethodOptions
+    from aioray.runtime.calls import Running
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.unseen import Unseen
 
@@ -38,19 +42,23 @@ _LAST_WORDS_S = 1.0  # how long the node may take to say why an actor died
 class MethodTarget:
     """A method with its options: what all calls of one `handle.method` have in common."""
 
-    __slots__ = ("group", "method", "name", "num_returns")
+    __slots__ = ("group", "limits", "method", "name", "num_returns")
 
     def __init__(self, method: str, name: str, options: MethodOptions) -> None:
         self.method = method
         self.name = name  # with the class, for messages
         self.num_returns = options.num_returns
         self.group = options.concurrency_group or ""
+        self.limits = limits_of(options)
 
 
 class ActorCallRecord:
     """One method call, until it has a result."""
 
-    __slots__ = ("actor", "arguments", "cancelled", "parent", "refs", "sent", "seq", "target")
+    __slots__ = (
+        "__weakref__", "actor", "arguments", "cancelled", "deadline", "parent", "refs", "sent", "seq", "target",
+        "timed_out",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -59,11 +67,14 @@ class ActorCallRecord:
         target: MethodTarget,
         arguments: Arguments,
         refs: tuple[ObjectRef[Any], ...],
-        parent: object = None,
+        parent: Running | None = None,
+        deadline: float = NO_DEADLINE,
     ) -> None:
+        self.parent = parent  # the call, in this process, that made it
+        self.deadline = deadline
+        self.timed_out = False
         self.actor = actor  # keeps the actor alive until the call is through
         self.seq = seq
-        self.parent = parent  # the call, in this process, that made it
         self.target = target
         self.arguments = arguments
         self.refs = refs
@@ -243,6 +254,8 @@ class ActorCaller:
             target = record.target
             call = Call(record.seq, target.method, arguments.data, arguments.kwnames, wired, target.num_returns)
             call.slot, call.group = line.slot, target.group
+            if record.deadline != NO_DEADLINE:
+                call.time_left_us = time_left_us(record, self._runtime.reactor.time())
             if len(flight) > 1:
                 connection.send(call)
             else:
@@ -259,8 +272,8 @@ class ActorCaller:
             error = ActorDiedError(line.actor_id.hex(), line.reason, record.name)
             fail(self._runtime, record, error, expected=line.killed_here)
 
-    def cancel(self, record: ActorCallRecord) -> None:
-        """Stop one call."""
+    def cancel(self, record: ActorCallRecord, *, recursive: bool = True) -> None:
+        """Stop one call; `recursive`: and all that it began."""
         record.cancelled = True
         line = record.actor.line
         if record in line.queue:
@@ -268,14 +281,13 @@ class ActorCaller:
             fail(self._runtime, record, cancelled(record))
             self._pump(line)
         elif line.process is not None:
-            line.process.connection.send(Cancel(record.seq, line.slot))
+            line.process.connection.send(Cancel(record.seq, line.slot, recursive))
 
-    def cancel_children(self, parent: object) -> None:
+    def cancel_children(self, parent: Running) -> None:
         """Cancel all calls that `parent` made."""
         sent = [record for process in self._processes.values() for record in process.flight.values()]
-        waiting = [record for line in self._lines.values() for record in line.queue]
-        for record in [*sent, *waiting]:
-            if record.parent is parent:
+        for record in [*sent, *(record for line in list(self._lines.values()) for record in line.queue)]:
+            if record.parent is parent and not record.cancelled:
                 self.cancel(record)
 
     def kill(self, actor_id: bytes, reason: str) -> None:
@@ -319,7 +331,7 @@ class ActorCaller:
                 return
             connection = Connection(runtime.reactor, sock, call_decoder, self._on_messages, self._on_close)
             process = connection.tag = self._processes[line.address] = ActorProcess(connection)
-            connection.send(Greeting(runtime.process_id, runtime.sys_path))
+            connection.send(runtime.greeting())
         line.process = process
         process.lines[line] = None
         self._pump(line)

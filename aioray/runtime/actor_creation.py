@@ -31,7 +31,8 @@ def create_actor(
     function = runtime.function(cls, cls.__name__)
     arguments = pack_arguments(runtime, args, kwargs)
     actor_id = object_id(runtime.process_id, runtime.next_seq())
-    namespace = options.namespace or runtime.namespace
+    namespace = options.namespace or runtime.namespace_here()
+    job_id = runtime.job_here()
     if options.name:
         wanted = {"name": options.name, "actor_id": actor_id, "cls": cls.__name__, "methods": methods}
         taken = runtime.ask("reserve_name", namespace=namespace, **wanted)
@@ -81,6 +82,7 @@ def create_actor(
                     error=error,
                     isolation=options.isolation,
                     concurrency_groups=dict(options.concurrency_groups),
+                    job_id=job_id,
                 )
             )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioray.exceptions import RaySystemError, TaskCancelledError
+from aioray.exceptions import RaySystemError, TaskCancelledError, TaskTimeoutError
 from aioray.refs import CANCELLED, PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.serialization import EMPTY_ARGS, serialize_args
 from aioray.runtime.unseen import Unseen, looked_at, unseen
@@ -16,12 +17,27 @@ if TYPE_CHECKING:
     from aioray.wire.values import Value
 
 
+NO_DEADLINE = math.inf
+
+
+class Running(Protocol):
+    """The call that a thread, or a coroutine, of this process is busy with."""
+
+    is_canceled: bool
+
+    @property
+    def deadline(self) -> float: ...
+
+
 class UnderWay(Protocol):
     """A call that has no result yet: a Task or an ActorCallRecord."""
 
     arguments: Arguments
     refs: tuple[ObjectRef[Any], ...]
     cancelled: bool
+    deadline: float  # on the reactor's clock (s)
+    timed_out: bool
+    parent: Running | None
 
     @property
     def name(self) -> str: ...
@@ -171,4 +187,10 @@ def fail(runtime: Runtime, call: UnderWay, error: BaseException, *, expected: bo
 
 def cancelled(call: UnderWay) -> TaskCancelledError:
     """What whoever waits for a call that was cancelled gets."""
-    return TaskCancelledError(call.refs[0].task_id() if call.refs else "", name=call.name)
+    kind = TaskTimeoutError if call.timed_out else TaskCancelledError
+    return kind(call.refs[0].task_id() if call.refs else "", name=call.name)
+
+
+def time_left_us(call: UnderWay, now: float) -> int:
+    """For the wire: microseconds until the deadline of a call, at least 1; 0 when it has none."""
+    return 0 if call.deadline == NO_DEADLINE else max(1, int((call.deadline - now) * 1e6))

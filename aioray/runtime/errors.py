@@ -5,7 +5,14 @@ from __future__ import annotations
 import os
 import traceback
 
-from aioray.exceptions import ActorConstructorError, RayError, RayTaskError, TaskCancelledError, UnserializableException
+from aioray.exceptions import (
+    ActorConstructorError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+    TaskTimeoutError,
+    UnserializableException,
+)
 from aioray.runtime.serialization import Serialized, deserialize, serialize
 from aioray.wire.values import Value
 
@@ -83,7 +90,7 @@ def serialized_error(exc: BaseException) -> tuple[Value, Serialized]:
 def one_line(exc: BaseException) -> str:
     """Such as "ValueError: bad"; "" for what was cancelled, of which nobody needs to be told."""
     cause = exc.cause if isinstance(exc, RayTaskError) and exc.cause is not None else exc
-    if isinstance(cause, TaskCancelledError):
+    if isinstance(cause, TaskCancelledError) and not isinstance(cause, TaskTimeoutError):
         return ""
     if isinstance(cause, UnserializableException):
         return f"{cause.type_name} (which cannot be pickled)"

@@ -24,7 +24,8 @@ from aioray.refs import CANCELLED, PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.actor_calls import ActorCaller, ActorCallRecord, RemoteActor
 from aioray.runtime.actor_creation import create_actor
 from aioray.runtime.callbacks import CallbackThread
-from aioray.runtime.calls import check_cluster, pack_arguments
+from aioray.runtime.calls import NO_DEADLINE, cancelled, check_cluster, fail, pack_arguments
+from aioray.runtime.deadlines import Deadlines, deadline_of
 from aioray.runtime.errors import error_value, one_line
 from aioray.runtime.link import NodeLink, SideChannel
 from aioray.runtime.objects import ObjectTable, serialize_value
@@ -32,6 +33,7 @@ from aioray.runtime.serialization import serialize_code
 from aioray.runtime.shared_memory import SharedMemory
 from aioray.runtime.tasks import Function, Task, TaskSubmitter, TaskTarget
 from aioray.runtime.unseen import looked_at
+from aioray.wire.calls import Greeting
 from aioray.wire.control import (
     ActorUpdate,
     CancelCall,
@@ -55,6 +57,9 @@ if TYPE_CHECKING:
     from aioray.options import ActorOptions, TaskOptions
     from aioray.runtime.actor_calls import MethodTarget
     from aioray.runtime.arrivals import Arrivals
+    from aioray.runtime.calls import Running, UnderWay
+    from aioray.runtime.deadlines import Limits
+    from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
     from aioray.wire.control import Reserved
 
@@ -80,7 +85,7 @@ class Runtime:
         self.reactor = reactor
         self.config = config
         self.process_id = process_id
-        self.job_id = process_id.hex()
+        self.job_id = process_id  # of the driver at the root; a worker learns it from who calls it
         self.role = role
         self.namespace = namespace
         self.log = logging.getLogger("aioray")
@@ -97,6 +102,8 @@ class Runtime:
         self._seqs = itertools.count(1)
         self._functions: weakref.WeakKeyDictionary[Any, Function] = weakref.WeakKeyDictionary()
         self._functions_by_id: dict[int, tuple[Any, Function]] = {}
+        self._deadlines = Deadlines()
+        self._deadline_timer: Timer | None = None
         self._on_message = on_message
         self._on_lost = on_lost
         self._on_log = on_log
@@ -380,9 +387,25 @@ class Runtime:
         """Somebody awaits a pending ref."""
         self.objects.want(ref)
 
-    def call_here(self) -> object:
-        """The call that this thread runs; None when it runs none."""
+    def call_here(self) -> Running | None:
+        """The call that this thread, or this coroutine, is; None when it is none."""
         return None
+
+    def spares_children(self) -> bool:
+        """Whether a cancelled await leaves what it awaits alone: `cancel(recursive=False)` is at work."""
+        return False
+
+    def namespace_here(self) -> str:
+        """Where actors are named, and looked for, that say nothing else."""
+        return self.namespace
+
+    def job_here(self) -> bytes:
+        """The driver for which this thread, or this coroutine, works."""
+        return self.job_id
+
+    def greeting(self) -> Greeting:
+        """What a worker hears first."""
+        return Greeting(self.process_id, self.sys_path, self.job_here(), self.namespace_here())
 
     def in_call(self) -> bool:
         """Whether this thread runs a task or a method."""
@@ -416,7 +439,14 @@ class Runtime:
     def task_target(self, function: Function, options: TaskOptions) -> TaskTarget:
         """A function with its options, as `submit_task` takes it."""
         with self.reactor.lock:
-            return TaskTarget(self, function, options, self.tasks.queue_for(options.demand()))
+            queue = self.tasks.queue_for(options.demand())
+        types = options.retry_exceptions
+        exported = (
+            self._pickled_function(types, f"retry_exceptions of {function.name}")
+            if types and types is not True
+            else None
+        )
+        return TaskTarget(self, function, options, queue, exported)
 
     def submit_task(
         self, target: TaskTarget, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -430,12 +460,14 @@ class Runtime:
         else:
             refs = tuple(ObjectRef(self, seq, index) for index in range(target.num_returns))
         with self.reactor.lock:
-            task = Task(seq, target, arguments, refs, self.call_here())
+            parent = self.call_here()
+            task = Task(seq, target, arguments, refs, parent)
             for ref in refs:
                 ref._task = task
             for _, dep in arguments.deps:
                 self.objects.want(dep)
-            self.tasks.submit(task)
+            if (target.limits is None and parent is None) or self._in_time(task, target.limits, parent):
+                self.tasks.submit(task)
         return refs
 
     def submit_actor_call(
@@ -450,13 +482,56 @@ class Runtime:
         else:
             refs = tuple(ObjectRef(self, seq, index) for index in range(target.num_returns))
         with self.reactor.lock:
-            record = ActorCallRecord(actor, seq, target, arguments, refs, self.call_here())
+            parent = self.call_here()
+            record = ActorCallRecord(actor, seq, target, arguments, refs, parent)
             for ref in refs:
                 ref._task = record
             for _, dep in arguments.deps:
                 self.objects.want(dep)
-            self.actors.submit(actor.line, record)
+            if (target.limits is None and parent is None) or self._in_time(record, target.limits, parent):
+                self.actors.submit(actor.line, record)
         return refs
+
+    # deadlines
+
+    def _in_time(self, call: Task | ActorCallRecord, limits: Limits | None, parent: Running | None) -> bool:
+        """Watch the deadline of a new call, if it has one; False when that has passed, and the call has failed."""
+        now = self.reactor.time()
+        call.deadline = deadline_of(limits, parent, now, time.time() if limits is not None else 0.0)
+        if call.deadline == NO_DEADLINE:
+            return True
+        if call.deadline <= now:
+            call.cancelled = call.timed_out = True
+            fail(self, call, cancelled(call))
+            return False
+        if self._deadlines.add(call):
+            self._watch_deadlines()
+        return True
+
+    def _watch_deadlines(self) -> None:
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
+        when = self._deadlines.next()
+        if when is not None:
+            self._deadline_timer = self.reactor.call_later(max(0.0, when - self.reactor.time()), self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._deadline_timer = None
+        for call in self._deadlines.due(self.reactor.time()):
+            self._time_out(call)
+        self._watch_deadlines()
+
+    def _time_out(self, call: UnderWay) -> None:
+        """Who waits for it hears at once, whatever it takes to stop it."""
+        if call.cancelled or (call.refs and all(ref._status != PENDING for ref in call.refs)):
+            return
+        call.timed_out = True
+        # What made it has the same deadline, and so its own error: one is enough.
+        parent = call.parent
+        inherited = parent is not None and parent.deadline <= call.deadline
+        fail(self, call, cancelled(call), expected=inherited)
+        self.cancel_task(call)
 
     def create_actor(
         self, cls: type, methods: dict[str, str], options: ActorOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -474,31 +549,37 @@ class Runtime:
         """A number for something new of ours: see wire.values.object_id."""
         return next(self._seqs)
 
-    def cancel_task(self, task: Any, ref: ObjectRef[Any], *, force: bool = False) -> None:
+    def cancel_task(
+        self, task: Any, ref: ObjectRef[Any] | None = None, *, force: bool = False, recursive: bool = True
+    ) -> None:
         """Cancel whatever computes `ref`. The lock is held."""
         if isinstance(task, Task):
-            self.tasks.cancel(task, force=force)
+            self.tasks.cancel(task, force=force, recursive=recursive)
         elif isinstance(task, ActorCallRecord):
-            self.actors.cancel(task)
+            self.actors.cancel(task, recursive=recursive)
 
-    def cancel(self, ref: ObjectRef[Any], *, force: bool) -> None:
+    def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool = True) -> None:
         """aioray.cancel."""
         with self.reactor.lock:
             if owner_of(ref.binary()) != self.process_id:
-                self.ask_owner_to_cancel(ref, force=force)
+                self.ask_owner_to_cancel(ref, force=force, recursive=recursive)
             elif ref._status == PENDING and ref._task is not None:
-                self.cancel_task(ref._task, ref, force=force)
+                if force and isinstance(ref._task, ActorCallRecord):
+                    raise ValueError(
+                        "force=True is for tasks: the process of an actor is ended with aioray.kill(actor)"
+                    )
+                self.cancel_task(ref._task, ref, force=force, recursive=recursive)
         self.reactor.nudge()
 
-    def ask_owner_to_cancel(self, ref: ObjectRef[Any], *, force: bool = False) -> None:
+    def ask_owner_to_cancel(self, ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
         """Cancel a call that another process made. The lock is held."""
         if ref._status in (PENDING, CANCELLED):
-            self.link.send(CancelCall(ref.binary(), force))
+            self.link.send(CancelCall(ref.binary(), force, recursive))
 
     def _cancel_for_borrower(self, message: CancelCall) -> None:
         ref = self.objects.known_ref(message.oid)
         if ref is not None and ref._status == PENDING and ref._task is not None:
-            self.cancel_task(ref._task, ref, force=message.force)
+            self.cancel_task(ref._task, ref, force=message.force, recursive=message.recursive)
 
     def explain_state(self, ref: ObjectRef[Any]) -> tuple[str, int | None]:
         """What is known here of where a ref is; and the lease request to ask the node about."""

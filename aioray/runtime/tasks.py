@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aioray.exceptions import WorkerCrashedError
 from aioray.refs import PENDING, READY, ObjectRef
 from aioray.runtime.calls import (
+    NO_DEADLINE,
     STILL_RUNS,
     Arguments,
     cancelled,
@@ -15,23 +16,28 @@ from aioray.runtime.calls import (
     fail,
     fail_with,
     first_failed,
+    time_left_us,
     when_ready,
     wire_deps,
 )
 from aioray.runtime.connection import NO_MORE_FDS, Connection, dial
+from aioray.runtime.deadlines import limits_of
 from aioray.runtime.pipeline import Duration, KeyQueue, Lease
-from aioray.wire.calls import Call, Cancel, Done, Export, Finished, GiveBack, Greeting
-from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn
+from aioray.wire.calls import Call, Cancel, Done, Export, Finished, GiveBack
+from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn, Release
 from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value
 
 if TYPE_CHECKING:
     from aioray.options import TaskOptions
+    from aioray.runtime.calls import Running
     from aioray.runtime.runtime import Runtime
 
 
 _LAST_WORDS_S = 1.0  # how long the node may take to say why a worker died
 _OWN_FAULT_S = 0.1  # after which this process may have a file descriptor again
+_FORCE_GRACE_S = 0.1  # how long a worker has to cancel what its call began, before the node kills it
+RETRY_ALL = "*"
 
 
 class Function:
@@ -56,22 +62,33 @@ class Function:
 class TaskTarget:
     """A function with its options, as one runtime runs it."""
 
-    __slots__ = ("function", "num_returns", "options", "queue", "runtime")
+    __slots__ = ("function", "limits", "num_returns", "options", "queue", "retry", "retry_types", "runtime")
 
-    def __init__(self, runtime: Runtime, function: Function, options: TaskOptions, queue: KeyQueue) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        function: Function,
+        options: TaskOptions,
+        queue: KeyQueue,
+        retry_types: Function | None = None,
+    ) -> None:
         self.runtime = runtime
         self.function = function
         self.options = options
         self.queue = queue
         self.num_returns = options.num_returns
+        self.limits = limits_of(options)
+        self.retry_types = retry_types  # a tuple of exception types, exported as functions are
+        self.retry = retry_types.fn_id if retry_types is not None else RETRY_ALL if options.retry_exceptions else ""
 
 
 class Task:
     """One call of a function, until it has a result."""
 
     __slots__ = (
-        "arguments", "cancelled", "duration", "estimate_us", "function", "lease", "lost_worker", "options", "parent",
-        "queue", "refs", "retries", "seq", "wired",
+        "__weakref__", "arguments", "cancelled", "deadline", "duration", "estimate_us", "force", "function", "lease",
+        "lost_worker", "options", "parent", "queue", "recursive", "refs", "retries", "seq", "target", "timed_out",
+        "wired",
     )  # fmt: skip
 
     def __init__(
@@ -80,9 +97,15 @@ class Task:
         target: TaskTarget,
         arguments: Arguments,
         refs: tuple[ObjectRef[Any], ...],
-        parent: object = None,
+        parent: Running | None = None,
+        deadline: float = NO_DEADLINE,
     ) -> None:
         self.seq = seq
+        self.target = target
+        self.deadline = deadline
+        self.timed_out = False
+        self.force = False  # how it is cancelled
+        self.recursive = True
         self.parent = parent  # the call, in this process, that submitted it
         self.function = target.function
         self.duration = target.function.duration
@@ -128,6 +151,7 @@ class TaskSubmitter:
         self._lease_ids = itertools.count(1)
         self._dying: dict[int, Lease] = {}  # the worker hung up; the node will say what it died of
         self._surplus_due = False
+        self._waiting_for_arguments: dict[int, Task] = {}
         self._idle_s = runtime.config.lease_idle_ms / 1000
 
     def queue_for(self, demand: dict[str, int]) -> KeyQueue:
@@ -144,13 +168,14 @@ class TaskSubmitter:
         """Run `task` when its arguments are there and a worker is."""
         deps = task.arguments.deps
         if deps:
+            self._waiting_for_arguments[task.seq] = task
             when_ready(deps, lambda: self._enqueue(task))
         else:
             self._start(task)
 
     def _enqueue(self, task: Task) -> None:
-        if task.cancelled:
-            return
+        if self._waiting_for_arguments.pop(task.seq, None) is None:
+            return  # it was cancelled
         failed = first_failed(task.arguments.deps)
         if failed is not None:
             fail_with(self._runtime, task, failed)
@@ -175,22 +200,33 @@ class TaskSubmitter:
         if function.fn_id not in worker.exported:
             worker.exported.add(function.fn_id)
             worker.connection.send(Export(function.fn_id, function.data))
+        types = task.target.retry_types
+        if types is not None and types.fn_id not in worker.exported:
+            worker.exported.add(types.fn_id)
+            worker.connection.send(Export(types.fn_id, types.data))
         options = task.options
         arguments = task.arguments
-        send = worker.connection.send_now if len(lease.tasks) == 1 else worker.connection.send
-        send(
-            Call(
-                task.seq,
-                function.fn_id,
-                arguments.data,
-                arguments.kwnames,
-                task.wired,
-                len(task.refs) if options.num_returns != 1 else 1,
-                function.name,
-                options.num_cpus,
-                task.retries == 0,
-            )
+        call = Call(
+            task.seq,
+            function.fn_id,
+            arguments.data,
+            arguments.kwnames,
+            task.wired,
+            len(task.refs) if options.num_returns != 1 else 1,
+            function.name,
+            options.num_cpus,
+            task.retries == 0,
+            retry=task.target.retry,
+            max_calls=options.max_calls,
         )
+        if task.deadline != NO_DEADLINE:
+            call.time_left_us = time_left_us(task, self._runtime.reactor.time())
+        if options.max_calls:
+            lease.reserved = True  # what is behind it would come back, as a rule
+        if len(lease.tasks) == 1:
+            worker.connection.send_now(call)
+        else:
+            worker.connection.send(call)
 
     def _pump(self, queue: KeyQueue) -> None:
         waiting = queue.waiting
@@ -232,12 +268,12 @@ class TaskSubmitter:
             self._surplus_due = True
             self._runtime.reactor.call_later(self._idle_s, self._return_idle)
 
-    def _give_up(self, queue: KeyQueue, lease_id: int, *, kill: bool = False) -> None:
+    def _give_up(self, queue: KeyQueue, lease_id: int, *, kill: bool = False, retire: bool = False) -> None:
         lease = queue.gone(lease_id)
         self._by_lease.pop(lease_id, None)
         if lease is not None:
             lease.connection.lease = None
-        self._runtime.link.send(LeaseReturn(lease_id, kill))
+        self._runtime.link.send(LeaseReturn(lease_id, kill, retire))
 
     # what the node says
 
@@ -280,7 +316,7 @@ class TaskSubmitter:
         worker = _Worker(connection)
         connection.tag = (address, worker)
         self._workers[address] = worker
-        connection.send(Greeting(runtime.process_id, runtime.sys_path))
+        connection.send(runtime.greeting())
         return worker
 
     def lost(self, message: LeaseLost) -> None:
@@ -320,12 +356,31 @@ class TaskSubmitter:
                 task = queue.take_back(lease, message.seq, now)
                 if task is not None:
                     task.duration.observe(message.exec_us)
-                    complete(self._runtime, task, message.values)
-                    if task.lost_worker:
-                        self._runtime.objects.void_results(task.refs)
+                    if message.retry and task.retries and not task.cancelled:
+                        self._try_again(queue, task, message.values[0])
+                    else:
+                        complete(self._runtime, task, message.values)
+                        if task.lost_worker:
+                            self._runtime.objects.void_results(task.refs)
             elif type(message) is GiveBack:
+                if message.leaving:
+                    self._given_back(queue, lease, list(lease.tasks), now)
+                    self._give_up(queue, lease.lease_id, retire=True)
+                    break
                 self._given_back(queue, lease, message.seqs, now)
+        if lease.tasks:
+            first: Task = next(iter(lease.tasks.values()))
+            if first.force:  # it was next in line when it was cancelled
+                self._force(lease, first)
         self._pump(queue)
+
+    def _try_again(self, queue: KeyQueue, task: Task, error: Value) -> None:
+        """It raised what its options say is worth another try."""
+        if task.retries > 0:
+            task.retries -= 1
+        if error.refs and task.refs:
+            self._runtime.link.send(Release(task.refs[0].binary(), []))  # the refs inside the error
+        queue.waiting.append(task)
 
     def _given_back(self, queue: KeyQueue, lease: Lease, seqs: list[int], now: float) -> None:
         for seq in reversed(seqs):
@@ -386,24 +441,45 @@ class TaskSubmitter:
 
     # cancelling
 
-    def cancel(self, task: Task, *, force: bool = False) -> None:
-        """Stop `task` in whatever state it is. Its refs are completed here, or by what the worker answers."""
+    def cancel(self, task: Task, *, force: bool = False, recursive: bool = True) -> None:
+        """Stop `task` in whatever state it is. Its refs are completed here, or by what the worker answers.
+
+        force: end its worker, if it runs. recursive: cancel what it began, too.
+        """
         task.cancelled = True
+        task.recursive = recursive
         lease = task.lease
         if lease is None:
+            self._waiting_for_arguments.pop(task.seq, None)
             if task in task.queue.waiting:
                 task.queue.waiting.remove(task)
             self._fail(task, cancelled(task))
             self._pump(task.queue)
-        elif force and next(iter(lease.tasks)) == task.seq:
-            self._by_lease.pop(lease.lease_id, None)
-            self._dying.pop(lease.lease_id, None)
-            task.queue.gone(lease.lease_id)
-            self._runtime.link.send(LeaseReturn(lease.lease_id, kill=True))
-            self._fail_lease(task.queue, lease, "cancelled by force")
-            self._pump(task.queue)
-        else:
-            lease.connection.connection.send(Cancel(task.seq))
+        elif not force:
+            lease.connection.connection.send(Cancel(task.seq, recursive=recursive))
+        elif not task.force:
+            task.force = True
+            if next(iter(lease.tasks)) == task.seq:
+                self._force(lease, task)
+            else:
+                lease.connection.connection.send(Cancel(task.seq, recursive=recursive))
+
+    def _force(self, lease: Lease, task: Task) -> None:
+        """End the worker of a task that runs: it does so itself, after its last words to others, or the node does."""
+        task.force = False  # once is enough
+        self._fail(task, cancelled(task))
+        lease.connection.connection.send(Cancel(task.seq, recursive=task.recursive, force=True))
+        self._runtime.reactor.call_later(_FORCE_GRACE_S, lambda: self._kill_under(lease, task))
+
+    def _kill_under(self, lease: Lease, task: Task) -> None:
+        if task.lease is not lease or next(iter(lease.tasks)) != task.seq:
+            return  # it is through
+        self._by_lease.pop(lease.lease_id, None)
+        self._dying.pop(lease.lease_id, None)
+        task.queue.gone(lease.lease_id)
+        self._runtime.link.send(LeaseReturn(lease.lease_id, kill=True))
+        self._fail_lease(task.queue, lease, "cancelled by force")
+        self._pump(task.queue)
 
     def state_of(self, task: Task) -> tuple[str, int | None]:
         """Where a task is, in words, and the lease request to ask the node about, if it waits for one."""
@@ -426,17 +502,18 @@ class TaskSubmitter:
         return ""
 
     def _tasks_of(self, queue: KeyQueue) -> list[Task]:
-        """All that wait for a worker or have one; not those that wait for arguments."""
+        """All that wait for a worker or for arguments, or have a worker."""
+        without = [task for task in self._waiting_for_arguments.values() if task.queue is queue]
         dying = [lease for lease_id, lease in self._dying.items() if self._by_lease.get(lease_id) is queue]
         leases = [*queue.leases.values(), *dying]
-        return [*(task for lease in leases for task in lease.tasks.values()), *queue.waiting]
+        return [*(task for lease in leases for task in lease.tasks.values()), *queue.waiting, *without]
 
-    def cancel_children(self, parent: object) -> None:
+    def cancel_children(self, parent: Running) -> None:
         """Cancel all that `parent` submitted, here and to actors. What waits for an argument of theirs fails, too."""
         self._runtime.actors.cancel_children(parent)
         for queue in list(self._queues.values()):
             for task in self._tasks_of(queue):
-                if task.parent is parent:
+                if task.parent is parent and not task.cancelled:
                     self.cancel(task)
 
     def close(self, reason: str) -> None:
@@ -447,6 +524,7 @@ class TaskSubmitter:
             queue.waiting.clear()
             queue.leases.clear()
         self._dying.clear()
+        self._waiting_for_arguments.clear()
         for worker in self._workers.values():
             worker.connection.close()
         self._workers.clear()

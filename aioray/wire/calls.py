@@ -15,6 +15,8 @@ class Greeting(msgspec.Struct, array_like=True, tag=1):
 
     process_id: bytes
     sys_path: list[str] = []  # where the driver's modules are found
+    job_id: bytes = b""  # the process id of the driver at the root
+    namespace: str = ""  # of the caller
 
 
 class Export(msgspec.Struct, array_like=True, tag=2):
@@ -38,6 +40,9 @@ class Call(msgspec.Struct, array_like=True, tag=3, gc=False):
     once: bool = False  # may not run twice: earlier results are flushed before it starts
     slot: int = 0  # which of the actors of a process that many share; 0 where it is the only one
     group: str = ""  # the concurrency group to run in; empty: the method's own
+    time_left_us: int = 0  # until its deadline, when it was sent; 0: it has none. Becomes a time where it arrives
+    retry: str = ""  # the errors to retry: "*" for all, or the `fn` of an exported tuple of exception types
+    max_calls: int = 0  # the worker goes after so many runs of `fn`; 0: it stays
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=4):
@@ -45,6 +50,8 @@ class Cancel(msgspec.Struct, array_like=True, tag=4):
 
     seq: int
     slot: int = 0  # as in the Call
+    recursive: bool = True  # and all that it began
+    force: bool = False  # by ending the process
 
 
 class Done(msgspec.Struct, array_like=True, tag=5, gc=False):
@@ -61,12 +68,14 @@ class Finished(msgspec.Struct, array_like=True, tag=6, gc=False):
     seq: int
     values: list[Value]
     exec_us: int
+    retry: bool = False  # the error is one that the Call's `retry` names
 
 
 class GiveBack(msgspec.Struct, array_like=True, tag=7):
     """Worker -> caller: these have not begun and will not soon; run them elsewhere."""
 
     seqs: list[int]
+    leaving: bool = False  # and so with all others: this worker is through, and is to be let go
 
 
 CallMessage = Greeting | Export | Call | Cancel | Done | Finished | GiveBack

@@ -63,6 +63,7 @@ class LeaseReturn(Message, tag=5):
 
     lease_id: int
     kill: bool = False  # end the worker too: it runs something that was cancelled by force
+    retire: bool = False  # let the worker go: it has said that it is through
 
 
 class LeaseLost(Message, tag=6):
@@ -170,6 +171,7 @@ class ActorSpec(Message, tag=18):
     isolation: str = "process"  # or "shared": a light actor, in a process with others
     slot: int = 0  # node -> worker: its number there, if it is light
     concurrency_groups: dict[str, int] = {}  # name -> how many calls at once
+    job_id: bytes = b""  # of the driver at the root
 
 
 class ActorUpdate(Message, tag=19):
@@ -266,6 +268,7 @@ class CancelCall(Message, tag=32):
 
     oid: bytes
     force: bool = False
+    recursive: bool = True
 
 
 class EndActor(Message, tag=33):

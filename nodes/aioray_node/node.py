@@ -265,8 +265,8 @@ class Node:
         match message:
             case LeaseRequest(number, demand, name):
                 self._leases.request(process, number, demand, name)
-            case LeaseReturn(number, kill):
-                self._leases.give_back(process, number, kill=kill)
+            case LeaseReturn(number, kill, retire):
+                self._leases.give_back(process, number, kill=kill, retire=retire)
             case Blocked(blocked):
                 if peer.worker is not None:
                     self._leases.blocked(peer.worker, blocked)

@@ -40,10 +40,14 @@ class ForkFailed(msgspec.Struct, frozen=True):
 
 
 class Free(msgspec.Struct, frozen=True):
-    """The lease is over, with or without a worker. `reusable`: the worker is fit for the next one."""
+    """The lease is over, with or without a worker. `reusable`: the worker is fit for the next one.
+
+    `gently`: if it is not, it may still do for others what it has to.
+    """
 
     lease_id: int
     reusable: bool
+    gently: bool = False
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -141,14 +145,14 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
                 commands.append(Lost(held_by, worker_id))
         case ForkFailed(reason):
             commands += _fork_failed(state, reason, now)
-        case Free(lease_id, reusable):
+        case Free(lease_id, reusable, gently):
             _unneed(state, lease_id)
             if lease_id in state.bound:
                 worker_id = _unbind(state, lease_id)
                 if reusable:
                     state.idle[worker_id] = now
                 else:
-                    commands.append(Kill(worker_id))
+                    commands.append(Retire(worker_id) if gently else Kill(worker_id))
         case Tick():
             state.wake_at = None  # timers may fire a hair early: `plan` asks again if it is not time yet
     return commands + plan(state, now)

@@ -182,13 +182,13 @@ class WorkerPool:
             worker.lease_id = None
             self.kill(worker, reason)
 
-    def free(self, lease_id: int, *, reusable: bool) -> None:
-        """A lease is over."""
+    def free(self, lease_id: int, *, reusable: bool, gently: bool = False) -> None:
+        """A lease is over. A worker that is not `reusable` is killed; `gently`: asked to go."""
         for worker in self._workers.values():
             if worker.lease_id == lease_id:
                 worker.lease_id = None
                 break
-        self.feed(core.Free(lease_id, reusable))
+        self.feed(core.Free(lease_id, reusable, gently))
 
     def _on_zygote_death(self) -> None:
         """Its workers died with it: start anew."""

@@ -114,11 +114,11 @@ class LeaseDesk:
         self._by_owner[process, number] = lease_id
         self.feed(core.Request(lease_id, process.hex(), demand, name))
 
-    def give_back(self, process: bytes, number: int, *, kill: bool) -> None:
-        """A caller is through with a lease, or does not want it any more."""
+    def give_back(self, process: bytes, number: int, *, kill: bool, retire: bool = False) -> None:
+        """A caller is through with a lease, or does not want it any more; `retire`: nor is its worker of use."""
         lease_id = self._by_owner.get((process, number))
         if lease_id is not None:
-            self._end(lease_id, reusable=not kill)
+            self._end(lease_id, reusable=not (kill or retire), gently=retire and not kill)
 
     def blocked(self, worker: Worker, blocked: bool) -> None:
         """A worker waits for the cluster, or goes on."""
@@ -198,10 +198,10 @@ class LeaseDesk:
         else:
             self._send(grant.process, LeaseLost(grant.number, reason))
 
-    def _end(self, lease_id: int, *, reusable: bool) -> None:
+    def _end(self, lease_id: int, *, reusable: bool, gently: bool = False) -> None:
         self._forget(lease_id)
         self.feed(core.Return(lease_id))
-        self.pool.free(lease_id, reusable=reusable)
+        self.pool.free(lease_id, reusable=reusable, gently=gently)
 
     def _forget(self, lease_id: int) -> None:
         grant = self._grants.pop(lease_id, None)

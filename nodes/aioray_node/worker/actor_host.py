@@ -18,7 +18,7 @@ from aioray.runtime.errors import constructor_error, error_value
 from aioray.wire.control import ActorExit, ActorStarted
 from aioray.wire.framing import decode_call
 from aioray_node.worker.hosted_actor import ASYNC_CONCURRENCY, ActorKind, HostedActor
-from aioray_node.worker.runtime import RunningCall, running
+from aioray_node.worker.runtime import Caller, RunningCall, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +94,7 @@ class ActorHost:
     def construct(self, actor: HostedActor) -> bool:
         """Run the constructor here and now, and tell the node; whether there is an actor."""
         call = decode_call(actor.spec.call)
-        token = running.set(RunningCall(call, actor.spec.creator, actor))
+        token = running.set(RunningCall(call, _creator_of(actor.spec), actor))
         try:
             args, kwargs = self._runtime.arguments(call)
             actor.instance = actor.kind.cls(*args, **kwargs)
@@ -110,7 +110,7 @@ class ActorHost:
     async def construct_async(self, actor: HostedActor) -> bool:
         """The same where `__init__` is a coroutine function."""
         call = decode_call(actor.spec.call)
-        running.set(RunningCall(call, actor.spec.creator, actor))
+        running.set(RunningCall(call, _creator_of(actor.spec), actor))
         cls: Any = actor.kind.cls
         try:
             args, kwargs = self._runtime.arguments(call)
@@ -208,6 +208,10 @@ class ActorHost:
         with self._services.reactor.lock:
             self._services.runtime.link.send(ActorExit(actor.spec.actor_id, exit_reason(exc)))
             self.end(actor.spec.slot, now=False)
+
+
+def _creator_of(spec: ActorSpec) -> Caller:
+    return Caller(spec.creator, spec.job_id, spec.namespace)
 
 
 def exit_reason(exc: SystemExit | KeyboardInterrupt) -> str:

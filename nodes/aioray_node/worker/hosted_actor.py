@@ -77,9 +77,9 @@ class HostedActor:
 
     # the end
 
-    def cancel(self, connection: Connection, seq: int) -> bool:
+    def cancel(self, connection: Connection, seq: int, *, recursive: bool) -> bool:
         """Cancel a call; False when it is in no lane."""
-        return any(lane.cancel(connection, seq) for lane in self._lanes.values())
+        return any(lane.cancel(connection, seq, recursive=recursive) for lane in self._lanes.values())
 
     async def join(self) -> None:
         """Wait, on the loop, until all calls that have come are through."""

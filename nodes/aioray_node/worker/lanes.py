@@ -52,18 +52,19 @@ class Lane(Protocol):
     def take(self, item: Item) -> None:
         """A call has come."""
 
-    def cancel(self, connection: Connection, seq: int) -> bool:
+    def cancel(self, connection: Connection, seq: int, *, recursive: bool) -> bool:
         """Cancel a call; False when it is not here."""
 
 
 class ThreadLane:
-    """Calls in threads of a pool. One that runs cannot be cancelled, as threads cannot."""
+    """Calls in threads of a pool. One that runs cannot be interrupted: it is told, and what it began is cancelled."""
 
     def __init__(self, services: Services, actor: HostedActor, *, limit: int) -> None:
         self._services = services
         self._actor = actor
         self._pool = concurrent.futures.ThreadPoolExecutor(limit, "actor")
         self._waiting: dict[Key, tuple[Item, concurrent.futures.Future[None]]] = {}
+        self._running: dict[Key, RunningCall] = {}
 
     def take(self, item: Item) -> None:
         key = (id(item[0]), item[1].seq)
@@ -72,13 +73,26 @@ class ThreadLane:
         except RuntimeError:  # it is leaving: who calls hears of its end from the node
             return
 
-    def cancel(self, connection: Connection, seq: int) -> bool:
-        item, future = self._waiting.get((id(connection), seq), (None, None))
-        if item is None or future is None or not future.cancel():
+    def cancel(self, connection: Connection, seq: int, *, recursive: bool) -> bool:
+        key = (id(connection), seq)
+        item, future = self._waiting.get(key, (None, None))
+        call = self._running.get(key)
+        if item is not None and future is not None and future.cancel():
+            del self._waiting[key]
+            self._services.replier.cancelled(item)
+        elif item is not None:  # its thread is about to begin
+            self._running[key] = call = self._running_call(item)
+            call.cancel(recursive=recursive)
+        elif call is not None:
+            call.cancel(recursive=recursive)
+            if recursive:
+                self._services.runtime.tasks.cancel_children(call)
+        else:
             return False
-        del self._waiting[id(connection), seq]
-        self._services.replier.cancelled(item)
         return True
+
+    def _running_call(self, item: Item) -> RunningCall:
+        return RunningCall(item[1], item[0].tag, self._actor)
 
     def join(self) -> None:
         """Wait until all that has come is done."""
@@ -89,11 +103,17 @@ class ThreadLane:
         services = self._services
         with services.reactor.lock:  # `take` may not have noted it yet
             self._waiting.pop(key, None)
+            running_call = self._running.get(key)
+            if running_call is not None:
+                del self._running[key]
+                services.replier.cancelled(item)
+                return
+            running_call = self._running[key] = self._running_call(item)
         caller: bytes = connection.tag.process_id
-        token = running.set(RunningCall(call, caller, self._actor))
+        token = running.set(running_call)
         started = time.perf_counter()
         try:
-            method = self._actor.method(call.fn)
+            method = running_call.function = self._actor.method(call.fn)
             args, kwargs = services.runtime.arguments(call)
             result = method(*args, **kwargs)
             del args, kwargs
@@ -106,6 +126,7 @@ class ThreadLane:
             del result
         finally:
             running.reset(token)
+            del self._running[key]
         if services.reactor.loop is None:
             services.reactor.flush()
 
@@ -123,7 +144,7 @@ class LoopLane:
         self._actor = actor
         self._limit = limit
         self._backlog: collections.deque[Item] | None = None
-        self._tasks: dict[Key, tuple[asyncio.Task[None], Item]] = {}
+        self._tasks: dict[Key, tuple[asyncio.Task[None], Item, RunningCall]] = {}
         self._closed = False
 
     def take(self, item: Item) -> None:
@@ -138,17 +159,17 @@ class LoopLane:
         loop = self._services.loop
         assert loop is not None
         key = (id(item[0]), item[1].seq)
-        self._tasks[key] = loop.create_task(self._run(item, key)), item
+        running_call = RunningCall(item[1], item[0].tag, self._actor)
+        self._tasks[key] = loop.create_task(self._run(item, key, running_call)), item, running_call
 
-    async def _run(self, item: Item, key: Key) -> None:
+    async def _run(self, item: Item, key: Key, running_call: RunningCall) -> None:
         connection, call = item
         services, actor = self._services, self._actor
         caller: bytes = connection.tag.process_id
-        running_call = RunningCall(call, caller, actor)
         running.set(running_call)
         started = time.perf_counter()
         try:
-            method = actor.method(call.fn)
+            method = running_call.function = actor.method(call.fn)
             args, kwargs = services.runtime.arguments(call)
             if call.fn in actor.kind.coroutines:
                 result = await method(*args, **kwargs)
@@ -188,16 +209,17 @@ class LoopLane:
     async def join(self) -> None:
         """Wait until all that has come is done."""
         while self._tasks:
-            await asyncio.wait([task for task, _ in self._tasks.values()])
+            await asyncio.wait([task for task, _, _ in self._tasks.values()])
 
     def abort(self) -> None:
         """Cancel all that runs, and forget what waits: nobody listens any more."""
         self._backlog = None
-        for task, item in list(self._tasks.values()):
-            task.cancel()
+        for task, item, call in list(self._tasks.values()):
+            call.cancel(recursive=True)
+            self._services.runtime.cancel_loop_task(task, call)
             task.add_done_callback(functools.partial(self._never_began, item))
 
-    def cancel(self, connection: Connection, seq: int) -> bool:
+    def cancel(self, connection: Connection, seq: int, *, recursive: bool) -> bool:
         for item in self._backlog or ():
             if item[0] is connection and item[1].seq == seq:
                 assert self._backlog is not None
@@ -207,15 +229,17 @@ class LoopLane:
         found = self._tasks.get((id(connection), seq))
         if found is None:
             return False
-        task, item = found
-        task.cancel()
+        task, item, call = found
+        call.cancel(recursive=recursive)
+        self._services.runtime.cancel_loop_task(task, call)
         task.add_done_callback(functools.partial(self._never_began, item))
         return True
 
     def _never_began(self, item: Item, task: asyncio.Task[None]) -> None:
         """A task that is cancelled before its first step never runs any of its code: do what that would have done."""
         key = (id(item[0]), item[1].seq)
-        if self._tasks.get(key) == (task, item):
+        entry = self._tasks.get(key)
+        if entry is not None and entry[0] is task:
             self._services.replier.cancelled(item)
             self._over(key)
 
@@ -230,7 +254,6 @@ async def _in_thread(call: RunningCall, fn: Callable[[], Any]) -> Any:
         except asyncio.CancelledError:
             if future.cancelled() or future.cancel():
                 raise
-            call.is_canceled = True
 
 
 def us_since(started: float) -> int:

@@ -15,9 +15,9 @@ from aioray.runtime.connection import Connection, Listener
 from aioray.runtime.reactor import Reactor
 from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray.wire.framing import call_decoder
-from aioray_node.worker.executor import Caller, Executor
+from aioray_node.worker.executor import Executor
 from aioray_node.worker.output import labelled_stream
-from aioray_node.worker.runtime import WorkerRuntime
+from aioray_node.worker.runtime import Caller, WorkerRuntime
 
 if TYPE_CHECKING:
     import socket

@@ -7,10 +7,12 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from aioray.runtime.calls import NO_DEADLINE
 from aioray.runtime.runtime import Runtime
 from aioray.wire.control import Blocked
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from aioray.refs import ObjectRef
@@ -18,17 +20,41 @@ if TYPE_CHECKING:
     from aioray_node.worker.hosted_actor import HostedActor
 
 
+class Caller:
+    """Who is at the other end of a connection; or, for constructors, who wanted the actor."""
+
+    __slots__ = ("exports", "job_id", "namespace", "process_id")
+
+    def __init__(self, process_id: bytes = b"", job_id: bytes = b"", namespace: str = "") -> None:
+        self.process_id = process_id
+        self.job_id = job_id
+        self.namespace = namespace
+        self.exports: dict[str, bytes] = {}
+
+
 class RunningCall:
     """The call that a thread, or a coroutine, is busy with."""
 
-    __slots__ = ("actor", "awaiting", "call", "caller", "is_canceled")
+    __slots__ = ("actor", "awaiting", "call", "caller", "function", "is_canceled", "spares_children")
 
-    def __init__(self, call: Call, caller: bytes, actor: HostedActor | None = None) -> None:
+    def __init__(self, call: Call, caller: Caller, actor: HostedActor | None = None) -> None:
         self.call = call
         self.actor = actor
-        self.caller = caller  # process id
+        self.caller = caller
         self.is_canceled = False
+        self.spares_children = False  # it was cancelled, and what it began was not
         self.awaiting = 0  # refs for which its CPU is lent out
+        self.function: Any = None  # what runs, once that is known
+
+    @property
+    def deadline(self) -> float:
+        """On the reactor's clock (s), NO_DEADLINE if there is none."""
+        return self.call.time_left_us / 1e6 if self.call.time_left_us else NO_DEADLINE
+
+    def cancel(self, *, recursive: bool) -> None:
+        """It is told that it is cancelled."""
+        self.is_canceled = True
+        self.spares_children = not recursive
 
 
 # Follows a coroutine wherever it goes; a thread that user code starts has none.
@@ -46,9 +72,36 @@ class WorkerRuntime(Runtime):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._waiting = 0
+        self._sparing = False
 
-    def call_here(self) -> object:
+    def call_here(self) -> RunningCall | None:
         return running.get()
+
+    def spares_children(self) -> bool:
+        call = running.get()
+        return self._sparing or (call is not None and call.spares_children)
+
+    def cancel_loop_task(self, task: asyncio.Task[Any], call: RunningCall) -> None:
+        """Cancel the asyncio task of a call, and what it awaits unless that is spared. In the loop's thread."""
+        self._sparing = call.spares_children  # asyncio goes all the way down to the refs before this returns
+        try:
+            task.cancel()
+        finally:
+            self._sparing = False
+        if not call.spares_children:
+            self.tasks.cancel_children(call)
+
+    def namespace_here(self) -> str:
+        call = running.get()
+        if call is None:
+            return self.namespace
+        return call.caller.namespace if call.actor is None else call.actor.spec.namespace
+
+    def job_here(self) -> bytes:
+        call = running.get()
+        if call is None:
+            return self.job_id
+        return call.caller.job_id if call.actor is None else call.actor.spec.job_id
 
     def in_call(self) -> bool:
         return running.get() is not None
