@@ -1,6 +1,6 @@
 """aioray: Ray's programming model the asyncio way. `import aioray as ray` runs a program written for Ray."""
 
-from aioray import exceptions
+from aioray import exceptions, runtime_env
 from aioray.actors import ActorClass, ActorHandle, method
 from aioray.api import (
     available_resources,
@@ -11,6 +11,7 @@ from aioray.api import (
     explain,
     get,
     get_actor,
+    get_gpu_ids,
     init,
     is_initialized,
     kill,
@@ -41,6 +42,7 @@ __all__ = [
     "explain",
     "get",
     "get_actor",
+    "get_gpu_ids",
     "init",
     "is_initialized",
     "kill",
@@ -48,6 +50,7 @@ __all__ = [
     "nodes",
     "put",
     "remote",
+    "runtime_env",
     "shutdown",
     "wait",
 ]

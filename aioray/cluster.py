@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -143,6 +144,9 @@ class Cluster:
         runtime.open()
         await welcomed.wait()
         runtime.welcome(_admitted(runtime))
+        if options.runtime_env:
+            with concurrent.futures.ThreadPoolExecutor(1) as copying:  # the loop's own would stay when we are gone
+                await loop.run_in_executor(copying, runtime.adopt_environment, options.runtime_env)
         return runtime
 
     async def shutdown(self) -> None:
@@ -255,7 +259,7 @@ class HeadProcess:
         paths = [*sys.path, str(_NODES)] if _NODES.is_dir() else sys.path
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         told = msgspec.to_builtins(options)
-        del told["namespace"], told["log_to_driver"]
+        del told["namespace"], told["log_to_driver"], told["runtime_env"]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "aioray_node", json.dumps(told)],
             stdin=subprocess.PIPE,
@@ -349,6 +353,7 @@ class SyncCluster:
             runtime.open()
             reactor.run_until(lambda: runtime.link.welcomed.done, _START_TIMEOUT_S)
             runtime.welcome(_admitted(runtime))
+            runtime.adopt_environment(options.runtime_env)
             reactor.start_helper()
             undo.pop_all()
         return runtime

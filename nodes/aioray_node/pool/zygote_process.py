@@ -49,7 +49,7 @@ class ZygoteProcess:
             told = [str(theirs.fileno()), msgspec.json.encode(config).decode()]
             command = [sys.executable, "-m", "aioray_node.pool.zygote", *told]
             process = subprocess.Popen(  # returns at once: nothing to await
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=_child_environment()
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=child_environment()
             )
         return cls(ours, process.pid, process)
 
@@ -82,9 +82,9 @@ class ZygoteProcess:
     def on_writable(self) -> None:
         """Never asked for: orders are small and few."""
 
-    def fork_worker(self, worker_id: str, session_dir: str, stdout_fd: int, stderr_fd: int) -> None:
+    def fork_worker(self, order: ForkWorker, stdout_fd: int, stderr_fd: int) -> None:
         """Order one worker; Forked reports. Raises OSError when the zygote is gone."""
-        data = msgspec.msgpack.encode(ForkWorker(worker_id, session_dir))
+        data = msgspec.msgpack.encode(order)
         socket.send_fds(self.sock, [data], [stdout_fd, stderr_fd])
 
     def hang_up(self) -> None:
@@ -127,7 +127,7 @@ class ZygoteProcess:
                 return
 
 
-def _child_environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Ours, with the import path as it is here, and one thread a library: a fork would lose the others."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
