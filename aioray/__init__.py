@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from aioray import exceptions
+from aioray import exceptions, runtime_env
 from aioray.actors import ActorClass, ActorHandle, method
 from aioray.api import (
     available_resources,
@@ -13,6 +13,7 @@ from aioray.api import (
     explain,
     get,
     get_actor,
+    get_gpu_ids,
     init,
     is_initialized,
     kill,
@@ -46,6 +47,7 @@ __all__ = [
     "explain",
     "get",
     "get_actor",
+    "get_gpu_ids",
     "init",
     "is_initialized",
     "kill",
@@ -53,6 +55,7 @@ __all__ = [
     "nodes",
     "put",
     "remote",
+    "runtime_env",
     "shutdown",
     "util",
     "wait",

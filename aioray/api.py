@@ -49,15 +49,18 @@ def init(
     logging_format: str | None = None,
     log_to_driver: bool = True,
     namespace: str | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
     _system_config: Mapping[str, Any] | None = None,
     _temp_dir: str | None = None,
     **not_yet: Any,
 ) -> InitContext:
     """Start a cluster for a program without an event loop: a head process, with its workers, beside this one.
 
-    num_cpus: default the CPUs this process may use. object_store_memory: bytes, default 30 % of the machine's memory,
-    never more than /dev/shm has. log_to_driver: show here what workers print. configure_logging, logging_level,
-    logging_format: of the logger "aioray". namespace: of named actors. `_system_config`: see aioray.config.Config.
+    num_cpus: default the CPUs this process may use. num_gpus: default those found that CUDA_VISIBLE_DEVICES leaves.
+    object_store_memory: bytes, default 30 % of the machine's memory, never more than /dev/shm has. log_to_driver: show
+    here what workers print. configure_logging, logging_level, logging_format: of the logger "aioray". namespace: of
+    named actors. runtime_env: of all tasks and actors, see aioray.runtime_env.RuntimeEnv. `_system_config`: see
+    aioray.config.Config.
 
     Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already (unless
     ignore_reinit_error), InvalidOptionError for an option that is not known, or not there yet.
@@ -73,6 +76,7 @@ def init(
         temp_dir=_temp_dir,
         namespace=namespace,
         log_to_driver=log_to_driver,
+        runtime_env=runtime_env,
         system_config=_system_config,
     )
     with _init_lock:
@@ -112,6 +116,7 @@ def connect(
     object_store_memory: int | None = None,
     log_to_driver: bool = True,
     namespace: str | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
     _system_config: Mapping[str, Any] | None = None,
     _temp_dir: str | None = None,
     **not_yet: Any,
@@ -131,6 +136,7 @@ def connect(
             temp_dir=_temp_dir,
             namespace=namespace,
             log_to_driver=log_to_driver,
+            runtime_env=runtime_env,
             system_config=_system_config,
         )
     )
@@ -317,6 +323,15 @@ def available_resources() -> dict[str, float]:
     """What of that is free now."""
     amounts: dict[str, float] = current.get().ask("available_resources")
     return amounts
+
+
+def get_gpu_ids() -> list[int] | list[str]:
+    """The GPUs of the task or actor that calls this, as in CUDA_VISIBLE_DEVICES; empty in a driver.
+
+    Numbers, or texts where the node was started with such ids.
+    """
+    ids = current.get().accelerator_ids()["GPU"]
+    return [int(each) for each in ids] if all(each.isdecimal() for each in ids) else ids
 
 
 async def disconnect() -> None:

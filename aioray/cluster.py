@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -144,6 +145,9 @@ class Cluster:
         runtime.open()
         await welcomed.wait()
         runtime.welcome(_admitted(runtime))
+        if options.runtime_env:
+            with concurrent.futures.ThreadPoolExecutor(1) as copying:  # the loop's own would stay when we are gone
+                await loop.run_in_executor(copying, runtime.adopt_environment, options.runtime_env)
         return runtime
 
     async def shutdown(self) -> None:
@@ -254,7 +258,7 @@ class HeadProcess:
     def __init__(self, options: ClusterOptions) -> None:
         nodes = str(_NODES) if _NODES.is_dir() else ""
         told = msgspec.to_builtins(options)
-        del told["namespace"], told["log_to_driver"]
+        del told["namespace"], told["log_to_driver"], told["runtime_env"]
         self._process = subprocess.Popen(
             child_python.command("aioray_node.__main__", json.dumps(told), also_from=nodes),
             stdin=subprocess.PIPE,
@@ -347,6 +351,7 @@ class SyncCluster:
             runtime.open()
             reactor.run_until(lambda: runtime.link.welcomed.done, _START_TIMEOUT_S)
             runtime.welcome(_admitted(runtime))
+            runtime.adopt_environment(options.runtime_env)
             reactor.start_helper()
             undo.pop_all()
         return runtime

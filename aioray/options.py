@@ -17,13 +17,16 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from aioray import runtime_env
 from aioray.exceptions import InvalidOptionError
+from aioray.runtime_env import RuntimeEnv, checked_env
 
 Kind = Literal["task", "actor", "method"]
 
 UNIT = 10_000  # amounts of resources are counted in whole ten-thousandths
 MAX_UNITS = 2**63 - 1  # what an integer on the wire holds
 NOT_YET = "not there yet"
+ACCELERATOR_AMOUNT = 0.001  # of what a node with that kind of GPU has one of: so small that it never runs out
 
 
 # Checks: each takes the value given and returns the value to keep, or raises ValueError saying what is wrong.
@@ -174,6 +177,13 @@ def _retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
     return tuple(value) or False
 
 
+def _runtime_env(value: Any) -> RuntimeEnv:
+    try:
+        return checked_env(value)
+    except InvalidOptionError as exc:
+        raise ValueError(exc.reason) from None
+
+
 class Option(msgspec.Struct, frozen=True):
     """A row of the table. None always means the default: `.options(name=None)` takes a name back."""
 
@@ -219,14 +229,14 @@ _ROWS = [
     Option("name", BOTH, None, _text, "a str that is not empty"),
     Option("enable_task_events", BOTH, True, _flag, "True, False"),
     _planned("object_store_memory", BOTH, 0),
-    _planned("accelerator_type", BOTH),
+    Option("accelerator_type", BOTH, None, _text, "the name of a kind of GPU, such as 'A100'"),
     _planned("label_selector", BOTH, {}),
     _planned("fallback_strategy", BOTH, []),
     _planned("_labels", BOTH, {}),
     _planned("placement_group", BOTH, "default"),
     _planned("placement_group_bundle_index", BOTH, -1),
     _planned("placement_group_capture_child_tasks", BOTH),
-    _planned("runtime_env", BOTH, {}),
+    Option("runtime_env", BOTH, RuntimeEnv(), _runtime_env, runtime_env.ALLOWED),
     Option("timeout", CALLS, None, _seconds, "None, or seconds from the call on, above 0"),  # (ours)
     Option("deadline", CALLS, None, _moment, "None, a datetime with a time zone, a time as of time.time()"),  # (ours)
     Option("num_returns", CALLS, 1, _num_returns, "a whole number >= 0"),
@@ -266,6 +276,8 @@ class TaskOptions:
     scheduling_strategy: str
     name: str | None
     enable_task_events: bool
+    accelerator_type: str | None
+    runtime_env: RuntimeEnv = dataclasses.field(hash=False)
     num_returns: int
     max_retries: int  # -1: without end
     retry_exceptions: bool | tuple[type[BaseException], ...]  # what of user code counts as worth another try
@@ -296,6 +308,8 @@ class ActorOptions:
     scheduling_strategy: str
     name: str | None
     enable_task_events: bool
+    accelerator_type: str | None
+    runtime_env: RuntimeEnv = dataclasses.field(hash=False)
     max_concurrency: int | None  # None: 1, or 1000 if the class has async methods
     namespace: str | None
     get_if_exists: bool
@@ -345,6 +359,8 @@ AnyOptions = TypeVar("AnyOptions", TaskOptions, ActorOptions, MethodOptions)
 
 def _demand_of(options: TaskOptions | ActorOptions, num_cpus: float) -> dict[str, int]:
     amounts = {"CPU": num_cpus, "GPU": options.num_gpus, "memory": options.memory, **options.resources}
+    if options.accelerator_type is not None:
+        amounts[f"accelerator_type:{options.accelerator_type}"] = ACCELERATOR_AMOUNT
     demand = {}
     for name, amount in amounts.items():
         # Integers apart: a count of bytes has more digits than a float times 10,000 keeps.

@@ -30,6 +30,7 @@ def create_actor(
     """Ask for an actor; it, and whether one of that name existed already (then it is that one)."""
     function = runtime.function(cls, cls.__name__)
     arguments = pack_arguments(runtime, args, kwargs)
+    environment = runtime.environments.resolve(options.runtime_env)
     actor_id = object_id(runtime.process_id, runtime.next_seq())
     namespace = options.namespace or runtime.namespace_here()
     job_id = runtime.job_here()
@@ -83,6 +84,7 @@ def create_actor(
                     isolation=options.isolation,
                     concurrency_groups=dict(options.concurrency_groups),
                     job_id=job_id,
+                    environment=environment,
                 )
             )
 

@@ -33,6 +33,9 @@ from aioray.runtime.serialization import serialize_code
 from aioray.runtime.shared_memory import SharedMemory
 from aioray.runtime.tasks import Function, Task, TaskSubmitter, TaskTarget
 from aioray.runtime.unseen import looked_at
+from aioray.runtime_env import checked_env
+from aioray.runtime_env.environment import Environment
+from aioray.runtime_env.resolving import Environments
 from aioray.wire.calls import Greeting
 from aioray.wire.control import (
     ActorUpdate,
@@ -51,7 +54,7 @@ from aioray.wire.control import (
 from aioray.wire.values import Value, owner_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from aioray.config import Config
     from aioray.options import ActorOptions, TaskOptions
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from aioray.runtime.deadlines import Limits
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
+    from aioray.runtime_env import RuntimeEnv
     from aioray.wire.control import Reserved
 
 
@@ -81,6 +85,8 @@ class Runtime:
         on_lost: Callable[[str], None] | None = None,
         on_log: Callable[[LogLines], None] | None = None,
         log_to_driver: bool = True,
+        environment: str = "",
+        gpus: tuple[str, ...] = (),
     ) -> None:
         self.reactor = reactor
         self.config = config
@@ -98,6 +104,9 @@ class Runtime:
         self.node_id = ""
         self.session_dir = ""
         self.memory: SharedMemory
+        self.environments: Environments
+        self._own_environment = environment
+        self._gpus = gpus
         self._node_address = node_address
         self._seqs = itertools.count(1)
         self._functions: weakref.WeakKeyDictionary[Any, Function] = weakref.WeakKeyDictionary()
@@ -137,6 +146,7 @@ class Runtime:
         """The node let us in."""
         self.node_id = welcome.node_id
         self.session_dir = welcome.session_dir
+        self.environments = Environments(self._own_environment, welcome.session_dir, self.config.runtime_env_max_nbytes)
         self.memory = SharedMemory(
             welcome.segment,
             welcome.capacity_nbytes,
@@ -145,6 +155,18 @@ class Runtime:
             extent_nbytes=self.config.extent_nbytes,
             cache_nbytes=self.config.local_arena_cache_nbytes,
         )
+
+    def adopt_environment(self, given: Mapping[str, Any]) -> None:
+        """What all that this process submits has from here on. Copies files, blocking. Raises InvalidOptionError."""
+        self.environments.own = self.environments.resolve(checked_env(given))
+
+    def runtime_env(self) -> RuntimeEnv:
+        """What this process was started with, and hands on; paths are those of the node's copies."""
+        return Environment.of(self.environments.own).as_given()
+
+    def accelerator_ids(self) -> dict[str, list[str]]:
+        """The devices that were given to what runs here, by the name of their resource."""
+        return {"GPU": list(self._gpus)}
 
     def _reserve(self, nbytes: int) -> Reserved:
         answer: Reserved = self._exchange(Reserve(nbytes))
@@ -438,8 +460,9 @@ class Runtime:
 
     def task_target(self, function: Function, options: TaskOptions) -> TaskTarget:
         """A function with its options, as `submit_task` takes it."""
+        environment = self.environments.resolve(options.runtime_env)
         with self.reactor.lock:
-            queue = self.tasks.queue_for(options.demand())
+            queue = self.tasks.queue_for(options.demand(), environment)
         types = options.retry_exceptions
         exported = (
             self._pickled_function(types, f"retry_exceptions of {function.name}")

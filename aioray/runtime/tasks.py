@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from aioray.exceptions import WorkerCrashedError
+from aioray.exceptions import RuntimeEnvSetupError, WorkerCrashedError
 from aioray.refs import PENDING, READY, ObjectRef
 from aioray.runtime.calls import (
     NO_DEADLINE,
@@ -145,7 +145,7 @@ class TaskSubmitter:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._queues: dict[frozenset[tuple[str, int]], KeyQueue] = {}
+        self._queues: dict[tuple[frozenset[tuple[str, int]], str], KeyQueue] = {}
         self._by_lease: dict[int, KeyQueue] = {}
         self._workers: dict[str, _Worker] = {}  # by address
         self._lease_ids = itertools.count(1)
@@ -154,13 +154,18 @@ class TaskSubmitter:
         self._waiting_for_arguments: dict[int, Task] = {}
         self._idle_s = runtime.config.lease_idle_ms / 1000
 
-    def queue_for(self, demand: dict[str, int]) -> KeyQueue:
+    def queue_for(self, demand: dict[str, int], environment: str = "") -> KeyQueue:
         """The queue of a scheduling key."""
-        key = frozenset(demand.items())
+        key = frozenset(demand.items()), environment
         queue = self._queues.get(key)
         if queue is None:
             config = self._runtime.config
-            queue = KeyQueue(demand, target_us=config.pipeline_target_ms * 1000, max_depth=config.pipeline_max_depth)
+            queue = KeyQueue(
+                demand,
+                target_us=config.pipeline_target_ms * 1000,
+                max_depth=config.pipeline_max_depth,
+                environment=environment,
+            )
             self._queues[key] = queue
         return queue
 
@@ -245,7 +250,9 @@ class TaskSubmitter:
             lease_id = next(self._lease_ids)
             queue.requested.add(lease_id)
             self._by_lease[lease_id] = queue
-            self._runtime.link.send(LeaseRequest(lease_id, queue.demand, queue.waiting[0].function.name))
+            self._runtime.link.send(
+                LeaseRequest(lease_id, queue.demand, queue.waiting[0].function.name, queue.environment)
+            )
 
     def _plan_surplus(self, queue: KeyQueue) -> None:
         """Requests that nothing waits for go back at once, idle leases after a moment."""
@@ -331,10 +338,21 @@ class TaskSubmitter:
         self._dying.pop(message.lease_id, None)
         if lease is not None:
             self._fail_lease(queue, lease, message.reason)
+        elif message.setup_failed:
+            self._cannot_be_set_up(queue, message.reason)
         elif queue.waiting:
             task = queue.waiting.popleft()
             self._fail(task, task.crashed(message.reason))
         self._pump(queue)
+
+    def _cannot_be_set_up(self, queue: KeyQueue, reason: str) -> None:
+        """All that waits now fails; what is submitted from here on has it tried again."""
+        for lease_id in list(queue.requested):
+            self._give_up(queue, lease_id)
+        waiting = list(queue.waiting)
+        queue.waiting.clear()
+        for task in waiting:
+            fail(self._runtime, task, RuntimeEnvSetupError(f"{task.name}(): {reason}"))
 
     # what workers say
 

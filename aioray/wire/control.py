@@ -48,6 +48,7 @@ class LeaseRequest(Message, tag=3):
     lease_id: int
     demand: dict[str, int]  # unit 1/10,000
     name: str  # what it is for; shown in warnings
+    environment: str = ""  # see aioray.runtime_env.environment
 
 
 class LeaseGrant(Message, tag=4):
@@ -71,6 +72,7 @@ class LeaseLost(Message, tag=6):
 
     lease_id: int
     reason: str
+    setup_failed: bool = False  # no worker can be had in that environment
 
 
 class Blocked(Message, tag=7):
@@ -172,6 +174,7 @@ class ActorSpec(Message, tag=18):
     slot: int = 0  # node -> worker: its number there, if it is light
     concurrency_groups: dict[str, int] = {}  # name -> how many calls at once
     job_id: bytes = b""  # of the driver at the root
+    environment: str = ""  # as in LeaseRequest
 
 
 class ActorUpdate(Message, tag=19):
@@ -240,6 +243,8 @@ class ForkWorker(Message, tag=28):
 
     worker_id: str
     session_dir: str
+    environment: str = ""  # as in LeaseRequest
+    gpus: tuple[str, ...] = ()  # ids of the devices that it may see
 
 
 class Forked(Message, tag=29):

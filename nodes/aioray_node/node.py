@@ -42,6 +42,8 @@ from aioray.wire.control import (
 )
 from aioray.wire.framing import control_decoder
 from aioray.wire.values import owner_of
+from aioray_node import gpus
+from aioray_node.environments.shell import EnvironmentDesk
 from aioray_node.gcs import actors
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.objects import directory
@@ -53,7 +55,7 @@ from aioray_node.scheduling.shell import LeaseDesk
 from aioray_node.session import Session, default_store_nbytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aioray.runtime.reactor import Reactor
 
@@ -71,12 +73,12 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     object_store_memory: int | None = None  # bytes
     temp_dir: str | None = None
 
-    def totals(self) -> dict[str, float]:
-        """The node's resources."""
+    def totals(self, found: Sequence[gpus.Gpu]) -> dict[str, float]:
+        """The node's resources, with the GPUs that were found."""
         cpus = float(len(os.sched_getaffinity(0))) if self.num_cpus is None else float(self.num_cpus)
-        totals = {"CPU": cpus, **self.resources}
-        if self.num_gpus:
-            totals["GPU"] = float(self.num_gpus)
+        totals = {"CPU": cpus, **gpus.kinds(found), **self.resources}
+        if found:
+            totals["GPU"] = float(len(found))
         if self.memory is None:
             totals["memory"] = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         else:
@@ -102,7 +104,8 @@ class Node:
 
     def __init__(self, options: NodeOptions, reactor: Reactor, session: Session) -> None:
         config = options.config
-        totals = options.totals()
+        found = gpus.find(options.num_gpus, os.environ)
+        totals = options.totals(found)
         self.node_id = session.session_id
         self.started_at = time.time()
         self._reactor = reactor
@@ -112,8 +115,14 @@ class Node:
         self._totals = totals
         self._store = ObjectStore(session.capacity_nbytes, self._send, lambda oid: self._actors.unheld(oid))
         self._leases = LeaseDesk(
-            reactor, NodeResources(from_floats(totals)), self._send, exit_grace_s=config.actor_exit_grace_s
+            reactor,
+            NodeResources(from_floats(totals)),
+            self._send,
+            exit_grace_s=config.actor_exit_grace_s,
+            gpu_ids=[gpu.device_id for gpu in found],
         )
+        self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
+        self._leases.environments = self._environments
         self._actors = ActorDesk(
             self._leases, self._store, self._send, max_light_hosts=max(1, min(_MAX_PRESTART, int(totals["CPU"])))
         )
@@ -172,6 +181,7 @@ class Node:
         with self._reactor.lock:
             if self._listener is not None:
                 self._listener.close()
+            self._environments.close()
             self._pool.close(self._config.shutdown_grace_s)
             for peer in list(self._peers.values()):
                 peer.connection.flush()
@@ -263,8 +273,8 @@ class Node:
     def _handle(self, peer: Peer, connection: Connection, message: Any) -> None:
         process = peer.process_id
         match message:
-            case LeaseRequest(number, demand, name):
-                self._leases.request(process, number, demand, name)
+            case LeaseRequest(number, demand, name, environment):
+                self._leases.request(process, number, demand, name, environment)
             case LeaseReturn(number, kill, retire):
                 self._leases.give_back(process, number, kill=kill, retire=retire)
             case Blocked(blocked):

@@ -14,6 +14,7 @@ import posix_ipc
 import pytest
 
 from aioray.config import Config
+from aioray.wire.control import ForkWorker
 from aioray_node.pool.zygote_process import ZygoteProcess
 from aioray_node.session import Session, sessions_root, sweep
 
@@ -93,7 +94,7 @@ def test_a_zygote_leaves_a_living_session_alone_though_its_last_report_was_not_r
     zygote = ZygoteProcess.spawn(Config(zygote_preload=""))
     zygote.inherit(str(session.dir))
     with open(os.devnull, "wb") as null:
-        zygote.fork_worker("0" * 16, str(session.dir), null.fileno(), null.fileno())
+        zygote.fork_worker(ForkWorker("0" * 16, str(session.dir)), null.fileno(), null.fileno())
     assert select.select([zygote.sock], [], [], 10)[0]
     zygote.close(5)
     assert zygote._process is not None

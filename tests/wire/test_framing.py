@@ -111,10 +111,10 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
     pinned = """
         1 Hello process_id role pid version namespace sys_path address log_to_driver
         2 Welcome node_id session_dir segment capacity_nbytes error
-        3 LeaseRequest lease_id demand name
+        3 LeaseRequest lease_id demand name environment
         4 LeaseGrant lease_id worker_id address
         5 LeaseReturn lease_id kill retire
-        6 LeaseLost lease_id reason
+        6 LeaseLost lease_id reason setup_failed
         7 Blocked blocked
         8 Share oid value
         9 Hold holder oids req
@@ -128,7 +128,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         17 GiveExtent offset nbytes
         18 ActorSpec actor_id cls cls_data call placement running creator name namespace max_concurrency
            detached methods is_async num_cpus sys_path get_if_exists error isolation slot concurrency_groups
-           job_id
+           job_id environment
         19 ActorUpdate actor_id state address reason error slot
         20 ActorStarted actor_id error
         21 WatchActor actor_id
@@ -137,7 +137,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         25 Notice text
         26 LogLines label pid stream lines
         27 Exit reason
-        28 ForkWorker worker_id session_dir
+        28 ForkWorker worker_id session_dir environment gpus
         29 Forked worker_id pid error
         30 Exited worker_id status
         31 Inherit session_dir

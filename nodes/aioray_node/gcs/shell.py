@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from aioray.exceptions import RuntimeEnvSetupError
+from aioray.runtime.errors import error_value
 from aioray_node.gcs import actors
 from aioray_node.gcs.light import LightActors
 from aioray_node.objects.directory import Held, Released, Shared
@@ -67,7 +69,13 @@ class ActorDesk:
             self._light.settle(spec.actor_id)
         else:
             self._leases.place_actor(
-                spec.actor_id, spec.creator, spec.cls, spec.placement, spec.running, wants_worker=not is_light
+                spec.actor_id,
+                spec.creator,
+                spec.cls,
+                spec.placement,
+                spec.running,
+                wants_worker=not is_light,
+                environment="" if is_light else spec.environment,  # its host has it
             )
 
     def create(self, spec: ActorSpec) -> None:
@@ -102,6 +110,14 @@ class ActorDesk:
         else:
             self._workers.pop(actor_id, None)
             self._lost(actor_id, reason)
+
+    def setup_failed(self, actor_id: bytes, reason: str) -> None:
+        """The environment of an actor, or of a process for light ones, cannot be had."""
+        for each in self._light.residents(actor_id) if self._light.is_host(actor_id) else [actor_id]:
+            actor = self._state.actors.get(each)
+            if actor is not None:
+                error = error_value(RuntimeEnvSetupError(f"actor {actor.spec.cls}: {reason}"))
+                self.feed(actors.InitRaised(each, error))
 
     def _lost(self, actor_id: bytes, reason: str) -> None:
         self.feed(actors.Ended(actor_id, reason))

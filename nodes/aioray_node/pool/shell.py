@@ -8,7 +8,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from aioray.wire.control import Exit, Exited, Forked
+from aioray.wire.control import Exit, Exited, Forked, ForkWorker
 from aioray_node.pool import core
 from aioray_node.pool.logs import LogPipe
 
@@ -42,6 +42,7 @@ class Worker:
     pipes: list[LogPipe] = field(default_factory=list)
     why_killed: str = ""
     given_up: bool = False  # it was killed: what it still says counts no more
+    kind: core.Kind = core.DEFAULT
 
 
 class WorkerPool:
@@ -88,8 +89,8 @@ class WorkerPool:
             return
         for command in core.handle(self._state, event, self._reactor.time()):
             match command:
-                case core.Fork():
-                    self._fork()
+                case core.Fork(kind):
+                    self._fork(kind)
                 case core.Bind(lease_id, worker_id):
                     worker = self._workers[worker_id]
                     worker.lease_id = lease_id
@@ -108,8 +109,8 @@ class WorkerPool:
                     delay_s = max(0.0, when - self._reactor.time())
                     self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
 
-    def _fork(self) -> None:
-        worker = Worker(os.urandom(8).hex())
+    def _fork(self, kind: core.Kind) -> None:
+        worker = Worker(os.urandom(8).hex(), kind=kind)
         self._workers[worker.worker_id] = worker
         ends: list[int] = []
         try:
@@ -118,11 +119,12 @@ class WorkerPool:
                 ends.append(write_end)
                 worker.pipes.append(LogPipe(self._reactor, read_end, 0, stream, self._on_log))
             assert self._zygote is not None
-            self._zygote.fork_worker(worker.worker_id, self._session_dir, *ends)
+            order = ForkWorker(worker.worker_id, self._session_dir, kind.environment, kind.gpus)
+            self._zygote.fork_worker(order, *ends)
         except OSError as exc:
             self._drop(worker)
             reason = f"{exc.strerror}"
-            self._reactor.call_soon(lambda: self.feed(core.ForkFailed(reason)))
+            self._reactor.call_soon(lambda: self.feed(core.ForkFailed(reason, kind)))
         finally:
             for fd in ends:
                 os.close(fd)
@@ -135,7 +137,7 @@ class WorkerPool:
             self._gone(worker, _exit_reason(report.status))
         elif report.error:
             self._drop(worker)
-            self.feed(core.ForkFailed(report.error))
+            self.feed(core.ForkFailed(report.error, worker.kind))
         else:
             worker.pid = report.pid
             for pipe in worker.pipes:
@@ -146,7 +148,7 @@ class WorkerPool:
         worker = self._workers.get(worker_id)
         if worker is not None:
             worker.connection, worker.pid, worker.address = connection, pid, address  # Forked may come later
-            self.feed(core.WorkerUp(worker_id))
+            self.feed(core.WorkerUp(worker_id, worker.kind))
         return worker
 
     def _gone(self, worker: Worker, reason: str) -> None:
@@ -159,7 +161,7 @@ class WorkerPool:
             self._tenant.lost(lease_id, worker.why_killed or reason)
             self.feed(core.WorkerDown(worker.worker_id))
         elif worker.connection is None:
-            self.feed(core.ForkFailed(reason))
+            self.feed(core.ForkFailed(reason, worker.kind))
         else:
             self.feed(core.WorkerDown(worker.worker_id))
 

@@ -29,6 +29,7 @@ from aioray.wire.framing import control_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
 _MAX_PACKET_NBYTES = 65536
 _QUIET_MS = 100  # nobody wanted a worker for so long: import what workers are likely to want
@@ -48,7 +49,7 @@ def hear_of_parents_end(number: int) -> None:
 class Zygote:
     """Forks on demand, reaps, reports."""
 
-    def __init__(self, sock: socket.socket, run_worker: Callable[[str, str], None], preload: Sequence[str]) -> None:
+    def __init__(self, sock: socket.socket, run_worker: Callable[[ForkWorker], None], preload: Sequence[str]) -> None:
         self._sock = sock
         self._run_worker = run_worker
         self._preload = ["aioray_node.session", *preload]
@@ -148,8 +149,8 @@ class Zygote:
 
     def _be_worker(self, order: ForkWorker, fds: Sequence[int], close: Sequence[int]) -> None:
         """The rest of a worker's life; never returns."""
-        status = 1
-        try:
+
+        def live() -> None:
             parent = os.getppid()
             hear_of_parents_end(signal.SIGKILL)
             if os.getppid() != parent:
@@ -165,19 +166,9 @@ class Zygote:
                 os.dup2(fd, standard)
             for fd in (null, *fds, *close):
                 os.close(fd)
-            self._run_worker(order.worker_id, order.session_dir)
-            status = 0
-        except SystemExit as exc:
-            status = _exit_status(exc)
-        except BaseException:  # the last line: it goes to the driver's log
-            traceback.print_exc()
-        finally:
-            with contextlib.suppress(BaseException):
-                atexit._run_exitfuncs()
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(status)
+            self._run_worker(order)
+
+        end_with(live)
 
     def _reap(self) -> None:
         while self._children:
@@ -196,6 +187,25 @@ class Zygote:
             self._sock.send(_encode(message))
 
 
+def end_with(live: Callable[[], None]) -> NoReturn:
+    """Run a worker's life, and end the process with what became of it."""
+    status = 1
+    try:
+        live()
+        status = 0
+    except SystemExit as exc:
+        status = _exit_status(exc)
+    except BaseException:  # the last line: it goes to the driver's log
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            atexit._run_exitfuncs()
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
 def _exit_status(exc: SystemExit) -> int:
     """As Python's own end has it: a text is said, and means failure."""
     if exc.code is None:
@@ -209,6 +219,7 @@ def _exit_status(exc: SystemExit) -> int:
 def serve_zygote(sock: socket.socket, config_json: str) -> None:
     """Be the zygote of the node at the other end of `sock`."""
     from aioray_node.worker.main import run_worker
+    from aioray_node.worker.surroundings import live
 
     config = msgspec.json.decode(config_json, type=Config)
     # What we were started with is no business of user code. Not the driver's, either: a worker may serve several.
@@ -216,7 +227,7 @@ def serve_zygote(sock: socket.socket, config_json: str) -> None:
     preload = [name for name in config.zygote_preload.split(",") if name]
     gc.freeze()  # what is there now is never collected, so its pages stay shared with the workers
     gc.enable()
-    Zygote(sock, lambda worker_id, session_dir: run_worker(worker_id, session_dir, config), preload).serve()
+    Zygote(sock, lambda order: live(order, config, run_worker), preload).serve()
 
 
 def main() -> None:

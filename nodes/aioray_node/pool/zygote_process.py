@@ -91,9 +91,9 @@ class ZygoteProcess:
         with contextlib.suppress(OSError):  # it is gone, which we hear of by reading
             self.sock.send(msgspec.msgpack.encode(message))
 
-    def fork_worker(self, worker_id: str, session_dir: str, stdout_fd: int, stderr_fd: int) -> None:
+    def fork_worker(self, order: ForkWorker, stdout_fd: int, stderr_fd: int) -> None:
         """Order one worker; Forked reports. Raises OSError when the zygote is gone."""
-        data = msgspec.msgpack.encode(ForkWorker(worker_id, session_dir))
+        data = msgspec.msgpack.encode(order)
         socket.send_fds(self.sock, [data], [stdout_fd, stderr_fd])
 
     def hang_up(self) -> None:

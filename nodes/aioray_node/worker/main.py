@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
     from aioray.config import Config
     from aioray.runtime.connection import Connection as _Connection
+    from aioray.wire.control import ForkWorker
 
 
-def run_worker(worker_id: str, session_dir: str, config: Config) -> None:
+def run_worker(order: ForkWorker, config: Config) -> None:
     """Be a worker until the node is gone."""
+    worker_id, session_dir = order.worker_id, order.session_dir
     random.seed()
     if "numpy.random" in sys.modules:  # numpy imports it late, and not even asking for it here saves 7 ms a worker
         sys.modules["numpy.random"].seed()  # else all workers draw the same numbers
@@ -54,6 +56,8 @@ def run_worker(worker_id: str, session_dir: str, config: Config) -> None:
         role="worker",
         on_message=on_message,
         on_lost=on_lost,
+        environment=order.environment,
+        gpus=order.gpus,
     )
     executor = Executor(runtime, address)
     runtime.before_block = executor.before_block
