@@ -48,37 +48,34 @@ class Packages:
 
     def directory(self, source: str, excludes: Sequence[str] = ()) -> str:
         """A copy of what is in a directory, or of what a .zip has. Raises PackageError."""
-        if os.path.isfile(source):
-            return self._archive(source, excludes)
-        files = self._files(source, excludes)
-        digest = self._digest(files)
-        return self._once(f"dir-{digest}", lambda target: _copy(files, target))
+        with _told_as_package_error():
+            if os.path.isfile(source):
+                return self._archive(source, excludes)
+            files = self._files(source, excludes)
+            return self._once(f"dir-{self._digest(files)}", lambda target: _copy(files, target))
 
     def module(self, source: str, excludes: Sequence[str] = ()) -> str:
         """A directory that contains a copy of a package or module, under its name. Raises PackageError."""
         name = os.path.basename(os.path.normpath(source))
-        if os.path.isfile(source):
-            files = [_File(name, source, os.stat(source))]
-            self._check_size(files, source)
-        else:
-            inside = self._files(source, excludes)
-            files = [_File(f"{name}/{file.path}", file.source, file.status) for file in inside]
-        digest = self._digest(files)
-        return self._once(f"mod-{digest}", lambda target: _copy(files, target))
+        with _told_as_package_error():
+            if os.path.isfile(source):
+                files = [_File(name, source, os.stat(source))]
+                self._check_size(files, source)
+            else:
+                inside = self._files(source, excludes)
+                files = [_File(f"{name}/{file.path}", file.source, file.status) for file in inside]
+            return self._once(f"mod-{self._digest(files)}", lambda target: _copy(files, target))
 
     def digest_of(self, source: str) -> str:
         """Of a file or directory that somebody else will read."""
         if os.path.isfile(source):
             return self._digest([_File(os.path.basename(source), source, os.stat(source))])
-        return self._digest(list(_walk(source, "", [("", rule) for rule in ignoring.parse(_NEVER)])))
+        return self._digest(sorted(_walk(source, "", [("", rule) for rule in ignoring.parse(_NEVER)]), key=_path_of))
 
     def _files(self, source: str, excludes: Sequence[str]) -> list[_File]:
         rules = [("", rule) for rule in ignoring.parse(_NEVER)]
         last = [("", rule) for each in excludes for rule in ignoring.parse(each)]
-        try:
-            files = sorted(_walk(source, "", rules, last), key=lambda file: file.path)
-        except OSError as exc:
-            raise PackageError(f"{exc.filename}: {exc.strerror}") from None
+        files = sorted(_walk(source, "", rules, last), key=_path_of)
         self._check_size(files, source)
         return files
 
@@ -124,8 +121,6 @@ class Packages:
                 return self._once(f"zip-{whole.hexdigest()}", extract)
         except zipfile.BadZipFile as exc:
             raise PackageError(f"{source} is no zip archive: {exc}") from None
-        except OSError as exc:
-            raise PackageError(f"{source}: {exc.strerror}") from None
 
     def _once(self, name: str, fill: Callable[[str], None]) -> str:
         """The directory `name` of the session; filled by whoever comes first, and never seen half full."""
@@ -143,6 +138,14 @@ class Packages:
         if not os.path.isdir(final):
             raise PackageError(f"{final} could not be made")
         return final
+
+
+@contextlib.contextmanager
+def _told_as_package_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise PackageError(f"{exc.filename or 'copying'}: {exc.strerror or exc}") from None
 
 
 def _walk(
@@ -176,6 +179,10 @@ def _is_left_out(rules: list[tuple[str, ignoring.Rule]], path: str) -> bool:
     return any(ignoring.is_ignored(rules, each, is_dir=True) for each in above) or ignoring.is_ignored(
         rules, path, is_dir=False
     )
+
+
+def _path_of(file: _File) -> str:
+    return file.path
 
 
 def _mode(file: _File) -> int:

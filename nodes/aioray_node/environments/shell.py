@@ -90,7 +90,8 @@ class _Install:
         # More than one environment may have the same packages: each installs, and the first to end has its way.
         self._making = f"{self._final}-{os.urandom(4).hex()}"
         os.makedirs(resources_dir(session_dir), mode=0o700, exist_ok=True)
-        os.mkdir(self._making, 0o700)
+        temporary = os.path.join(self._making, "tmp")
+        os.makedirs(temporary, 0o700)
         requirements = os.path.join(self._making, "requirements.txt")
         with open(requirements, "w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in environment.pip)
@@ -104,6 +105,7 @@ class _Install:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, "TMPDIR": temporary},  # where nothing of a pip that was killed stays
                 cwd=self._making,
                 start_new_session=True,  # one group: what pip starts is killed with it
             )
