@@ -1,6 +1,6 @@
 """aioray: Ray's programming model the asyncio way. `import aioray as ray` runs a program written for Ray."""
 
-from aioray import exceptions
+from aioray import exceptions, runtime_context
 from aioray.actors import ActorClass, ActorHandle, method
 from aioray.api import (
     available_resources,
@@ -20,7 +20,9 @@ from aioray.api import (
     shutdown,
 )
 from aioray.cluster import Cluster
+from aioray.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskID, WorkerID
 from aioray.refs import ObjectRef
+from aioray.runtime_context import get_runtime_context
 from aioray.waiting import as_completed, wait
 
 __version__ = "0.1.0"
@@ -28,8 +30,15 @@ __version__ = "0.1.0"
 __all__ = [
     "ActorClass",
     "ActorHandle",
+    "ActorID",
     "Cluster",
+    "JobID",
+    "NodeID",
+    "ObjectID",
     "ObjectRef",
+    "PlacementGroupID",
+    "TaskID",
+    "WorkerID",
     "__version__",
     "as_completed",
     "available_resources",
@@ -41,6 +50,7 @@ __all__ = [
     "explain",
     "get",
     "get_actor",
+    "get_runtime_context",
     "init",
     "is_initialized",
     "kill",
@@ -48,6 +58,7 @@ __all__ = [
     "nodes",
     "put",
     "remote",
+    "runtime_context",
     "shutdown",
     "wait",
 ]

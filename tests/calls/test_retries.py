@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import aioray
 from aioray.exceptions import TaskCancelledError, WorkerCrashedError
 from tests.api.support import eventually, run_script
+
+if TYPE_CHECKING:
+    import pathlib
 
 
 class Flaky(Exception):

@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     import msgspec
 
 PINNED: list[tuple[msgspec.Struct, str]] = [
-    (calls.Greeting(b"\1\2", ["/p"]), "9301c402010291a22f70"),
+    (calls.Greeting(b"\1\2", ["/p"]), "9501c402010291a22f70c400a0"),
     (calls.Export("f", b"code"), "9302a166c404636f6465"),
     (
         Call(7, "f", b"args", ("k",), [(0, Value(b"v"))], 2, "name", 0.5, True),
-        "9c0307a166c4046172677391a16b91920098c40176900000c40090c2a002a46e616d65cb3fe0000000000000c300a0",
+        "9f0307a166c4046172677391a16b91920098c40176900000c40090c2a002a46e616d65cb3fe0000000000000c300a000a000",
     ),
-    (calls.Cancel(7), "93040700"),
+    (calls.Cancel(7), "95040700c3c2"),
     (calls.Done(7, b"data", 12), "940507c404646174610c"),
     (
         calls.Finished(7, [Value(nbytes=64, offset=128, oid=b"o", refs=[b"r"])], 3),
-        "9406079198c4009040cc80c4016f91c40172c2a003",
+        "9506079198c4009040cc80c4016f91c40172c2a003c2",
     ),
-    (calls.GiveBack([1, 2]), "9207920102"),
+    (calls.GiveBack([1, 2]), "9307920102c2"),
 ]
 
 
@@ -113,7 +113,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         2 Welcome node_id session_dir segment capacity_nbytes error
         3 LeaseRequest lease_id demand name
         4 LeaseGrant lease_id worker_id address
-        5 LeaseReturn lease_id kill
+        5 LeaseReturn lease_id kill retire
         6 LeaseLost lease_id reason
         7 Blocked blocked
         8 Share oid value
@@ -127,7 +127,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         16 Reserved offset nbytes used_nbytes
         17 GiveExtent offset nbytes
         18 ActorSpec actor_id cls cls_data call placement running creator name namespace max_concurrency detached
-           methods is_async num_cpus sys_path get_if_exists error isolation slot concurrency_groups
+           methods is_async num_cpus sys_path get_if_exists error isolation slot concurrency_groups job_id
         19 ActorUpdate actor_id state address reason error slot
         20 ActorStarted actor_id error
         21 WatchActor actor_id
@@ -141,6 +141,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         30 Exited worker_id status
         31 EndActor slot now
         32 ActorExit actor_id reason
+        40 CancelCall oid force recursive
     """
     found: list[str] = []
     for kind in CONTROLS:
