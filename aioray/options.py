@@ -1,8 +1,8 @@
 """Every option of tasks and actors in one table: its default, its check, and which of the two takes it.
 
 `task_options` and `actor_options` turn what a user gave into final values, or raise InvalidOptionError. Nothing is
-accepted and then ignored: an option, or a value of one, that Ray has and this release has not is refused with the
-values that do work. To add an option: write its row, and a field where it is to arrive.
+accepted and then ignored (but for `enable_task_events`: there are none yet, so leaving them out is what happens): an
+option, or a value of one, that Ray has and this release has not is refused with the values that do work. To add an option: write its row, and a field where it is to arrive.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ _ROWS = [
         "None, 'DEFAULT', 'SPREAD'",
     ),
     Option("name", BOTH, None, _text, "a str that is not empty"),
-    Option("enable_task_events", BOTH, True, _flag, "True, False"),
+    Option("enable_task_events", BOTH, True, _flag, "True, False"),  # no effect as long as there are no task events
     _planned("object_store_memory", BOTH, 0),
     _planned("accelerator_type", BOTH),
     _planned("label_selector", BOTH, {}),
@@ -265,7 +265,7 @@ class TaskOptions:
     resources: Mapping[str, float] = dataclasses.field(hash=False)
     scheduling_strategy: str
     name: str | None
-    enable_task_events: bool
+    enable_task_events: bool  # makes no difference yet: there are no task events to leave out
     num_returns: int
     max_retries: int  # -1: without end
     retry_exceptions: bool | tuple[type[BaseException], ...]  # what of user code counts as worth another try

@@ -175,6 +175,14 @@ def test_an_option_of_the_other_kind_is_refused_and_says_whose_it_is() -> None:
     assert "only methods do" in str(refused("actor", concurrency_group="io"))
 
 
+def test_task_events_can_be_turned_off_before_there_are_any() -> None:
+    """Programs that do so run; README says that it makes no difference yet."""
+    assert task_options({}).enable_task_events
+    assert not task_options({"enable_task_events": False}).enable_task_events
+    assert not actor_options({"enable_task_events": False}).enable_task_events
+    assert refused("task", enable_task_events="no").reason == "not a bool"
+
+
 def test_options_are_laid_over_a_base() -> None:
     base = task_options({"num_cpus": 2, "name": "a", "resources": {"x": 1}})
     over = task_options({"name": None, "num_gpus": 1}, base)
