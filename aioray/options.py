@@ -1,8 +1,9 @@
 """Every option of tasks and actors in one table: its default, its check, and which of the two takes it.
 
-`task_options` and `actor_options` turn what a user gave into final values, or raise InvalidOptionError. Nothing is
-accepted and then ignored (but for `enable_task_events`: there are none yet, so leaving them out is what happens): an
-option, or a value of one, that Ray has and this release has not is refused with the values that do work. To add an option: write its row, and a field where it is to arrive.
+`task_options`, `actor_options` and `method_options` turn what a user gave into final values, or raise InvalidOptionError.
+Nothing is accepted and then ignored: an option, or a value of one, that Ray has and this release has not is refused with
+the values that do work. (`enable_task_events` is fine: there are none yet, so nothing would be left out.) To add an
+option: write its row, and a field where it is to arrive.
 """
 
 from __future__ import annotations
