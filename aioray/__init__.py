@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from aioray import exceptions, runtime_env
+from aioray import exceptions, runtime_context, runtime_env
 from aioray.actors import ActorClass, ActorHandle, method
 from aioray.api import (
     available_resources,
@@ -23,7 +23,9 @@ from aioray.api import (
     shutdown,
 )
 from aioray.cluster import Cluster
+from aioray.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskID, WorkerID
 from aioray.refs import ObjectRef
+from aioray.runtime_context import get_runtime_context
 from aioray.waiting import as_completed, wait
 
 if TYPE_CHECKING:
@@ -34,8 +36,15 @@ __version__ = "0.1.0"
 __all__ = [
     "ActorClass",
     "ActorHandle",
+    "ActorID",
     "Cluster",
+    "JobID",
+    "NodeID",
+    "ObjectID",
     "ObjectRef",
+    "PlacementGroupID",
+    "TaskID",
+    "WorkerID",
     "__version__",
     "as_completed",
     "available_resources",
@@ -48,6 +57,7 @@ __all__ = [
     "get",
     "get_actor",
     "get_gpu_ids",
+    "get_runtime_context",
     "init",
     "is_initialized",
     "kill",
@@ -55,6 +65,7 @@ __all__ = [
     "nodes",
     "put",
     "remote",
+    "runtime_context",
     "runtime_env",
     "shutdown",
     "util",

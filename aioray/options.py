@@ -1,8 +1,9 @@
 """Every option of tasks and actors in one table: its default, its check, and which of the two takes it.
 
-`task_options` and `actor_options` turn what a user gave into final values, or raise InvalidOptionError. Nothing is
-accepted and then ignored: an option, or a value of one, that Ray has and this release has not is refused with the
-values that do work. To add an option: write its row, and a field where it is to arrive.
+`task_options`, `actor_options` and `method_options` turn what a user gave into final values, or raise
+InvalidOptionError. Nothing is accepted and then ignored: an option, or a value of one, that Ray has and this release
+has not is refused with the values that do work. (`enable_task_events` is fine: there are none yet, so nothing would
+be left out.) To add an option: write its row, and a field where it is to arrive.
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ _ROWS = [
         "None, 'DEFAULT', 'SPREAD'",
     ),
     Option("name", BOTH, None, _text, "a str that is not empty"),
-    Option("enable_task_events", BOTH, True, _flag, "True, False"),
+    Option("enable_task_events", BOTH, True, _flag, "True, False"),  # no effect as long as there are no task events
     _planned("object_store_memory", BOTH, 0),
     Option("accelerator_type", BOTH, None, _text, "the name of a kind of GPU, such as 'A100'"),
     _planned("label_selector", BOTH, {}),
@@ -275,7 +276,7 @@ class TaskOptions:
     resources: Mapping[str, float] = dataclasses.field(hash=False)
     scheduling_strategy: str
     name: str | None
-    enable_task_events: bool
+    enable_task_events: bool  # makes no difference yet: there are no task events to leave out
     accelerator_type: str | None
     runtime_env: RuntimeEnv = dataclasses.field(hash=False)
     num_returns: int

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aioray import current
 from aioray.exceptions import TaskCancelledError
+from aioray.ids import JobID, TaskID
 from aioray.runtime.serialization import Counted, loading_runtime
 from aioray.wire.values import object_id, owner_of
 
@@ -143,13 +144,13 @@ class ObjectRef(Counted, _Awaitable[T]):
         """Whether this is the ref to nothing."""
         return self.binary() == bytes(16)
 
-    def task_id(self) -> str:
-        """The id of the call that makes the object: 28 hexadecimal digits."""
-        return self.binary()[:14].hex()
+    def task_id(self) -> TaskID:
+        """The call that makes the object."""
+        return TaskID(self.binary()[: TaskID.NBYTES])
 
-    def job_id(self) -> str:
-        """The id of the driver at the root, 16 hexadecimal digits."""
-        return self._runtime.job_here().hex()
+    def job_id(self) -> JobID:
+        """The driver at the root."""
+        return JobID(self._runtime.job_here())
 
     def __repr__(self) -> str:
         return f"ObjectRef({self.hex()})"
@@ -323,7 +324,7 @@ class ObjectRef(Counted, _Awaitable[T]):
             try:
                 future.set_result(ref.result())
             except asyncio.CancelledError:
-                future.set_exception(TaskCancelledError(ref.task_id(), name=ref._task or ""))
+                future.set_exception(TaskCancelledError(ref.task_id().hex(), name=ref._task or ""))
             except BaseException as exc:  # whatever it is, it is the outcome
                 future.set_exception(exc)
 

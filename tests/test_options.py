@@ -134,6 +134,13 @@ def test_an_amount_that_cannot_be_is_refused(name: str, value: Any) -> None:
         ("task", {"num_returns": 1.0}),
         ("task", {"num_returns": True}),
         ("task", {"max_retries": -2}),
+        ("task", {"retry_exceptions": ValueError}),
+        ("task", {"retry_exceptions": [ValueError("an instance")]}),
+        ("task", {"retry_exceptions": 1}),
+        ("task", {"max_calls": -1}),
+        ("task", {"timeout": 0}),
+        ("method", {"timeout": -1}),
+        ("method", {"deadline": "soon"}),
         ("task", {"name": ""}),
         ("task", {"name": 3}),
         ("task", {"scheduling_strategy": "SPRAED"}),
@@ -168,6 +175,14 @@ def test_an_option_of_the_other_kind_is_refused_and_says_whose_it_is() -> None:
     assert "only tasks and methods do" in str(refused("actor", num_returns=1))
     assert "only tasks and actors do" in str(refused("method", num_cpus=1))
     assert "only methods do" in str(refused("actor", concurrency_group="io"))
+
+
+def test_task_events_can_be_turned_off_before_there_are_any() -> None:
+    """Programs that do so run; README says that it makes no difference yet."""
+    assert task_options({}).enable_task_events
+    assert not task_options({"enable_task_events": False}).enable_task_events
+    assert not actor_options({"enable_task_events": False}).enable_task_events
+    assert refused("task", enable_task_events="no").reason == "not a bool"
 
 
 def test_options_are_laid_over_a_base() -> None:

@@ -283,11 +283,12 @@ class ActorCaller:
         elif line.process is not None:
             line.process.connection.send(Cancel(record.seq, line.slot, recursive))
 
-    def cancel_children(self, parent: Running) -> None:
-        """Cancel all calls that `parent` made."""
+    def cancel_children(self, parent: Running, before: float) -> None:
+        """Cancel all calls that `parent` made, of those with numbers lower than `before`."""
         sent = [record for process in self._processes.values() for record in process.flight.values()]
         for record in [*sent, *(record for line in list(self._lines.values()) for record in line.queue)]:
-            if record.parent is parent and not record.cancelled:
+            if record.parent is parent and record.seq < before and not record.cancelled:
+                record.timed_out = record.deadline <= self._runtime.reactor.time()
                 self.cancel(record)
 
     def kill(self, actor_id: bytes, reason: str) -> None:

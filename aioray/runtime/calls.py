@@ -26,7 +26,17 @@ class Running(Protocol):
     is_canceled: bool
 
     @property
+    def caller_id(self) -> bytes: ...
+    @property
     def deadline(self) -> float: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def is_constructor(self) -> bool: ...
+    @property
+    def task_name(self) -> str: ...
+    @property
+    def function_name(self) -> str: ...
 
 
 class UnderWay(Protocol):
@@ -37,7 +47,6 @@ class UnderWay(Protocol):
     cancelled: bool
     deadline: float  # on the reactor's clock (s)
     timed_out: bool
-    parent: Running | None
 
     @property
     def name(self) -> str: ...
@@ -180,6 +189,8 @@ def complete(runtime: Runtime, call: UnderWay, values: list[Value]) -> None:
 
 def fail(runtime: Runtime, call: UnderWay, error: BaseException, *, expected: bool = False) -> None:
     """No result will come. `expected`: who made the call knows why, and need not be told if nobody looks."""
+    if call.refs and all(ref._status != PENDING for ref in call.refs):
+        return  # it was cancelled, or its time was up, and who waited has heard
     left = None if expected else unseen(runtime, call.name, error)
     for ref in call.refs:
         ref._complete(RAISED, error, left)
@@ -188,7 +199,7 @@ def fail(runtime: Runtime, call: UnderWay, error: BaseException, *, expected: bo
 def cancelled(call: UnderWay) -> TaskCancelledError:
     """What whoever waits for a call that was cancelled gets."""
     kind = TaskTimeoutError if call.timed_out else TaskCancelledError
-    return kind(call.refs[0].task_id() if call.refs else "", name=call.name)
+    return kind(call.refs[0].task_id().hex() if call.refs else "", name=call.name)
 
 
 def time_left_us(call: UnderWay, now: float) -> int:

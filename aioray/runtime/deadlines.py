@@ -59,10 +59,10 @@ class Deadlines:
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, call: UnderWay) -> bool:
-        """Remember a call; whether it is the next one now."""
+    def add(self, call: UnderWay, when: float) -> bool:
+        """Remember a call, to be due at `when`; whether it is the next one now."""
         self._count += 1
-        entry = call.deadline, self._count, weakref.ref(call)
+        entry = when, self._count, weakref.ref(call)
         heapq.heappush(self._heap, entry)
         is_next = self._heap[0] is entry
         if len(self._heap) > self._look_at:

@@ -262,6 +262,11 @@ class Reactor(Poller):
         self.wake()
         self._pass_the_lead()
 
+    @property
+    def is_interrupting(self) -> bool:
+        """Whether what `interrupt` was given is still to be raised."""
+        return self._interrupt is not None
+
     def forget_interrupt(self) -> None:
         """What was to be interrupted is over."""
         self._interrupt = None

@@ -65,7 +65,10 @@ if TYPE_CHECKING:
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
     from aioray.runtime_env import RuntimeEnv
-    from aioray.wire.control import Reserved
+    from aioray.wire.control import ActorSpec, Reserved
+
+
+_LATE_S = 1.0  # how long after its deadline a call is stopped whose parent, which has the same, should have ended it
 
 
 class Runtime:
@@ -303,7 +306,7 @@ class Runtime:
         """What another process gets for a ref that is done; it may look at an error from then on."""
         looked_at(ref)
         if ref._status == CANCELLED:
-            return error_value(TaskCancelledError(ref.task_id(), name=ref._task or ""))
+            return error_value(TaskCancelledError(ref.task_id().hex(), name=ref._task or ""))
         if isinstance(ref._value, BaseException):
             return error_value(ref._value)
         value: Value = ref._value
@@ -325,7 +328,7 @@ class Runtime:
     def outcome_error(self, ref: ObjectRef[Any]) -> BaseException:
         """Why there is no value, for callers that block."""
         if ref._status == CANCELLED:
-            return TaskCancelledError(ref.task_id(), name=ref._task or "")
+            return TaskCancelledError(ref.task_id().hex(), name=ref._task or "")
         if ref._status == PENDING:
             return RaySystemError(self.closed_because)
         return self.load_error(ref)
@@ -416,6 +419,15 @@ class Runtime:
     def spares_children(self) -> bool:
         """Whether a cancelled await leaves what it awaits alone: `cancel(recursive=False)` is at work."""
         return False
+
+    def actor_here(self) -> ActorSpec | None:
+        """What the actor is made of that this thread, or this coroutine, works for."""
+        return None
+
+    @property
+    def node_address(self) -> str:
+        """Where our node listens."""
+        return self._node_address
 
     def namespace_here(self) -> str:
         """Where actors are named, and looked for, that say nothing else."""
@@ -527,7 +539,9 @@ class Runtime:
             call.cancelled = call.timed_out = True
             fail(self, call, cancelled(call))
             return False
-        if self._deadlines.add(call):
+        # What only inherits it ends with its parent, which is told first. Unless nobody is left to tell that.
+        inherited = parent is not None and not parent.is_canceled and parent.deadline <= call.deadline
+        if self._deadlines.add(call, call.deadline + (_LATE_S if inherited else 0.0)):
             self._watch_deadlines()
         return True
 
@@ -550,10 +564,7 @@ class Runtime:
         if call.cancelled or (call.refs and all(ref._status != PENDING for ref in call.refs)):
             return
         call.timed_out = True
-        # What made it has the same deadline, and so its own error: one is enough.
-        parent = call.parent
-        inherited = parent is not None and parent.deadline <= call.deadline
-        fail(self, call, cancelled(call), expected=inherited)
+        fail(self, call, cancelled(call))
         self.cancel_task(call)
 
     def create_actor(

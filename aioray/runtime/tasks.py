@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import RuntimeEnvSetupError, WorkerCrashedError
@@ -526,12 +527,16 @@ class TaskSubmitter:
         leases = [*queue.leases.values(), *dying]
         return [*(task for lease in leases for task in lease.tasks.values()), *queue.waiting, *without]
 
-    def cancel_children(self, parent: Running) -> None:
-        """Cancel all that `parent` submitted, here and to actors. What waits for an argument of theirs fails, too."""
-        self._runtime.actors.cancel_children(parent)
+    def cancel_children(self, parent: Running, before: float = math.inf) -> None:
+        """Cancel all that `parent` submitted, here and to actors. What waits for an argument of theirs fails, too.
+
+        before: only calls with lower numbers.
+        """
+        self._runtime.actors.cancel_children(parent, before)
         for queue in list(self._queues.values()):
             for task in self._tasks_of(queue):
-                if task.parent is parent and not task.cancelled:
+                if task.parent is parent and task.seq < before and not task.cancelled:
+                    task.timed_out = task.deadline <= self._runtime.reactor.time()
                     self.cancel(task)
 
     def close(self, reason: str) -> None:

@@ -369,10 +369,15 @@ class Node:
             "known_objects": self._store.known(),
         }
 
+    def _assigned(self, process: bytes) -> dict[str, float]:
+        peer = self._peers.get(process)
+        return {} if peer is None or peer.worker is None else to_floats(self._leases.assigned(peer.worker))
+
     _questions: ClassVar[dict[str, Callable[..., Any]]] = {
         "nodes": _describe,
         "cluster_resources": lambda self, process: self._with_store(dict(self._totals)),
         "available_resources": _available,
+        "assigned": _assigned,
         "explain": lambda self, process, lease_id: self._leases.explain(process, lease_id),
         "get_actor": lambda self, process, namespace, name: self._actors.find(process, namespace, name),
         "reserve_name": lambda self, process, **wanted: self._actors.reserve_name(process, **wanted),

@@ -155,6 +155,11 @@ class LeaseDesk:
         if worker.lease_id is not None:
             self.feed(core.Blocked(worker.lease_id) if blocked else core.Unblocked(worker.lease_id))
 
+    def assigned(self, worker: Worker) -> dict[str, int]:
+        """What the lease of a worker gives it: resource name to ten-thousandths."""
+        granted = None if worker.lease_id is None else self._state.granted.get(worker.lease_id)
+        return {} if granted is None else granted.request.demand
+
     def explain(self, process: bytes, number: int) -> str:
         """Why a lease is not there yet."""
         lease_id = self._by_owner.get((process, number))

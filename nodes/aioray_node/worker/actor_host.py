@@ -149,22 +149,23 @@ class ActorHost:
         services = self._services
         loop = services.loop = asyncio.get_running_loop()
         spec = self.expected[0]
+        limit = _SHARED_THREADS
+        if not spec.slot:
+            limit = (spec.max_concurrency or ASYNC_CONCURRENCY) + sum(spec.concurrency_groups.values())
+        services.threads = concurrent.futures.ThreadPoolExecutor(limit + _SPARE_THREADS, "actor")
+        loop.set_default_executor(services.threads)
         if spec.slot:
             services.reactor.attach(loop)
-            limit = _SHARED_THREADS
             self._construct_expected()
         else:
             self.expected.popleft()
             actor = self.prepare(spec)
-            limit = spec.max_concurrency or ASYNC_CONCURRENCY
-            limit += sum(spec.concurrency_groups.values())
             # It may block, as nothing else runs yet: the loop does the I/O only when it is through.
             if actor is not None and not actor.kind.constructor_is_coroutine:
                 self.construct(actor)
             services.reactor.attach(loop)
             if actor is not None and actor.kind.constructor_is_coroutine:
                 await self.construct_async(actor)
-        loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(limit + _SPARE_THREADS, "actor"))
         await stopped.wait()
 
     async def finish(self) -> None:

@@ -74,6 +74,7 @@ class Executor:
         self._current_loop_task: asyncio.Task[Any] | None = None
         self._busy = False  # the current call takes long, or waits: nothing may queue behind it
         self._interrupting: Item | None = None
+        self._handed_over = False  # the interrupt is for the reactor to raise
         services = Services(runtime, self._replier, MainLane(self._queue))
         self._host = ActorHost(services, self._exit)
         self._actor: HostedActor | None = None  # whose calls the main thread runs
@@ -171,15 +172,13 @@ class Executor:
         current, call = self._current, self._current_call
         if current is None or call is None or current[0] is not connection or current[1].seq != seq:
             return
-        call.cancel(recursive=recursive)
+        call.cancel(self._runtime.next_seq(), recursive=recursive)
         if message.force and not self._is_actor:
             self._end_by_force(call)
         elif self._current_loop_task is not None:
             self._runtime.cancel_loop_task(self._current_loop_task, call)
         else:
-            if recursive:
-                self._runtime.tasks.cancel_children(call)
-            self._interrupting = current
+            self._interrupting, self._handed_over = current, False
             self._interrupt()
 
     def _end_by_force(self, call: RunningCall) -> None:
@@ -193,8 +192,23 @@ class Executor:
         """Interrupt the main thread, again and again until it is through: it may be busy with what must not be torn."""
         if self._interrupting is None or self._interrupting is not self._current:
             return
+        if self._handed_over and not self._reactor.is_interrupting:
+            self._interrupted()
+            return
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         self._reactor.call_later(_INTERRUPT_AGAIN_S, self._interrupt)
+
+    def _interrupted(self) -> None:
+        """The current call has its interrupt: once is enough. What it has begun before goes with it.
+
+        Not earlier, or it would see its children fail, and have the interrupt in the middle of what it does then.
+        """
+        self._interrupting = None
+        self._reactor.forget_interrupt()
+        call = self._current_call
+        if call is not None and not call.spares_children:
+            with self._reactor.lock:
+                self._runtime.tasks.cancel_children(call, call.next_seq)
 
     def _stopped_call(self, item: Item, call: RunningCall) -> None:
         """It was cancelled while it ran: what it submitted goes with it."""
@@ -208,11 +222,13 @@ class Executor:
         item = self._interrupting
         if item is None or item is not self._current or not self._interruptible:
             return
+        if self._handed_over and not self._reactor.is_interrupting:
+            return  # it was raised while this signal was on its way
         if self._reactor.in_our_hands() or self._runtime.memory.is_being_changed:
+            self._handed_over = True
             self._reactor.interrupt(Interrupted())
         else:
-            self._interrupting = None
-            self._reactor.forget_interrupt()
+            self._interrupted()
             raise Interrupted
 
     # the main thread
@@ -394,7 +410,7 @@ class Executor:
         runtime.add_sys_path(spec.sys_path)
         runtime.holds_cpu = bool(spec.running.get("CPU")) and not spec.slot
         if not spec.slot:
-            runtime.actor_id, runtime.actor_name, runtime.namespace = spec.actor_id, spec.name, spec.namespace
+            runtime.actor_spec, runtime.namespace, runtime.job_id = spec, spec.namespace, spec.job_id
             self._label = spec.cls
         if spec.is_async or spec.slot:
             self._serve_on_loop()

@@ -44,6 +44,7 @@ class Services:
         self.main_lane = main_lane
         self.on_exit: Callable[[HostedActor, SystemExit | KeyboardInterrupt], None]
         self.loop: asyncio.AbstractEventLoop | None = None  # of async actors
+        self.threads: concurrent.futures.ThreadPoolExecutor  # for their sync methods
 
 
 class Lane(Protocol):
@@ -82,9 +83,9 @@ class ThreadLane:
             self._services.replier.cancelled(item)
         elif item is not None:  # its thread is about to begin
             self._running[key] = call = self._running_call(item)
-            call.cancel(recursive=recursive)
+            call.cancel(self._services.runtime.next_seq(), recursive=recursive)
         elif call is not None:
-            call.cancel(recursive=recursive)
+            call.cancel(self._services.runtime.next_seq(), recursive=recursive)
             if recursive:
                 self._services.runtime.tasks.cancel_children(call)
         else:
@@ -175,7 +176,7 @@ class LoopLane:
                 result = await method(*args, **kwargs)
             else:
                 # A sync method would stall every other call of the actor.
-                result = await _in_thread(running_call, functools.partial(method, *args, **kwargs))
+                result = await _in_thread(services.threads, functools.partial(method, *args, **kwargs))
             del args, kwargs
         except asyncio.CancelledError:
             services.replier.cancelled(item)
@@ -215,7 +216,7 @@ class LoopLane:
         """Cancel all that runs, and forget what waits: nobody listens any more."""
         self._backlog = None
         for task, item, call in list(self._tasks.values()):
-            call.cancel(recursive=True)
+            call.cancel(self._services.runtime.next_seq(), recursive=True)
             self._services.runtime.cancel_loop_task(task, call)
             task.add_done_callback(functools.partial(self._never_began, item))
 
@@ -230,7 +231,7 @@ class LoopLane:
         if found is None:
             return False
         task, item, call = found
-        call.cancel(recursive=recursive)
+        call.cancel(self._services.runtime.next_seq(), recursive=recursive)
         self._services.runtime.cancel_loop_task(task, call)
         task.add_done_callback(functools.partial(self._never_began, item))
         return True
@@ -244,15 +245,15 @@ class LoopLane:
             self._over(key)
 
 
-async def _in_thread(call: RunningCall, fn: Callable[[], Any]) -> Any:
-    """Run `fn` in a thread. Once begun it cannot be stopped: a cancel is told to it, and what it returns counts."""
-    loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(None, contextvars.copy_context().run, fn)
+async def _in_thread(threads: concurrent.futures.Executor, fn: Callable[[], Any]) -> Any:
+    """Run `fn` in a thread. Once begun it cannot be interrupted, and what it returns counts."""
+    begun = threads.submit(contextvars.copy_context().run, fn)
+    future = asyncio.wrap_future(begun)
     while True:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            if future.cancelled() or future.cancel():
+            if begun.cancelled() or begun.cancel():
                 raise
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from aioray.refs import ObjectRef
     from aioray.wire.calls import Call
+    from aioray.wire.control import ActorSpec
     from aioray_node.worker.hosted_actor import HostedActor
 
 
@@ -35,13 +36,14 @@ class Caller:
 class RunningCall:
     """The call that a thread, or a coroutine, is busy with."""
 
-    __slots__ = ("actor", "awaiting", "call", "caller", "function", "is_canceled", "spares_children")
+    __slots__ = ("actor", "awaiting", "call", "caller", "function", "is_canceled", "next_seq", "spares_children")
 
     def __init__(self, call: Call, caller: Caller, actor: HostedActor | None = None) -> None:
         self.call = call
         self.actor = actor
         self.caller = caller
         self.is_canceled = False
+        self.next_seq = 0  # of the first call that it can have made after it was cancelled
         self.spares_children = False  # it was cancelled, and what it began was not
         self.awaiting = 0  # refs for which its CPU is lent out
         self.function: Any = None  # what runs, once that is known
@@ -51,9 +53,31 @@ class RunningCall:
         """On the reactor's clock (s), NO_DEADLINE if there is none."""
         return self.call.time_left_us / 1e6 if self.call.time_left_us else NO_DEADLINE
 
-    def cancel(self, *, recursive: bool) -> None:
-        """It is told that it is cancelled."""
+    @property
+    def caller_id(self) -> bytes:
+        return self.caller.process_id
+
+    @property
+    def seq(self) -> int:
+        return self.call.seq
+
+    @property
+    def is_constructor(self) -> bool:
+        return self.actor is not None and self.call.seq == 0  # it is part of an ActorSpec
+
+    @property
+    def task_name(self) -> str:
+        return self.call.name if self.actor is None else f"{self.actor.spec.cls}.{self.call.fn}"
+
+    @property
+    def function_name(self) -> str:
+        """As it is written in its module."""
+        return getattr(self.function, "__qualname__", "") or self.task_name
+
+    def cancel(self, next_seq: int, *, recursive: bool) -> None:
+        """It is told that it is cancelled. The lock is held."""
         self.is_canceled = True
+        self.next_seq = next_seq
         self.spares_children = not recursive
 
 
@@ -66,8 +90,7 @@ class WorkerRuntime(Runtime):
 
     holds_cpu = True  # False in actors that run without one
     before_block: Callable[[], None] | None = None
-    actor_id = b""
-    actor_name = ""
+    actor_spec: ActorSpec | None = None  # of the actor that has this process to itself
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -90,6 +113,12 @@ class WorkerRuntime(Runtime):
             self._sparing = False
         if not call.spares_children:
             self.tasks.cancel_children(call)
+
+    def actor_here(self) -> ActorSpec | None:
+        call = running.get()
+        if call is None:
+            return self.actor_spec
+        return None if call.actor is None else call.actor.spec
 
     def namespace_here(self) -> str:
         call = running.get()
