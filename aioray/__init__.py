@@ -20,6 +20,7 @@ from aioray.api import (
     shutdown,
 )
 from aioray.cluster import Cluster
+from aioray.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from aioray.refs import ObjectRef
 from aioray.waiting import as_completed, wait
 
@@ -29,7 +30,9 @@ __all__ = [
     "ActorClass",
     "ActorHandle",
     "Cluster",
+    "DynamicObjectRefGenerator",
     "ObjectRef",
+    "ObjectRefGenerator",
     "__version__",
     "as_completed",
     "available_resources",

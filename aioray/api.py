@@ -15,6 +15,7 @@ from aioray.cluster import Cluster, SyncCluster
 from aioray.context import InitContext
 from aioray.exceptions import BlockingCallError, InvalidOptionError, RaySystemError
 from aioray.functions import P, RemoteFunction
+from aioray.generators import ObjectRefGenerator
 from aioray.options import actor_options, task_options
 from aioray.refs import ObjectRef
 from aioray.start_options import check_later_options, check_options
@@ -243,18 +244,24 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     check_timeout(timeout)
     if isinstance(refs, ObjectRef):
         return refs._runtime.get([refs], timeout)[0]
+    if isinstance(refs, ObjectRefGenerator):
+        return refs  # as in Ray
     items = refs_of(refs, "get")
     if not items:
         return []
     return items[0]._runtime.get(items, timeout)
 
 
-def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True) -> None:
     """Cancel the call that makes `ref`; getting it raises TaskCancelledError then. Does nothing when it is done.
+
+    Of a generator, what was made before can still be taken; the next ref raises TaskCancelledError.
 
     A call that waits never runs; a sync function gets KeyboardInterrupt raised in it, an async one CancelledError.
     force: end the worker process instead. recursive: the calls that it awaits are cancelled with it.
     """
+    if isinstance(ref, ObjectRefGenerator):
+        ref = ref.completed()
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel takes a ref, not {type(ref).__name__}")
     if not recursive:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from aioray.exceptions import InvalidOptionError
+from aioray.wire.calls import DYNAMIC, STREAMING
 
 Kind = Literal["task", "actor", "method"]
 
@@ -97,10 +98,15 @@ def _whole(least: int) -> Callable[[Any], int]:
     return check
 
 
-def _num_returns(value: Any) -> int:
-    if value in ("dynamic", "streaming"):
-        raise ValueError(NOT_YET)
-    return _whole(0)(value)
+def _num_returns(value: Any) -> int | str:
+    return value if value in ("dynamic", "streaming") else _whole(0)(value)
+
+
+def _ahead(value: Any) -> int:
+    count = _whole(-1)(value)
+    if count == 0:
+        raise ValueError("nothing could ever be made")
+    return count
 
 
 def _only(*supported: Any, later: Callable[[Any], bool] = lambda value: False) -> Callable[[Any], Any]:
@@ -201,11 +207,23 @@ _ROWS = [
     _planned("runtime_env", BOTH, {}),
     _planned("timeout", BOTH),  # (ours)
     _planned("deadline", BOTH),  # (ours)
-    Option("num_returns", (*TASK, *METHOD), 1, _num_returns, "a whole number >= 0"),
+    Option(
+        "num_returns",
+        (*TASK, *METHOD),
+        None,
+        _num_returns,
+        "a whole number >= 0, 'streaming', 'dynamic', None (1, or 'streaming' for a generator function)",
+    ),
+    Option(
+        "_generator_backpressure_num_objects",
+        (*TASK, *METHOD),
+        -1,
+        _ahead,
+        "a whole number >= 1, or -1 (without limit); with num_returns='streaming' only",
+    ),
     Option("max_retries", TASK, 3, _whole(-1), "a whole number >= -1 (-1: without end)"),
     _planned("retry_exceptions", TASK, False),
     _planned("max_calls", TASK, 0),
-    _planned("_generator_backpressure_num_objects", TASK, -1),
     _planned("speculative", TASK, False),  # (ours)
     Option("max_concurrency", ACTOR, None, _whole(1), "a whole number >= 1"),
     Option("namespace", ACTOR, None, _text, "a str that is not empty"),
@@ -238,7 +256,8 @@ class TaskOptions:
     scheduling_strategy: str
     name: str | None
     enable_task_events: bool
-    num_returns: int
+    num_returns: int | str | None  # see `returns_of`
+    _generator_backpressure_num_objects: int  # -1: without limit
     max_retries: int  # -1: without end
     _demand: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
 
@@ -302,8 +321,27 @@ class ActorOptions:
 class MethodOptions:
     """Final values for one method of an actor, made by `method_options`."""
 
-    num_returns: int
+    num_returns: int | str | None  # see `returns_of`
+    _generator_backpressure_num_objects: int  # -1: without limit
     concurrency_group: str | None
+
+
+def returns_of(options: TaskOptions | MethodOptions, *, generates: bool) -> int:
+    """How many values a call has, as Call.num_returns says it; `generates`: it is of a generator function.
+
+    Raises InvalidOptionError for back-pressure on what does not stream.
+    """
+    given, ahead = options.num_returns, options._generator_backpressure_num_objects
+    if given is None:
+        given = "streaming" if generates else 1
+    if ahead != -1 and given != "streaming":
+        raise InvalidOptionError(
+            "_generator_backpressure_num_objects",
+            ahead,
+            "-1 unless num_returns is 'streaming'",
+            f"with num_returns={given!r} nothing is taken while values are made",
+        )
+    return {"streaming": STREAMING, "dynamic": DYNAMIC}[given] if isinstance(given, str) else given
 
 
 AnyOptions = TypeVar("AnyOptions", TaskOptions, ActorOptions, MethodOptions)

@@ -140,9 +140,7 @@ class ObjectTable:
         """Make `serialized` the value of a new ref of ours. Raises ObjectStoreFullError."""
         value = self.store(serialized, ref)
         with self._runtime.reactor.lock:
-            if serialized.refs:
-                self._track(ref).contains = True
-                self.hold_for(ref.binary(), serialized.refs)
+            self.contain(ref, serialized.refs)
             if value.nbytes:
                 self._track(ref).place = value
             ref._complete(READY, value)
@@ -202,6 +200,12 @@ class ObjectTable:
             self._track(ref).held_at_node = True  # the worker sealed it in our name
         if value.refs:
             self._track(ref).contains = True
+
+    def contain(self, ref: ObjectRef[Any], refs: list[Any]) -> None:
+        """A ref of ours is about to have a value with `refs` in it."""
+        if refs:
+            self._track(ref).contains = True
+            self.hold_for(ref.binary(), refs)
 
     def hold_for(self, holder: bytes, refs: list[Any], req: int = 0) -> None:
         """Tell the node that the object `holder` contains `refs`."""

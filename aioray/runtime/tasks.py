@@ -20,7 +20,7 @@ from aioray.runtime.calls import (
 )
 from aioray.runtime.connection import Connection, dial
 from aioray.runtime.pipeline import Duration, KeyQueue, Lease
-from aioray.wire.calls import Call, Cancel, Done, Export, Finished, GiveBack, Greeting
+from aioray.wire.calls import Call, Cancel, Done, Export, Finished, GiveBack, Greeting, Yielded
 from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn
 from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value
@@ -55,22 +55,25 @@ class Function:
 class TaskTarget:
     """A function with its options, as one runtime runs it."""
 
-    __slots__ = ("function", "num_returns", "options", "queue", "runtime")
+    __slots__ = ("ahead", "function", "num_returns", "options", "queue", "runtime")
 
-    def __init__(self, runtime: Runtime, function: Function, options: TaskOptions, queue: KeyQueue) -> None:
+    def __init__(
+        self, runtime: Runtime, function: Function, options: TaskOptions, queue: KeyQueue, num_returns: int
+    ) -> None:
         self.runtime = runtime
         self.function = function
         self.options = options
         self.queue = queue
-        self.num_returns = options.num_returns
+        self.num_returns = num_returns  # as in the Call
+        self.ahead = options._generator_backpressure_num_objects
 
 
 class Task:
     """One call of a function, until it has a result."""
 
     __slots__ = (
-        "arguments", "cancelled", "duration", "estimate_us", "function", "lease", "options", "parent", "queue", "refs",
-        "retries", "seq", "wired",
+        "arguments", "cancelled", "duration", "estimate_us", "function", "lease", "num_returns", "options", "parent",
+        "queue", "refs", "retries", "seq", "wired",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +89,7 @@ class Task:
         self.function = target.function
         self.duration = target.function.duration
         self.options = target.options
+        self.num_returns = target.num_returns
         self.arguments = arguments
         self.queue = target.queue
         self.refs = refs
@@ -175,20 +179,21 @@ class TaskSubmitter:
             worker.connection.send(Export(function.fn_id, function.data))
         options = task.options
         arguments = task.arguments
-        send = worker.connection.send_now if len(lease.tasks) == 1 else worker.connection.send
-        send(
-            Call(
-                task.seq,
-                function.fn_id,
-                arguments.data,
-                arguments.kwnames,
-                task.wired,
-                len(task.refs) if options.num_returns != 1 else 1,
-                function.name,
-                options.num_cpus,
-                task.retries == 0,
-            )
+        call = Call(
+            task.seq,
+            function.fn_id,
+            arguments.data,
+            arguments.kwnames,
+            task.wired,
+            task.num_returns,
+            function.name,
+            options.num_cpus,
+            task.retries == 0,
         )
+        if task.num_returns < 0:
+            call.streaming = self._runtime.streams.start(task.seq, worker.connection)
+        send = worker.connection.send_now if len(lease.tasks) == 1 else worker.connection.send
+        send(call)
 
     def _pump(self, queue: KeyQueue) -> None:
         waiting = queue.waiting
@@ -292,6 +297,7 @@ class TaskSubmitter:
     def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
         lease: Lease | None = connection.tag[1].lease
         if lease is None:
+            self._runtime.streams.came_late(messages)
             return
         queue = self._by_lease[lease.lease_id]
         now = self._runtime.reactor.time()
@@ -306,6 +312,8 @@ class TaskSubmitter:
                 if task is not None:
                     task.duration.observe(message.exec_us)
                     complete(self._runtime, task, message.values)
+            elif type(message) is Yielded:
+                self._runtime.streams.received(message)
             elif type(message) is GiveBack:
                 self._given_back(queue, lease, message.seqs, now)
         self._pump(queue)

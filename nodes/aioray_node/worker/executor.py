@@ -15,12 +15,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from aioray.wire.calls import Call, Cancel, Export, GiveBack, Greeting
+from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greeting, Proceed
 from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray_node.worker.actor_host import ActorHost, exit_reason
 from aioray_node.worker.lanes import Services
 from aioray_node.worker.replies import Replier
 from aioray_node.worker.runtime import RunningCall, running
+from aioray_node.worker.streams import Streams
 from aioray_node.worker.threads import ThreadLimit
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Executor:
         self._runtime = runtime
         self._reactor = runtime.reactor
         self._replier = Replier(runtime)
+        self._streams = Streams(runtime)
         self._address = address
         self._queue: collections.deque[Item] = collections.deque()
         self._functions: dict[str, Any] = {}
@@ -78,7 +80,7 @@ class Executor:
         self._in_loop = False  # the main thread runs, or is about to run, an async task
         self._busy = False  # the current call takes long, or waits: nothing may queue behind it
         self._interrupting: Item | None = None
-        services = Services(runtime, self._replier, MainLane(self._queue))
+        services = Services(runtime, self._replier, MainLane(self._queue), self._streams)
         self._host = ActorHost(services, self._exit)
         self._actor: HostedActor | None = None  # whose calls the main thread runs
         self._is_actor = False  # or many
@@ -112,12 +114,22 @@ class Executor:
                 case Export(fn, data):
                     caller.exports[fn] = data
                 case Cancel(seq, slot):
+                    self._streams.cancel(connection, seq)
                     self._cancel(connection, seq, slot)
+                case Proceed():
+                    self._streams.proceed(connection, message)
+                case CloseStream(seq, slot):
+                    if not self._streams.close(connection, seq):
+                        self._cancel(connection, seq, slot)
                 case Greeting(process_id, sys_path):
                     caller.process_id = process_id
                     self._runtime.add_sys_path(sys_path)
         if self._busy and queue:
             self.give_back()
+
+    def on_caller_gone(self, connection: Connection, reason: str) -> None:
+        """Its node ends its tasks; an actor goes on for others."""
+        self._streams.caller_gone(connection)
 
     def on_actor(self, spec: ActorSpec) -> None:
         """This worker becomes an actor, or gets one more light one."""
@@ -198,7 +210,7 @@ class Executor:
         item = self._interrupting
         if item is None or item is not self._current or self._in_loop:
             return
-        if self._reactor.in_our_hands() or self._runtime.memory.is_being_changed:
+        if self._reactor.in_our_hands() or self._runtime.memory.is_being_changed or self._streams.is_between_values:
             self._reactor.interrupt(Interrupted())
         else:
             self._interrupting = None
@@ -264,7 +276,7 @@ class Executor:
         try:
             self._current = item
             try:
-                result = self._invoke(caller, call)
+                result = self._invoke(item)
             finally:
                 self._current = None
                 self._busy = False
@@ -287,7 +299,9 @@ class Executor:
             self._reactor.forget_interrupt()
         return exec_us
 
-    def _invoke(self, caller: Caller, call: Call) -> Any:
+    def _invoke(self, item: Item) -> Any:
+        connection, call = item
+        caller: Caller = connection.tag
         if self._actor is None:
             function = self._functions.get(call.fn)
             if function is None:
@@ -298,8 +312,14 @@ class Executor:
         args, kwargs = self._runtime.arguments(call)
         result = function(*args, **kwargs)
         if inspect.iscoroutine(result):
+            args, kwargs = (), {}
+            result = self._run_coroutine(result)
+        elif inspect.isasyncgen(result):
             del args, kwargs
-            return self._run_coroutine(result)
+            return self._run_coroutine(self._streams.finish_async(item, result))
+        if self._streams.is_asked(item, result):
+            args, kwargs = (), {}  # from here on the generator has them
+            return self._streams.finish(item, result, in_main=True)
         return result
 
     def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import socket
 
     from aioray.config import Config
-    from aioray.runtime.connection import Connection as _Connection
 
 
 def run_worker(worker_id: str, session_dir: str, config: Config) -> None:
@@ -64,7 +63,7 @@ def run_worker(worker_id: str, session_dir: str, config: Config) -> None:
     aioray.api.set_process_runtime(runtime)
 
     def accept(sock: socket.socket) -> None:
-        connection = Connection(reactor, sock, call_decoder, executor.on_messages, _caller_gone)
+        connection = Connection(reactor, sock, call_decoder, executor.on_messages, executor.on_caller_gone)
         connection.tag = Caller()
 
     try:
@@ -77,7 +76,3 @@ def run_worker(worker_id: str, session_dir: str, config: Config) -> None:
     runtime.welcome(runtime.link.welcomed.value)
     reactor.start_helper()
     executor.run()
-
-
-def _caller_gone(connection: _Connection, reason: str) -> None:
-    """Its node ends its tasks; an actor goes on for others."""
