@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aioray.exceptions import ObjectRefStreamEndOfStreamError
 from aioray.runtime.streams import Gathering, Stream
+from aioray.runtime.unserializable import StaysHere
 from aioray.wire.calls import DYNAMIC
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def submit_stream(runtime: Runtime, target: TaskTarget | MethodTarget, submit: C
     return ObjectRefGenerator(stream)
 
 
-class ObjectRefGenerator(Generic[T]):
+class ObjectRefGenerator(StaysHere, Generic[T]):
     """What a remote generator yields, as refs, each as soon as it is there: `for ref in generator`, or `async for`.
 
     Where the generator raises, or its worker dies for good, the next ref has the error, and after that there are no
