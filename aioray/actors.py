@@ -53,7 +53,8 @@ def methods_of(cls: type) -> dict[str, str]:
         if name.startswith("__") and name not in ("__call__", "__len__", "__getitem__"):
             continue
         if not inspect.isclass(member):
-            options = json.dumps({_GENERATES: is_generator_function(member), **getattr(member, _OPTIONS, {})})
+            generates = {_GENERATES: True} if is_generator_function(member) else {}
+            options = json.dumps({**generates, **getattr(member, _OPTIONS, {})})
             found[name] = f"{options}\n{_signature_of(cls, name).text()}"
     return found
 

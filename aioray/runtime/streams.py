@@ -48,7 +48,7 @@ class Stream:
         self._ahead = ahead
         self._id_seqs: list[int] = []
         self._name = ""
-        self._connection: Connection | None = None
+        self.connection: Connection | None = None
         self._slot = 0
         self._next: ObjectRef[Any] | None = None  # to a value that has not come: see `peek`
         self._waiting: list[asyncio.Future[None]] = []
@@ -72,26 +72,28 @@ class Stream:
 
     def start(self, connection: Connection, slot: int) -> Streaming:
         """The call is about to be sent, for the first time or again."""
-        if self._connection is not None:
-            self._forget_unsent()
-        self._connection, self._slot = connection, slot
+        if self.connection is not None:
+            self.forget_unsent()
+        self.connection, self._slot = connection, slot
         self._told = self._taken
         return Streaming(self._ahead, self._received, self._taken, self._id_seqs[1:])
 
-    def _forget_unsent(self) -> None:
-        """A worker that died may have sealed one more value in our name than it could send."""
+    def forget_unsent(self) -> None:
+        """A worker that died may have told the node of one more value, in our name, than it could send."""
         runtime = self.runtime
         oid = object_id(runtime.process_id, *self._place(self._received + 1))
         runtime.link.send(Release(runtime.process_id, [oid]))
+        runtime.link.send(Release(oid, []))  # what it holds, if it was to come inline
 
     def receive(self, message: Yielded) -> None:
         """The next values."""
         items, value = message.items, message.value
         self._received += len(items) + (value is not None)
-        if self.closed:
+        if self.closed or self.is_over:
             if value is not None:
                 let_go(self.runtime, value)
-            self._stop()  # once more: it may have come before the call had begun
+            if not self.is_over:
+                self._stop()  # once more: it may have come before the call had begun
             return
         if items:
             if self._next is not None:
@@ -127,7 +129,7 @@ class Stream:
         runtime.streams.ended(self)
         self.is_over = True
         if completion._status != READY and not runtime.closed:
-            self._forget_unsent()
+            self.forget_unsent()
         if self.closed:
             return
         if completion._status != READY:
@@ -175,8 +177,8 @@ class Stream:
             ahead = self._ahead
             if ahead > 0 and not self.is_over and self._taken - self._told >= max(1, ahead // 8):
                 self._told = self._taken
-                if self._connection is not None:
-                    self._connection.send_now(Proceed(self.seq, self._taken))
+                if self.connection is not None:
+                    self.connection.send_now(Proceed(self.seq, self._taken))
             return ref
 
     def _as_ref(self) -> ObjectRef[Any]:
@@ -278,8 +280,8 @@ class Stream:
             self._send(CloseStream(self.seq, self._slot))
 
     def _send(self, message: CloseStream | Proceed) -> None:
-        if self._connection is not None:
-            self._connection.send(message)
+        if self.connection is not None:
+            self.connection.send(message)
 
 
 class Gathering(Stream):
@@ -318,6 +320,7 @@ class Streams:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._by_seq: dict[int, Stream] = {}
+        self._killed: dict[Connection, Stream] = {}  # their workers may go on for a moment
 
     def begin(self, stream: Stream, call: Task | ActorCallRecord) -> None:
         """A call that streams is about to be submitted."""
@@ -337,11 +340,26 @@ class Streams:
         elif message.value is not None:
             let_go(self._runtime, message.value)
 
-    def came_late(self, messages: list[Any]) -> None:
-        """From a worker that was given up, with force say."""
+    def is_killed(self, seq: int) -> None:
+        """Its worker is about to be killed, and what it says from now on comes too late."""
+        stream = self._by_seq.get(seq)
+        if stream is not None and stream.connection is not None:
+            self._killed[stream.connection] = stream
+
+    def came_late(self, connection: Connection, messages: list[Any]) -> None:
+        """From a worker that was given up."""
+        stream = self._killed.get(connection)
         for message in messages:
-            if type(message) is Yielded and message.value is not None:
+            if type(message) is Yielded and stream is not None and message.seq == stream.seq:
+                stream.receive(message)
+            elif type(message) is Yielded and message.value is not None:
                 let_go(self._runtime, message.value)
+
+    def hung_up(self, connection: Connection) -> None:
+        """A worker is gone."""
+        stream = self._killed.pop(connection, None)
+        if stream is not None:
+            stream.forget_unsent()
 
     def ended(self, stream: Stream) -> None:
         """Its call has ended."""

@@ -297,7 +297,7 @@ class TaskSubmitter:
     def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
         lease: Lease | None = connection.tag[1].lease
         if lease is None:
-            self._runtime.streams.came_late(messages)
+            self._runtime.streams.came_late(connection, messages)
             return
         queue = self._by_lease[lease.lease_id]
         now = self._runtime.reactor.time()
@@ -332,6 +332,7 @@ class TaskSubmitter:
     def _on_close(self, connection: Connection, reason: str) -> None:
         address, worker = connection.tag
         self._workers.pop(address, None)
+        self._runtime.streams.hung_up(connection)
         lease = worker.lease
         if lease is None:
             return
@@ -384,6 +385,7 @@ class TaskSubmitter:
             self._by_lease.pop(lease.lease_id, None)
             self._dying.pop(lease.lease_id, None)
             task.queue.gone(lease.lease_id)
+            self._runtime.streams.is_killed(task.seq)
             self._runtime.link.send(LeaseReturn(lease.lease_id, kill=True))
             self._fail_lease(task.queue, lease, "cancelled by force")
             self._pump(task.queue)

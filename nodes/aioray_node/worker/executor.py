@@ -316,7 +316,11 @@ class Executor:
             result = self._run_coroutine(result)
         elif inspect.isasyncgen(result):
             del args, kwargs
-            return self._run_coroutine(self._streams.finish_async(item, result))
+            finishing = self._streams.finish_async(item, result)
+            try:
+                return self._run_coroutine(finishing)
+            finally:
+                finishing.close()  # interrupted before it began, it would complain
         if self._streams.is_asked(item, result):
             args, kwargs = (), {}  # from here on the generator has them
             return self._streams.finish(item, result, in_main=True)

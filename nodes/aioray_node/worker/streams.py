@@ -244,8 +244,11 @@ class _Producer:
                 reactor.run_until(self._is_known)
             except KeyboardInterrupt as exc:
                 interrupt = exc
-        if interrupt is not None:
-            raise interrupt
+        try:
+            if interrupt is not None:
+                raise interrupt
+        finally:
+            del interrupt  # its traceback leads to this frame, and to all that the generator holds
 
     # on an event loop
 
@@ -314,8 +317,11 @@ class _Producer:
                 await self._until(self._is_known)
             except asyncio.CancelledError as exc:
                 cancelled = exc
-        if cancelled is not None:
-            raise cancelled
+        try:
+            if cancelled is not None:
+                raise cancelled
+        finally:
+            del cancelled  # as above
 
     # values
 
