@@ -128,7 +128,7 @@ class Stream:
         runtime = self.runtime
         runtime.streams.ended(self)
         self.is_over = True
-        if completion._status != READY and not runtime.closed:
+        if completion._status != READY and self.connection is not None and not runtime.closed:
             self.forget_unsent()
         if self.closed:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import textwrap
 from typing import TYPE_CHECKING, Any, assert_type
@@ -42,7 +43,7 @@ from tests.api.support import Meeting, eventually, run_script, started, store, s
 
 if TYPE_CHECKING:
     import pathlib
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from aioray import ObjectRefGenerator
 
@@ -322,8 +323,11 @@ def test_an_argument_that_failed_is_the_only_thing_that_comes(machine: Any) -> N
 
 
 def test_a_generator_that_is_run_again_delivers_nothing_twice(machine: Any, tmp_path: pathlib.Path) -> None:
+    before = store()
     values = [ray.get(ref) for ref in die_in_the_middle.remote(str(tmp_path / "first"))]
     assert [int(np.max(value)) for value in values] == [0, 1, 2, 3, 4]
+    del values
+    store_returns_to(before)
 
 
 def test_without_retries_the_death_of_the_worker_is_the_next_value(machine: Any, tmp_path: pathlib.Path) -> None:
@@ -447,6 +451,42 @@ def test_refs_inside_values_keep_what_they_refer_to(machine: Any) -> None:
     del generator
     assert ray.get(ray.get(second)["inside"])[-1] == 1
     del first, second
+    store_returns_to(before)
+
+
+@ray.remote
+def endless_arrays() -> Iterator[Any]:
+    while True:
+        yield np.zeros(MIB, dtype=np.uint8)
+
+
+@ray.remote
+async def endless_arrays_async() -> AsyncIterator[Any]:
+    while True:
+        yield np.zeros(MIB, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("how", ["close", "cancel", "force"])
+@pytest.mark.parametrize("kind", ["arrays", "arrays, async", "refs inside"])
+def test_however_a_stream_is_ended_nothing_of_it_stays(machine: Any, kind: str, how: str) -> None:
+    """Ended at many moments: while a value is made, is stored, is known to the node only, or is on its way."""
+    functions: dict[str, Any] = {
+        "arrays": endless_arrays,
+        "arrays, async": endless_arrays_async,
+        "refs inside": put_inside,
+    }
+    function = functions[kind].options(_generator_backpressure_num_objects=4)
+    before = store()
+    for round_ in range(12):
+        generator = function.remote(1_000_000) if kind == "refs inside" else function.remote()
+        taken = [next(generator) for _ in range(round_ % 4)]
+        if how == "close":
+            generator.close()
+        else:
+            ray.cancel(generator, force=how == "force")
+        with contextlib.suppress(TaskCancelledError):
+            ray.get(generator.completed())
+        del generator, taken
     store_returns_to(before)
 
 
