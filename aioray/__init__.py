@@ -23,6 +23,7 @@ from aioray.api import (
     shutdown,
 )
 from aioray.cluster import Cluster
+from aioray.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from aioray.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskID, WorkerID
 from aioray.refs import ObjectRef
 from aioray.runtime_context import get_runtime_context
@@ -38,10 +39,12 @@ __all__ = [
     "ActorHandle",
     "ActorID",
     "Cluster",
+    "DynamicObjectRefGenerator",
     "JobID",
     "NodeID",
     "ObjectID",
     "ObjectRef",
+    "ObjectRefGenerator",
     "PlacementGroupID",
     "TaskID",
     "WorkerID",

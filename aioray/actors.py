@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aioray import current
 from aioray.exceptions import ActorAlreadyExistsError, InvalidOptionError
-from aioray.options import ACTOR_DEFAULTS, ActorOptions, MethodOptions, actor_options, method_options
+from aioray.generators import is_generator_function, submit_stream
+from aioray.options import ACTOR_DEFAULTS, ActorOptions, MethodOptions, actor_options, method_options, returns_of
 from aioray.runtime.actor_calls import MethodTarget
 from aioray.runtime.serialization import Counted, loading_runtime
 from aioray.signatures import Signature
@@ -24,10 +25,11 @@ C = TypeVar("C")
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _OPTIONS = "__aioray_method_options__"
+_GENERATES = "is a generator"  # among the options of a method, on its way: no name of an option
 
 
 def method(**options: Any) -> Callable[[F], F]:
-    """Give a method of an actor class options of its own: `num_returns`, `concurrency_group`, `timeout`, `deadline`.
+    """Give a method of an actor class options of its own: `num_returns`, `concurrency_group`, `timeout`, and so on.
 
     timeout (ours): seconds from each call on. deadline (ours): until when calls may take, a datetime with a time zone
     or a time as of time.time(). What takes longer is cancelled, and its refs raise TaskTimeoutError; calls that it
@@ -38,6 +40,7 @@ def method(**options: Any) -> Callable[[F], F]:
     plain = {name: getattr(checked, name) for name in options}  # a datetime, for example, has become a number
 
     def mark(fn: F) -> F:
+        returns_of(checked, generates=is_generator_function(fn))  # checks how they go together
         setattr(fn, _OPTIONS, {**getattr(fn, _OPTIONS, {}), **plain})
         return fn
 
@@ -54,7 +57,9 @@ def methods_of(cls: type) -> dict[str, str]:
         if name.startswith("__") and name not in ("__call__", "__len__", "__getitem__"):
             continue
         if not inspect.isclass(member):
-            found[name] = f"{json.dumps(getattr(member, _OPTIONS, {}))}\n{_signature_of(cls, name).text()}"
+            generates = {_GENERATES: True} if is_generator_function(member) else {}
+            options = json.dumps({**generates, **getattr(member, _OPTIONS, {})})
+            found[name] = f"{options}\n{_signature_of(cls, name).text()}"
     return found
 
 
@@ -76,9 +81,12 @@ def _signature_of(cls: type, name: str) -> Signature:
 
 
 @functools.lru_cache(maxsize=1024)
-def _parsed(title: str, text: str) -> tuple[MethodOptions, Signature]:
-    options, _, parameters = text.partition("\n")
-    return method_options(json.loads(options)), Signature.from_text(title, parameters)
+def _parsed(title: str, text: str) -> tuple[MethodOptions, bool, Signature]:
+    """Options, whether it is a generator function, and arguments."""
+    before, _, parameters = text.partition("\n")
+    options = json.loads(before)
+    generates = options.pop(_GENERATES, False)
+    return method_options(options), generates, Signature.from_text(title, parameters)
 
 
 class ActorMethod:
@@ -95,12 +103,20 @@ class ActorMethod:
     def remote(self, *args: Any, **kwargs: Any) -> ObjectRef[Any]:
         """Call it. Calls of one process reach the actor in the order in which they were made.
 
+        A method that is a generator gives an ObjectRefGenerator, as a function does.
+
         Raises TypeError when the arguments do not fit, SerializationError when one cannot be sent.
         """
         self._signature.check(args, kwargs)
         actor = self._actor
         target = self._target
-        refs = actor.runtime.submit_actor_call(actor, target, args, kwargs)
+        runtime = actor.runtime
+        if target.num_returns < 0:
+            streamed: ObjectRef[Any] = submit_stream(  # mypy cannot know: a handle has no types
+                runtime, target, lambda stream: runtime.submit_actor_call(actor, target, args, kwargs, stream)
+            )
+            return streamed
+        refs = runtime.submit_actor_call(actor, target, args, kwargs)
         if target.num_returns == 1:
             return refs[0]
         return list(refs) if refs else None  # type: ignore[return-value] # as in Ray: the count is in the options
@@ -108,7 +124,8 @@ class ActorMethod:
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options (see `aioray.method`). Raises InvalidOptionError."""
         target, new = self._target, method_options(options, self._options)
-        return ActorMethod(self._actor, MethodTarget(target.method, target.name, new), new, self._signature)
+        new_target = MethodTarget(target.method, target.name, new, generates=target.generates)
+        return ActorMethod(self._actor, new_target, new, self._signature)
 
     def _remote(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -137,8 +154,8 @@ class ActorHandle(Counted):
             known = ", ".join(sorted(actor.methods)) or "none"
             raise AttributeError(f"actor {actor.cls} has no method {name!r}; it has: {known}")
         title = f"{actor.cls}.{name}"
-        options, signature = _parsed(title, text)
-        bound = ActorMethod(actor, MethodTarget(name, title, options), options, signature)
+        options, generates, signature = _parsed(title, text)
+        bound = ActorMethod(actor, MethodTarget(name, title, options, generates=generates), options, signature)
         self.__dict__[name] = bound  # the next look-up does not come here
         return bound
 

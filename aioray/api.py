@@ -15,6 +15,7 @@ from aioray.cluster import Cluster, SyncCluster
 from aioray.context import InitContext
 from aioray.exceptions import BlockingCallError, InvalidOptionError, RaySystemError
 from aioray.functions import P, RemoteFunction
+from aioray.generators import ObjectRefGenerator
 from aioray.options import actor_options, task_options
 from aioray.refs import ObjectRef
 from aioray.start_options import check_later_options, check_options
@@ -249,13 +250,15 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     check_timeout(timeout)
     if isinstance(refs, ObjectRef):
         return refs._runtime.get([refs], timeout)[0]
+    if isinstance(refs, ObjectRefGenerator):
+        return refs  # as in Ray
     items = refs_of(refs, "get")
     if not items:
         return []
     return items[0]._runtime.get(items, timeout)
 
 
-def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True) -> None:
     """Cancel the call that makes `ref`, whichever process made it. Does nothing when it is done.
 
     A call that waits, for arguments, for a worker or in line, never runs. One that runs is told: a sync function gets
@@ -263,10 +266,14 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
     async actors do, cannot be interrupted, and finds `get_runtime_context().is_canceled()` true. Getting the ref then
     raises TaskCancelledError; but a call that returns all the same has returned, and its value counts.
 
+    Of a generator, what was made before can still be taken; the next ref raises TaskCancelledError.
+
     force: end the worker process; only for tasks (ValueError for a call of an actor, which would end with all its
     calls). recursive: what the call began is cancelled as well, tasks and actor calls, in any depth; with False it goes
     on, unless its process ends.
     """
+    if isinstance(ref, ObjectRefGenerator):
+        ref = ref.completed()
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel takes a ref, not {type(ref).__name__}")
     ref._runtime.cancel(ref, force=force, recursive=recursive)

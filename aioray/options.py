@@ -21,6 +21,7 @@ import msgspec
 from aioray import runtime_env
 from aioray.exceptions import InvalidOptionError
 from aioray.runtime_env import RuntimeEnv, checked_env
+from aioray.wire.calls import DYNAMIC, STREAMING
 
 Kind = Literal["task", "actor", "method"]
 
@@ -102,10 +103,15 @@ def _whole(least: int) -> Callable[[Any], int]:
     return check
 
 
-def _num_returns(value: Any) -> int:
-    if value in ("dynamic", "streaming"):
-        raise ValueError(NOT_YET)
-    return _whole(0)(value)
+def _num_returns(value: Any) -> int | str:
+    return value if value in ("dynamic", "streaming") else _whole(0)(value)
+
+
+def _ahead(value: Any) -> int:
+    count = _whole(-1)(value)
+    if count == 0:
+        raise ValueError("nothing could ever be made")
+    return count
 
 
 def _only(*supported: Any, later: Callable[[Any], bool] = lambda value: False) -> Callable[[Any], Any]:
@@ -240,11 +246,23 @@ _ROWS = [
     Option("runtime_env", BOTH, RuntimeEnv(), _runtime_env, runtime_env.ALLOWED),
     Option("timeout", CALLS, None, _seconds, "None, or seconds from the call on, above 0"),  # (ours)
     Option("deadline", CALLS, None, _moment, "None, a datetime with a time zone, a time as of time.time()"),  # (ours)
-    Option("num_returns", CALLS, 1, _num_returns, "a whole number >= 0"),
+    Option(
+        "num_returns",
+        CALLS,
+        None,
+        _num_returns,
+        "a whole number >= 0, 'streaming', 'dynamic', None (1, or 'streaming' for a generator function)",
+    ),
+    Option(
+        "_generator_backpressure_num_objects",
+        CALLS,
+        -1,
+        _ahead,
+        "a whole number >= 1, or -1 (without limit); with num_returns='streaming' only",
+    ),
     Option("max_retries", TASK, 3, _whole(-1), "a whole number >= -1 (-1: without end)"),
     Option("retry_exceptions", TASK, False, _retry_exceptions, "True, False, a list of exception types"),
     Option("max_calls", TASK, 0, _whole(0), "a whole number >= 0 (0: without limit)"),
-    _planned("_generator_backpressure_num_objects", TASK, -1),
     _planned("speculative", TASK, False),  # (ours)
     Option("max_concurrency", ACTOR, None, _whole(1), "a whole number >= 1"),
     Option("namespace", ACTOR, None, _text, "a str that is not empty"),
@@ -279,7 +297,8 @@ class TaskOptions:
     enable_task_events: bool  # makes no difference yet: there are no task events to leave out
     accelerator_type: str | None
     runtime_env: RuntimeEnv = dataclasses.field(hash=False)
-    num_returns: int
+    num_returns: int | str | None  # see `returns_of`
+    _generator_backpressure_num_objects: int  # -1: without limit
     max_retries: int  # -1: without end
     retry_exceptions: bool | tuple[type[BaseException], ...]  # what of user code counts as worth another try
     max_calls: int  # after which a worker is replaced; 0: never
@@ -349,10 +368,29 @@ class ActorOptions:
 class MethodOptions:
     """Final values for one method of an actor, made by `method_options`."""
 
-    num_returns: int
+    num_returns: int | str | None  # see `returns_of`
+    _generator_backpressure_num_objects: int  # -1: without limit
     concurrency_group: str | None
     timeout: float | None  # s, from the call on
     deadline: float | None  # as time.time()
+
+
+def returns_of(options: TaskOptions | MethodOptions, *, generates: bool) -> int:
+    """How many values a call has, as Call.num_returns says it; `generates`: it is of a generator function.
+
+    Raises InvalidOptionError for back-pressure on what does not stream.
+    """
+    given, ahead = options.num_returns, options._generator_backpressure_num_objects
+    if given is None:
+        given = "streaming" if generates else 1
+    if ahead != -1 and given != "streaming":
+        raise InvalidOptionError(
+            "_generator_backpressure_num_objects",
+            ahead,
+            "-1 unless num_returns is 'streaming'",
+            f"with num_returns={given!r} nothing is taken while values are made",
+        )
+    return {"streaming": STREAMING, "dynamic": DYNAMIC}[given] if isinstance(given, str) else given
 
 
 AnyOptions = TypeVar("AnyOptions", TaskOptions, ActorOptions, MethodOptions)

@@ -13,6 +13,7 @@ from bench.measure import (
     IN_FLIGHT,
     MIB,
     RESULT_AT,
+    STREAM_ITEMS,
     WAIT_AT_A_TIME,
     Figure,
     in_loop,
@@ -34,6 +35,11 @@ SMALL = b"x" * 100
 @aioray.remote
 def echo(x: int) -> int:
     return x
+
+
+@aioray.remote
+def numbers(count: int) -> Iterator[int]:
+    yield from range(count)
 
 
 @aioray.remote
@@ -210,6 +216,27 @@ async def wait_async(seconds: float) -> Figure:
         return await rate_async(step, per_step=1, seconds=seconds)
 
 
+# -- streams
+
+
+def stream_items(seconds: float) -> Figure:
+    def step() -> None:
+        for ref in numbers.remote(STREAM_ITEMS):
+            aioray.get(ref)
+
+    with cluster():
+        return rate(step, per_step=STREAM_ITEMS, seconds=seconds)
+
+
+async def stream_items_async(seconds: float) -> Figure:
+    async def step() -> None:
+        async for ref in numbers.remote(STREAM_ITEMS):
+            await ref
+
+    async with aioray.connect(num_cpus=2):
+        return await rate_async(step, per_step=STREAM_ITEMS, seconds=seconds)
+
+
 # -- lives
 
 
@@ -345,6 +372,8 @@ MEASUREMENTS = {
     "actor_async_1000": in_loop(actor_async_1000),
     "light_call": in_loop(light_call),
     "group_call": in_loop(group_call),
+    "stream_items": stream_items,
+    "stream_items_async": in_loop(stream_items_async),
     "put_100b": put_100b,
     "get_100b": get_100b,
     "put_100mib": put_100mib,

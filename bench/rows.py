@@ -55,6 +55,8 @@ ROWS: tuple[Row, ...] = (
     Row("actor_async_1000", "async actor calls, 1,000 in `gather`", "/s", IN_FLIGHT, ("limit", "ray", "xoscar")),
     Row("light_call", "call of a light actor, one at a time, `await`", "/s", ONE_AT_A_TIME, ("limit",)),
     Row("group_call", "call in a concurrency group, one at a time, `await`", "/s", ONE_AT_A_TIME, ("limit",)),
+    Row("stream_items", "small values of a generator task, sync", "/s", Goal("value", 20_000), ("limit", "ray")),
+    Row("stream_items_async", "the same, `async for`", "/s", Goal("value", 20_000), ("limit", "ray")),
     Row("put_100b", "put 100 B", "/s", Goal("value", 150_000), ("ray",)),
     Row("get_100b", "get 100 B", "/s", Goal("value", 500_000), ("ray",)),
     Row("put_100mib", "put a 100 MiB array, over 100 puts", "GB/s", Goal("ratio", 0.8), ("limit", "ray", "dask")),

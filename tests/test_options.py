@@ -49,7 +49,7 @@ def refused(kind: Kind, **given: Any) -> InvalidOptionError:
 
 def test_the_defaults_are_those_of_ray() -> None:
     task, actor = task_options({}), actor_options({})
-    assert (task.num_returns, task.max_retries) == (1, 3)
+    assert (task.num_returns, task.max_retries) == (None, 3)
     assert (actor.max_restarts, actor.max_task_retries, actor.max_pending_calls) == (0, 0, -1)
     assert task.demand() == {"CPU": 10_000}
     assert actor.placement_demand() == {"CPU": 10_000}
@@ -95,8 +95,6 @@ def test_an_option_that_is_yet_to_come_is_refused_and_says_so(kind: Kind, row: O
 @pytest.mark.parametrize(
     ("kind", "given"),
     [
-        ("task", {"num_returns": "dynamic"}),
-        ("task", {"num_returns": "streaming"}),
         ("task", {"scheduling_strategy": object()}),
         ("actor", {"max_restarts": 1}),
         ("actor", {"max_restarts": -1}),
@@ -133,6 +131,10 @@ def test_an_amount_that_cannot_be_is_refused(name: str, value: Any) -> None:
         ("task", {"num_returns": -1}),
         ("task", {"num_returns": 1.0}),
         ("task", {"num_returns": True}),
+        ("task", {"num_returns": "dynamik"}),
+        ("task", {"_generator_backpressure_num_objects": 0}),
+        ("task", {"_generator_backpressure_num_objects": -2}),
+        ("task", {"_generator_backpressure_num_objects": 1.5}),
         ("task", {"max_retries": -2}),
         ("task", {"retry_exceptions": ValueError}),
         ("task", {"retry_exceptions": [ValueError("an instance")]}),

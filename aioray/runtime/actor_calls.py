@@ -8,6 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import ActorDiedError
+from aioray.options import returns_of
 from aioray.refs import PENDING, READY, ObjectRef
 from aioray.runtime.calls import (
     NO_DEADLINE,
@@ -25,7 +26,7 @@ from aioray.runtime.calls import (
 from aioray.runtime.connection import Connection, dial
 from aioray.runtime.deadlines import limits_of
 from aioray.runtime.unseen import unseen
-from aioray.wire.calls import Call, Cancel, Done, Finished
+from aioray.wire.calls import Call, Cancel, Done, Finished, Yielded
 from aioray.wire.control import ActorUpdate, Release, WatchActor
 from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value, owner_of
@@ -42,12 +43,14 @@ _LAST_WORDS_S = 1.0  # how long the node may take to say why an actor died
 class MethodTarget:
     """A method with its options: what all calls of one `handle.method` have in common."""
 
-    __slots__ = ("group", "limits", "method", "name", "num_returns")
+    __slots__ = ("ahead", "generates", "group", "limits", "method", "name", "num_returns")
 
-    def __init__(self, method: str, name: str, options: MethodOptions) -> None:
+    def __init__(self, method: str, name: str, options: MethodOptions, *, generates: bool = False) -> None:
         self.method = method
         self.name = name  # with the class, for messages
-        self.num_returns = options.num_returns
+        self.generates = generates  # it is a generator function
+        self.num_returns = returns_of(options, generates=generates)  # as in the Call
+        self.ahead = options._generator_backpressure_num_objects
         self.group = options.concurrency_group or ""
         self.limits = limits_of(options)
 
@@ -256,6 +259,8 @@ class ActorCaller:
             call.slot, call.group = line.slot, target.group
             if record.deadline != NO_DEADLINE:
                 call.time_left_us = time_left_us(record, self._runtime.reactor.time())
+            if target.num_returns < 0:
+                call.streaming = self._runtime.streams.start(record.seq, connection, line.slot)
             if len(flight) > 1:
                 connection.send(call)
             else:
@@ -357,6 +362,9 @@ class ActorCaller:
     def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
         flight = connection.tag.flight
         for message in messages:
+            if type(message) is Yielded:
+                self._runtime.streams.received(message)
+                continue
             record = flight.pop(message.seq, None)
             if record is None:
                 continue

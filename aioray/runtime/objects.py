@@ -144,9 +144,7 @@ class ObjectTable:
         """Make `serialized` the value of a new ref of ours. Raises ObjectStoreFullError."""
         value = self.store(serialized, ref)
         with self._runtime.reactor.lock:
-            if serialized.refs:
-                self._track(ref).contains = True
-                self.hold_for(ref.binary(), serialized.refs)
+            self.contain(ref, serialized.refs)
             if value.nbytes:
                 self._track(ref).place = value
             ref._complete(READY, value)
@@ -206,6 +204,12 @@ class ObjectTable:
             self._track(ref).held_at_node = True  # the worker sealed it in our name
         if value.refs:
             self._track(ref).contains = True
+
+    def contain(self, ref: ObjectRef[Any], refs: list[Any]) -> None:
+        """A ref of ours is about to have a value with `refs` in it."""
+        if refs:
+            self._track(ref).contains = True
+            self.hold_for(ref.binary(), refs)
 
     def void_results(self, refs: tuple[ObjectRef[Any], ...]) -> None:
         """A call of ours is over, in which a worker died: let go of what that had told the node in our name."""

@@ -275,7 +275,10 @@ class Reactor(Poller):
         exc = self._interrupt
         if exc is not None and threading.current_thread() is threading.main_thread():
             self._interrupt = None
-            raise exc
+            try:
+                raise exc
+            finally:
+                del exc  # else its traceback leads back to it, and keeps all that was interrupted alive
 
     # the helper
 

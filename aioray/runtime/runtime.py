@@ -31,6 +31,7 @@ from aioray.runtime.link import NodeLink, SideChannel
 from aioray.runtime.objects import ObjectTable, serialize_value
 from aioray.runtime.serialization import serialize_code
 from aioray.runtime.shared_memory import SharedMemory
+from aioray.runtime.streams import Streams
 from aioray.runtime.tasks import Function, Task, TaskSubmitter, TaskTarget
 from aioray.runtime.unseen import looked_at
 from aioray.runtime_env import checked_env
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from aioray.runtime.deadlines import Limits
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
+    from aioray.runtime.streams import Stream
     from aioray.runtime_env import RuntimeEnv
     from aioray.wire.control import ActorSpec, Reserved
 
@@ -124,6 +126,7 @@ class Runtime:
         self._exchange = exchange or self._side_channel.exchange  # a node in our own event loop answers directly
         self.link = NodeLink(reactor, node_address, self._dispatch, self._lost)
         self.objects = ObjectTable(self)
+        self.streams = Streams(self)
         self.tasks = TaskSubmitter(self)
         self.actors = ActorCaller(self)
         self.callbacks = CallbackThread()
@@ -342,7 +345,7 @@ class Runtime:
                 return
         else:
             return
-        self._check_may_block("aioray.get(ref)", "await ref")
+        self.check_may_block("aioray.get(ref)", "await ref")
         for each in refs:
             self.objects.want(each)
         with _Blocked(self):
@@ -365,7 +368,7 @@ class Runtime:
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Block until `num_returns` are done or time is up."""
         if sum(ref._status != PENDING for ref in refs) < num_returns:
-            self._check_may_block("aioray.wait(refs)", "await aioray.wait(refs)")
+            self.check_may_block("aioray.wait(refs)", "await aioray.wait(refs)")
             with _Blocked(self):
                 counter = _Countdown(refs, num_returns)
                 try:
@@ -378,7 +381,7 @@ class Runtime:
         """Block until a ref is done; False when time is up first."""
         if arrivals.any():
             return True
-        self._check_may_block("for ref in aioray.as_completed(refs)", "async for ref in aioray.as_completed(refs)")
+        self.check_may_block("for ref in aioray.as_completed(refs)", "async for ref in aioray.as_completed(refs)")
         with _Blocked(self):
             return self.reactor.run_until(arrivals.any, timeout_s)
 
@@ -401,7 +404,8 @@ class Runtime:
                 counter.stop()
         return split_ready(refs, num_returns)
 
-    def _check_may_block(self, call: str, instead: str) -> None:
+    def check_may_block(self, call: str, instead: str) -> None:
+        """Raises BlockingCallError in the event loop that does the I/O."""
         if self.reactor.in_loop():
             raise BlockingCallError(call, instead)
 
@@ -470,7 +474,7 @@ class Runtime:
         check_cluster(self, refs)
         return Function(hashlib.blake2b(data, digest_size=12).hexdigest(), name, data, refs)
 
-    def task_target(self, function: Function, options: TaskOptions) -> TaskTarget:
+    def task_target(self, function: Function, options: TaskOptions, num_returns: int) -> TaskTarget:
         """A function with its options, as `submit_task` takes it."""
         environment = self.environments.resolve(options.runtime_env)
         with self.reactor.lock:
@@ -481,17 +485,19 @@ class Runtime:
             if types and types is not True
             else None
         )
-        return TaskTarget(self, function, options, queue, exported)
+        return TaskTarget(self, function, options, queue, num_returns, exported)
 
     def submit_task(
-        self, target: TaskTarget, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, target: TaskTarget, args: tuple[Any, ...], kwargs: dict[str, Any], stream: Stream | None = None
     ) -> tuple[ObjectRef[Any], ...]:
-        """Queue one task; its refs."""
+        """Queue one task; its refs. `stream`: where its values go, if they come one after the other."""
         self.require_open()
         arguments = pack_arguments(self, args, kwargs)
         seq = next(self._seqs)
         if target.num_returns == 1:
             refs: tuple[ObjectRef[Any], ...] = (ObjectRef(self, seq),)
+        elif stream is not None:
+            refs = (stream.numbered(seq),)
         else:
             refs = tuple(ObjectRef(self, seq, index) for index in range(target.num_returns))
         with self.reactor.lock:
@@ -499,6 +505,8 @@ class Runtime:
             task = Task(seq, target, arguments, refs, parent)
             for ref in refs:
                 ref._task = task
+            if stream is not None:
+                self.streams.begin(stream, task)
             for _, dep in arguments.deps:
                 self.objects.want(dep)
             if (target.limits is None and parent is None) or self._in_time(task, target.limits, parent):
@@ -506,14 +514,21 @@ class Runtime:
         return refs
 
     def submit_actor_call(
-        self, actor: RemoteActor, target: MethodTarget, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        actor: RemoteActor,
+        target: MethodTarget,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        stream: Stream | None = None,
     ) -> tuple[ObjectRef[Any], ...]:
-        """Queue one call of an actor; its refs."""
+        """Queue one call of an actor; its refs. `stream`: as in `submit_task`."""
         self.require_open()
         arguments = pack_arguments(self, args, kwargs)
         seq = next(self._seqs)
         if target.num_returns == 1:
             refs: tuple[ObjectRef[Any], ...] = (ObjectRef(self, seq),)
+        elif stream is not None:
+            refs = (stream.numbered(seq),)
         else:
             refs = tuple(ObjectRef(self, seq, index) for index in range(target.num_returns))
         with self.reactor.lock:
@@ -521,6 +536,8 @@ class Runtime:
             record = ActorCallRecord(actor, seq, target, arguments, refs, parent)
             for ref in refs:
                 ref._task = record
+            if stream is not None:
+                self.streams.begin(stream, record)
             for _, dep in arguments.deps:
                 self.objects.want(dep)
             if (target.limits is None and parent is None) or self._in_time(record, target.limits, parent):

@@ -24,7 +24,7 @@ from aioray.runtime.calls import (
 from aioray.runtime.connection import NO_MORE_FDS, Connection, dial
 from aioray.runtime.deadlines import limits_of
 from aioray.runtime.pipeline import Duration, KeyQueue, Lease
-from aioray.wire.calls import Call, Cancel, Done, Export, Finished, GiveBack
+from aioray.wire.calls import Call, Cancel, Done, Export, Finished, GiveBack, Yielded
 from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn, Release
 from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value
@@ -63,7 +63,7 @@ class Function:
 class TaskTarget:
     """A function with its options, as one runtime runs it."""
 
-    __slots__ = ("function", "limits", "num_returns", "options", "queue", "retry", "retry_types", "runtime")
+    __slots__ = ("ahead", "function", "limits", "num_returns", "options", "queue", "retry", "retry_types", "runtime")
 
     def __init__(
         self,
@@ -71,13 +71,15 @@ class TaskTarget:
         function: Function,
         options: TaskOptions,
         queue: KeyQueue,
+        num_returns: int,
         retry_types: Function | None = None,
     ) -> None:
         self.runtime = runtime
         self.function = function
         self.options = options
         self.queue = queue
-        self.num_returns = options.num_returns
+        self.num_returns = num_returns  # as in the Call
+        self.ahead = options._generator_backpressure_num_objects
         self.limits = limits_of(options)
         self.retry_types = retry_types  # a tuple of exception types, exported as functions are
         self.retry = retry_types.fn_id if retry_types is not None else RETRY_ALL if options.retry_exceptions else ""
@@ -88,8 +90,8 @@ class Task:
 
     __slots__ = (
         "__weakref__", "arguments", "cancelled", "deadline", "duration", "estimate_us", "force", "function", "lease",
-        "lost_worker", "options", "parent", "queue", "recursive", "refs", "retries", "seq", "target", "timed_out",
-        "wired",
+        "lost_worker", "num_returns", "options", "parent", "queue", "recursive", "refs", "retries", "seq", "target",
+        "timed_out", "wired",
     )  # fmt: skip
 
     def __init__(
@@ -111,6 +113,7 @@ class Task:
         self.function = target.function
         self.duration = target.function.duration
         self.options = target.options
+        self.num_returns = target.num_returns
         self.arguments = arguments
         self.queue = target.queue
         self.refs = refs
@@ -218,13 +221,15 @@ class TaskSubmitter:
             arguments.data,
             arguments.kwnames,
             task.wired,
-            len(task.refs) if options.num_returns != 1 else 1,
+            task.num_returns,
             function.name,
             options.num_cpus,
             task.retries == 0,
             retry=task.target.retry,
             max_calls=options.max_calls,
         )
+        if task.num_returns < 0:
+            call.streaming = self._runtime.streams.start(task.seq, worker.connection)
         if task.deadline != NO_DEADLINE:
             call.time_left_us = time_left_us(task, self._runtime.reactor.time())
         if options.max_calls:
@@ -360,6 +365,7 @@ class TaskSubmitter:
     def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
         lease: Lease | None = connection.tag[1].lease
         if lease is None:
+            self._runtime.streams.came_late(connection, messages)
             return
         queue = self._by_lease[lease.lease_id]
         now = self._runtime.reactor.time()
@@ -381,6 +387,8 @@ class TaskSubmitter:
                         complete(self._runtime, task, message.values)
                         if task.lost_worker:
                             self._runtime.objects.void_results(task.refs)
+            elif type(message) is Yielded:
+                self._runtime.streams.received(message)
             elif type(message) is GiveBack:
                 if message.leaving:
                     self._given_back(queue, lease, list(lease.tasks), now)
@@ -415,6 +423,7 @@ class TaskSubmitter:
     def _on_close(self, connection: Connection, reason: str) -> None:
         address, worker = connection.tag
         self._workers.pop(address, None)
+        self._runtime.streams.hung_up(connection)
         lease = worker.lease
         if lease is None:
             return
@@ -486,6 +495,7 @@ class TaskSubmitter:
     def _force(self, lease: Lease, task: Task) -> None:
         """End the worker of a task that runs: it does so itself, after its last words to others, or the node does."""
         task.force = False  # once is enough
+        self._runtime.streams.is_killed(task.seq)
         self._fail(task, cancelled(task))
         lease.connection.connection.send(Cancel(task.seq, recursive=task.recursive, force=True))
         self._runtime.reactor.call_later(_FORCE_GRACE_S, lambda: self._kill_under(lease, task))

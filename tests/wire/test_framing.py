@@ -34,7 +34,7 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.Export("f", b"code"), "9302a166c404636f6465"),
     (
         Call(7, "f", b"args", ("k",), [(0, Value(b"v"))], 2, "name", 0.5, True),
-        "9f0307a166c4046172677391a16b91920098c40176900000c40090c2a002a46e616d65cb3fe0000000000000c300a000a000",
+        "dc00100307a166c4046172677391a16b91920098c40176900000c40090c2a002a46e616d65cb3fe0000000000000c300a000a000c0",
     ),
     (calls.Cancel(7), "95040700c3c2"),
     (calls.Done(7, b"data", 12), "940507c404646174610c"),
@@ -43,6 +43,13 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
         "9506079198c4009040cc80c4016f91c40172c2a003c2",
     ),
     (calls.GiveBack([1, 2]), "9307920102c2"),
+    (
+        Call(1, "f", b"", num_returns=-1, streaming=calls.Streaming(8, 2, 1, [9])),
+        "dc00100301a166c4009090ffa0cb3ff0000000000000c200a000a000940802019109",
+    ),
+    (calls.Yielded(7, [b"a", b"bc"]), "94080792c40161c4026263c0"),
+    (calls.Proceed(7, 3, 5), "9409070305"),
+    (calls.CloseStream(7, 1), "930a0701"),
 ]
 
 
@@ -77,6 +84,9 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
         text,
     )
     by_type["Value | None"] = st.none() | by_type["Value"]
+    by_type["Streaming | None"] = st.none() | st.builds(
+        calls.Streaming, integer, integer, integer, by_type["list[int]"]
+    )
     by_type["list[Value]"] = st.lists(by_type["Value"], max_size=2)
     by_type["list[tuple[int, Value]]"] = st.lists(st.tuples(integer, by_type["Value"]), max_size=2)
     annotations: dict[str, str] = {}

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import TaskCancelledError
 from aioray.runtime.tasks import RETRY_ALL
-from aioray.wire.calls import Call, Cancel, Export, GiveBack, Greeting
+from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greeting, Proceed
 from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray_node.worker.actor_host import ActorHost, exit_reason
 from aioray_node.worker.lanes import Services
 from aioray_node.worker.replies import Replier
 from aioray_node.worker.runtime import Caller, RunningCall, running
+from aioray_node.worker.streams import Streams
 from aioray_node.worker.threads import ThreadLimit
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Executor:
         self._runtime = runtime
         self._reactor = runtime.reactor
         self._replier = Replier(runtime)
+        self._streams = Streams(runtime)
         self._address = address
         self._queue: collections.deque[Item] = collections.deque()
         self._functions: dict[str, Any] = {}
@@ -75,7 +77,7 @@ class Executor:
         self._busy = False  # the current call takes long, or waits: nothing may queue behind it
         self._interrupting: Item | None = None
         self._handed_over = False  # the interrupt is for the reactor to raise
-        services = Services(runtime, self._replier, MainLane(self._queue))
+        services = Services(runtime, self._replier, MainLane(self._queue), self._streams)
         self._host = ActorHost(services, self._exit)
         self._actor: HostedActor | None = None  # whose calls the main thread runs
         self._is_actor = False  # or many
@@ -110,8 +112,14 @@ class Executor:
                         actor.take((connection, message))
                 case Export(fn, data):
                     caller.exports[fn] = data
-                case Cancel():
+                case Cancel(seq):
+                    self._streams.cancel(connection, seq)
                     self._cancel(connection, message)
+                case Proceed():
+                    self._streams.proceed(connection, message)
+                case CloseStream(seq, slot):
+                    if not self._streams.close(connection, seq):
+                        self._cancel(connection, Cancel(seq, slot))
                 case Greeting(process_id, sys_path, job_id, namespace):
                     caller.process_id, caller.job_id, caller.namespace = process_id, job_id, namespace
                     if not self._is_actor:
@@ -119,6 +127,10 @@ class Executor:
                     self._runtime.add_sys_path(sys_path)
         if (self._busy or self._worn_out) and queue:
             self.give_back()
+
+    def on_caller_gone(self, connection: Connection, reason: str) -> None:
+        """Its node ends its tasks; an actor goes on for others."""
+        self._streams.caller_gone(connection)
 
     def on_actor(self, spec: ActorSpec) -> None:
         """This worker becomes an actor, or gets one more light one."""
@@ -224,7 +236,7 @@ class Executor:
             return
         if self._handed_over and not self._reactor.is_interrupting:
             return  # it was raised while this signal was on its way
-        if self._reactor.in_our_hands() or self._runtime.memory.is_being_changed:
+        if self._reactor.in_our_hands() or self._runtime.memory.is_being_changed or self._streams.is_between_values:
             self._handed_over = True
             self._reactor.interrupt(Interrupted())
         else:
@@ -310,7 +322,7 @@ class Executor:
                 self._interruptible = True
                 if running_call.is_canceled:  # before it began
                     raise Interrupted
-                result = self._invoke(caller, call, running_call)
+                result = self._invoke(item, running_call)
             finally:
                 self._interruptible = False
                 self._current = self._current_call = None
@@ -352,7 +364,9 @@ class Executor:
         except Exception:  # a type that cannot be had here is not what was raised here
             return False
 
-    def _invoke(self, caller: Caller, call: Call, running_call: RunningCall) -> Any:
+    def _invoke(self, item: Item, running_call: RunningCall) -> Any:
+        connection, call = item
+        caller: Caller = connection.tag
         if self._actor is None:
             function = self._functions.get(call.fn)
             if function is None:
@@ -364,8 +378,18 @@ class Executor:
         args, kwargs = self._runtime.arguments(call)
         result = function(*args, **kwargs)
         if inspect.iscoroutine(result):
+            args, kwargs = (), {}
+            result = self._run_coroutine(result, running_call)
+        elif inspect.isasyncgen(result):
             del args, kwargs
-            return self._run_coroutine(result, running_call)
+            finishing = self._streams.finish_async(item, result)
+            try:
+                return self._run_coroutine(finishing, running_call)
+            finally:
+                finishing.close()  # interrupted before it began, it would complain
+        if self._streams.is_asked(item, result):
+            args, kwargs = (), {}  # from here on the generator has them
+            return self._streams.finish(item, result, in_main=True)
         return result
 
     def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any], call: RunningCall) -> Any:

@@ -24,7 +24,7 @@ class ActorKind:
 
     def __init__(self, cls: type, methods: Mapping[str, Any]) -> None:
         self.cls = cls
-        self.coroutines = frozenset(name for name in methods if inspect.iscoroutinefunction(getattr(cls, name, None)))
+        self.on_loop = frozenset(name for name in methods if _is_async(getattr(cls, name, None)))
         self.groups = groups_of(cls)
         self.constructor_is_coroutine = inspect.iscoroutinefunction(getattr(cls, "__init__", None))
 
@@ -99,6 +99,10 @@ class HostedActor:
         for lane in self._lanes.values():
             if isinstance(lane, LoopLane):
                 lane.abort()
+
+
+def _is_async(member: Any) -> bool:
+    return inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
 
 
 def _nobody_knows_it_yet(item: Item) -> None:

@@ -11,10 +11,12 @@ import collections
 import concurrent.futures
 import contextvars
 import functools
+import inspect
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aioray_node.worker.runtime import RunningCall, running
+from aioray_node.worker.streams import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from aioray_node.worker.hosted_actor import HostedActor
     from aioray_node.worker.replies import Replier
     from aioray_node.worker.runtime import WorkerRuntime
+    from aioray_node.worker.streams import Streams
 
 Item = tuple["Connection", "Call"]
 Key = tuple[int, int]
@@ -37,11 +40,13 @@ class Services:
         runtime: WorkerRuntime,
         replier: Replier,
         main_lane: Lane,
+        streams: Streams,
     ) -> None:
         self.runtime = runtime
         self.reactor = runtime.reactor
         self.replier = replier
         self.main_lane = main_lane
+        self.streams = streams
         self.on_exit: Callable[[HostedActor, SystemExit | KeyboardInterrupt], None]
         self.loop: asyncio.AbstractEventLoop | None = None  # of async actors
         self.threads: concurrent.futures.ThreadPoolExecutor  # for their sync methods
@@ -118,6 +123,10 @@ class ThreadLane:
             args, kwargs = services.runtime.arguments(call)
             result = method(*args, **kwargs)
             del args, kwargs
+            if services.streams.is_asked(item, result):
+                result = services.streams.finish(item, result)
+        except Stopped:
+            services.replier.cancelled(item)
         except SystemExit as exc:
             services.on_exit(self._actor, exc)
         except BaseException as exc:  # whatever user code raises is its caller's
@@ -172,13 +181,20 @@ class LoopLane:
         try:
             method = running_call.function = actor.method(call.fn)
             args, kwargs = services.runtime.arguments(call)
-            if call.fn in actor.kind.coroutines:
-                result = await method(*args, **kwargs)
+            if call.fn in actor.kind.on_loop:
+                result = method(*args, **kwargs)
+                if inspect.iscoroutine(result):
+                    result = await result
+                del args, kwargs
+                if services.streams.is_asked(item, result):
+                    result = await services.streams.finish_async(item, result)
             else:
-                # A sync method would stall every other call of the actor.
-                result = await _in_thread(services.threads, functools.partial(method, *args, **kwargs))
-            del args, kwargs
-        except asyncio.CancelledError:
+                # A sync method would stall every other call of the actor, and so would its generator.
+                result = await _in_thread(
+                    services.threads, functools.partial(_run_sync, services, item, method, args, kwargs)
+                )
+                del args, kwargs
+        except (asyncio.CancelledError, Stopped):
             services.replier.cancelled(item)
         except (SystemExit, KeyboardInterrupt) as exc:
             services.on_exit(actor, exc)
@@ -243,6 +259,13 @@ class LoopLane:
         if entry is not None and entry[0] is task:
             self._services.replier.cancelled(item)
             self._over(key)
+
+
+def _run_sync(
+    services: Services, item: Item, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    result = method(*args, **kwargs)
+    return services.streams.finish(item, result) if services.streams.is_asked(item, result) else result
 
 
 async def _in_thread(threads: concurrent.futures.Executor, fn: Callable[[], Any]) -> Any:

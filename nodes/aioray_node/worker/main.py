@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import socket
 
     from aioray.config import Config
-    from aioray.runtime.connection import Connection as _Connection
     from aioray.wire.control import ForkWorker
 
 
@@ -68,7 +67,7 @@ def run_worker(order: ForkWorker, config: Config) -> None:
     aioray.api.set_process_runtime(runtime)
 
     def accept(sock: socket.socket) -> None:
-        connection = Connection(reactor, sock, call_decoder, executor.on_messages, _caller_gone)
+        connection = Connection(reactor, sock, call_decoder, executor.on_messages, executor.on_caller_gone)
         connection.tag = Caller()
 
     try:
@@ -81,7 +80,3 @@ def run_worker(order: ForkWorker, config: Config) -> None:
     runtime.welcome(runtime.link.welcomed.value)
     reactor.start_helper()
     executor.run()
-
-
-def _caller_gone(connection: _Connection, reason: str) -> None:
-    """Its node ends its tasks; an actor goes on for others."""

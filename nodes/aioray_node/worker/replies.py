@@ -84,7 +84,7 @@ class Replier:
 
     @staticmethod
     def _pickled(call: Call, result: Any) -> list[Serialized]:
-        if call.num_returns == 1:
+        if call.num_returns == 1 or call.num_returns < 0:
             return [serialize_value(result)]
         if call.num_returns == 0:
             return []
