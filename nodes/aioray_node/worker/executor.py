@@ -21,7 +21,7 @@ from aioray_node.worker.actor_host import ActorHost, exit_reason
 from aioray_node.worker.lanes import Services
 from aioray_node.worker.replies import Replier
 from aioray_node.worker.runtime import RunningCall, running
-from aioray_node.worker.streams import Streams
+from aioray_node.worker.streams import Stopped, Streams
 from aioray_node.worker.threads import ThreadLimit
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ class Executor:
                 self._current = None
                 self._busy = False
                 exec_us = int((time.perf_counter() - started) * 1e6)
-        except (Interrupted, asyncio.CancelledError):
+        except (Interrupted, Stopped, asyncio.CancelledError):
             self._current = None  # the interrupt may have come right before that
             self._busy = False
             self._stopped_call(item, running_call)
