@@ -46,6 +46,7 @@ class UnderWay(Protocol):
     refs: tuple[ObjectRef[Any], ...]
     cancelled: bool
     deadline: float  # on the reactor's clock (s)
+    parent: Running | None  # the call, in this process, that made it
     timed_out: bool
 
     @property

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
+import signal
 import textwrap
 from typing import TYPE_CHECKING, Any, assert_type
 
@@ -389,6 +391,20 @@ def test_a_generator_of_an_actor_that_is_left_is_stopped(actor: Any, tmp_path: p
     assert ray.get(completed) is None
     assert "GeneratorExit" in notes(path)
     assert notes(path)[-1] == "finally"
+    assert [ray.get(ref) for ref in actor.count.remote(2)] == [0, 1]
+
+
+def test_an_actor_streams_no_more_to_a_caller_that_died(actor: Any, tmp_path: pathlib.Path) -> None:
+    @ray.remote(max_retries=0)
+    def take_one_and_die(actor: Any, path: str) -> None:
+        generator = actor.slowly.remote(path)
+        ray.get(next(generator))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    path = tmp_path / "notes"
+    with pytest.raises(WorkerCrashedError):
+        ray.get(take_one_and_die.remote(actor, str(path)))
+    eventually(lambda: notes(path)[-2:] == ["GeneratorExit", "finally"], lambda: str(notes(path)))
     assert [ray.get(ref) for ref in actor.count.remote(2)] == [0, 1]
 
 

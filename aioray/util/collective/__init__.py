@@ -23,6 +23,7 @@ import aioray
 from aioray import current
 from aioray.actors import ActorHandle
 from aioray.exceptions import InvalidOptionError, ObjectLostError, RayActorError
+from aioray.runtime_context import get_runtime_context
 from aioray.util.collective.group import Group
 from aioray.util.collective.hub import NAME, NAMESPACE, Hub
 from aioray.util.collective.types import Backend, CollectiveError, GroupDissolved, ReduceOp
@@ -419,7 +420,7 @@ def _member(name: str) -> Steps:
     hub = _find_hub()
     found = None
     if hub is not None:
-        (found,) = yield [hub.call.remote(name, "declared", getattr(current.get(), "actor_id", b"").hex())]
+        (found,) = yield [hub.call.remote(name, "declared", get_runtime_context().get_actor_id() or "")]
     if found is None:
         raise RuntimeError(f"this process is not in a group called {name!r}: call init_collective_group first")
     assert hub is not None, "it has answered"

@@ -24,7 +24,7 @@ from aioray_node.worker.actor_host import ActorHost, exit_reason
 from aioray_node.worker.lanes import Services
 from aioray_node.worker.replies import Replier
 from aioray_node.worker.runtime import Caller, RunningCall, running
-from aioray_node.worker.streams import Streams
+from aioray_node.worker.streams import Stopped, Streams
 from aioray_node.worker.threads import ThreadLimit
 
 if TYPE_CHECKING:
@@ -328,7 +328,7 @@ class Executor:
                 self._current = self._current_call = None
                 self._busy = False
                 exec_us = int((time.perf_counter() - started) * 1e6)
-        except (Interrupted, asyncio.CancelledError):
+        except (Interrupted, Stopped, asyncio.CancelledError):
             self._interruptible = False
             self._current = self._current_call = None  # the interrupt may have come right before that
             self._busy = False

@@ -37,7 +37,7 @@ _INDEX_BITS = 16
 
 
 class Stopped(Exception):
-    """A generator in a thread was cancelled between two values."""
+    """A generator was cancelled, and that was seen between two values."""
 
 
 class Streams:
@@ -68,7 +68,7 @@ class Streams:
         return producer is not None
 
     def cancel(self, connection: Connection, seq: int) -> None:
-        """The call was cancelled. What runs in a thread of its own stops after the value it is at."""
+        """The call was cancelled. What runs in a thread cannot be interrupted: it stops after the value it is at."""
         producer = self._running.get((id(connection), seq))
         if producer is not None:
             producer.cancelled = True
@@ -223,7 +223,7 @@ class _Producer:
             close = getattr(generator, "close", None)  # iterators of other kinds need none
             if close is not None:
                 close()
-        if self.cancelled and not in_main:
+        if self.cancelled:
             raise Stopped
 
     def _pause(self, until: Callable[[], bool]) -> None:
@@ -262,7 +262,7 @@ class _Producer:
                     self._write()
                     await self._pause_async(self._may_go_on)
                 if self._is_stopped:
-                    return
+                    break
                 self._task = task
                 try:
                     value = await anext(generator)
@@ -292,6 +292,8 @@ class _Producer:
             close = getattr(generator, "aclose", None)
             if close is not None:
                 await close()
+        if self.cancelled:
+            raise Stopped
 
     async def _pause_async(self, until: Callable[[], bool]) -> None:
         runtime = self._runtime
