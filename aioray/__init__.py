@@ -1,6 +1,6 @@
 """aioray: Ray's programming model the asyncio way. `import aioray as ray` runs a program written for Ray."""
 
-from aioray import exceptions, runtime_env
+from aioray import dag, exceptions, runtime_env
 from aioray.actors import ActorClass, ActorHandle, method
 from aioray.api import (
     available_resources,
@@ -37,6 +37,7 @@ __all__ = [
     "cancel",
     "cluster_resources",
     "connect",
+    "dag",
     "disconnect",
     "exceptions",
     "explain",
