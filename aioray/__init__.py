@@ -1,6 +1,10 @@
 """aioray: Ray's programming model the asyncio way. `import aioray as ray` runs a program written for Ray."""
 
-from aioray import dag, exceptions, runtime_env
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioray import exceptions, runtime_env
 from aioray.actors import ActorClass, ActorHandle, method
 from aioray.api import (
     available_resources,
@@ -23,6 +27,9 @@ from aioray.api import (
 from aioray.cluster import Cluster
 from aioray.refs import ObjectRef
 from aioray.waiting import as_completed, wait
+
+if TYPE_CHECKING:
+    from aioray import dag
 
 __version__ = "0.1.0"
 
@@ -55,3 +62,12 @@ __all__ = [
     "shutdown",
     "wait",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What a program may never need is imported when it does: starting is short."""
+    if name == "dag":
+        import aioray.dag
+
+        return aioray.dag
+    raise AttributeError(f"module 'aioray' has no attribute {name!r}")
