@@ -30,7 +30,7 @@ from aioray.runtime_context import get_runtime_context
 from aioray.waiting import as_completed, wait
 
 if TYPE_CHECKING:
-    from aioray import util
+    from aioray import dag, util
 
 __version__ = "0.1.0"
 
@@ -54,6 +54,7 @@ __all__ = [
     "cancel",
     "cluster_resources",
     "connect",
+    "dag",
     "disconnect",
     "exceptions",
     "explain",
@@ -77,8 +78,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "util":  # most programs need nothing of it
-        import aioray.util
+    """What a program may never need is imported when it does: starting is short."""
+    if name in ("dag", "util"):
+        import importlib
 
-        return aioray.util
+        return importlib.import_module(f"aioray.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

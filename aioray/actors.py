@@ -18,6 +18,7 @@ from aioray.signatures import Signature
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from aioray.dag import ClassMethodNode, ClassNode
     from aioray.refs import ObjectRef
     from aioray.runtime.actor_calls import RemoteActor
 
@@ -120,6 +121,13 @@ class ActorMethod:
         if target.num_returns == 1:
             return refs[0]
         return list(refs) if refs else None  # type: ignore[return-value] # as in Ray: the count is in the options
+
+    def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
+        """A call to be made when a graph runs, see `aioray.dag`. Raises TypeError when the arguments do not fit."""
+        from aioray.dag import ClassMethodNode
+
+        self._signature.check(args, kwargs)
+        return ClassMethodNode(self, self._target.method, {}, args, kwargs)
 
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options (see `aioray.method`). Raises InvalidOptionError."""
@@ -236,16 +244,27 @@ class ActorClass(Generic[C]):
         """
         if self._signature is None:
             self._signature = _constructor_signature(self._cls)
-            self._methods = methods_of(self._cls)
         self._signature.check(args, kwargs)
         options = self._options
         if options.get_if_exists and not options.name:
             raise InvalidOptionError("get_if_exists", True, "only together with name")
-        assert self._methods is not None
-        actor, existed = current.get().create_actor(self._cls, self._methods, options, args, kwargs)
+        actor, existed = current.get().create_actor(self._cls, self.methods(), options, args, kwargs)
         if existed and not options.get_if_exists:
             raise ActorAlreadyExistsError(f"an actor called {options.name!r} exists already")
         return ActorHandle(actor)
+
+    def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
+        """An actor to be created when a graph runs, see `aioray.dag`. Raises TypeError, ValueError for an input."""
+        from aioray.dag import ClassNode
+
+        _constructor_signature(self._cls).check(args, kwargs)
+        return ClassNode(self, args, kwargs)
+
+    def methods(self) -> dict[str, str]:
+        """The methods that handles will have, as `methods_of` has them."""
+        if self._methods is None:
+            self._methods = methods_of(self._cls)
+        return self._methods
 
     def options(self, **options: Any) -> ActorClass[C]:
         """The same class with other options. Raises InvalidOptionError."""

@@ -13,6 +13,7 @@ from aioray.signatures import Signature
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
+    from aioray.dag import FunctionNode
     from aioray.generators import ObjectRefGenerator
     from aioray.refs import ObjectRef
     from aioray.runtime.tasks import TaskTarget
@@ -72,6 +73,13 @@ class RemoteFunction(Generic[P, R_co]):
         if target.num_returns == 1:
             return refs[0]
         return list(refs) if refs else None  # as in Ray: the count is in the options
+
+    def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:
+        """A call to be made when a graph runs, see `aioray.dag`. Raises TypeError when the arguments do not fit."""
+        from aioray.dag import FunctionNode
+
+        Signature.of(self._function, _name_of(self._function)).check(args, kwargs)
+        return FunctionNode(self, args, kwargs)
 
     def options(self, **options: Any) -> RemoteFunction[P, R_co]:
         """The same function with other options. Raises InvalidOptionError."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from aioray.runtime_env import ignoring
 from aioray.runtime_env.environment import resources_dir
+from aioray.runtime_env.package_error import PackageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 _NEVER = ".git\n.venv\nvenv\n__pycache__\n"  # `!name` among the excludes brings one of them back
 _IGNORE_FILES = (".gitignore", ".rayignore")
 _PIECE_NBYTES = 1 << 20
-
-
-class PackageError(ValueError):
-    """What was given cannot be a package: it is not there, is too large, or is no archive."""
 
 
 @dataclass(frozen=True, slots=True)

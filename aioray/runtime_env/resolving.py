@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from typing import TYPE_CHECKING
@@ -11,12 +12,13 @@ import msgspec
 from aioray.exceptions import InvalidOptionError
 from aioray.runtime_env import ALLOWED
 from aioray.runtime_env.environment import Environment
-from aioray.runtime_env.packages import PackageError, Packages
+from aioray.runtime_env.package_error import PackageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aioray.runtime_env import RuntimeEnv
+    from aioray.runtime_env.packages import Packages
 
 _MAX_TEXT_NBYTES = 48 * 1024  # it travels in one packet to the zygote
 
@@ -26,7 +28,14 @@ class Environments:
 
     def __init__(self, own: str, session_dir: str, max_nbytes: int) -> None:
         self.own = own
-        self._packages = Packages(session_dir, max_nbytes)
+        self._session_dir = session_dir
+        self._max_nbytes = max_nbytes
+
+    @functools.cached_property
+    def _packages(self) -> Packages:
+        from aioray.runtime_env.packages import Packages  # takes some milliseconds, and few need it
+
+        return Packages(self._session_dir, self._max_nbytes)
 
     def resolve(self, given: RuntimeEnv) -> str:
         """An environment's text. Copies files that are not there yet, blocking; raises InvalidOptionError."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aioray.runtime_env.environment import Environment
 from aioray.wire.calls import Call
 from aioray.wire.control import (
     Ack,
@@ -68,6 +69,28 @@ def test_a_worker_goes_from_lease_to_lease(stage: Stage) -> None:
     driver.say(LeaseReturn(1))
     stage.settle()
     assert driver.take(LeaseGrant) == [LeaseGrant(2, worker_id, f"at-{worker_id}")]
+
+
+def test_a_lease_of_an_environment_gets_a_worker_of_its_own(stage: Stage) -> None:
+    """
+    1. a worker is idle; a lease of an environment has another one ordered, with that environment
+    2. both come back, and each serves its kind again
+    """
+    text = Environment(env_vars={"A": "1"}).text()
+    driver = stage.join(DRIVER)
+    driver.say(LeaseRequest(1, ONE_CPU, "f"))
+    stage.settle()
+    stage.worker_starts()
+    driver.say(LeaseReturn(1), LeaseRequest(2, ONE_CPU, "f", text))
+    stage.settle()
+    plain, odd = stage.zygote.ordered
+    assert [stage.zygote.orders[each].environment for each in (plain, odd)] == ["", text]
+    stage.worker_starts(odd)
+    driver.say(LeaseReturn(2), LeaseRequest(3, ONE_CPU, "f"))
+    stage.settle()
+    driver.say(LeaseReturn(3), LeaseRequest(4, ONE_CPU, "f", text))
+    stage.settle()
+    assert [grant.worker_id for grant in driver.take(LeaseGrant)] == [plain, odd, plain, odd]
 
 
 def test_a_lease_that_is_asked_for_or_given_back_twice_counts_once(stage: Stage) -> None:

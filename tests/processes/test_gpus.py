@@ -157,3 +157,10 @@ def test_variables_of_an_environment_show_gpus_only_to_who_has_none(ray: Any) ->
     use = ray.remote(runtime_env={"env_vars": {gpus.VISIBLE: "9"}})(what_is_here)
     assert ray.get(use.remote())[1] == "9"
     assert ray.get(use.options(num_gpus=1).remote())[1] in ("4", "7")
+
+
+def test_devices_are_hidden_from_who_asked_for_none_unless_that_is_turned_off() -> None:
+    assert gpus.visible_environ((), hide_at_zero=True, given={}) == {gpus.VISIBLE: ""}
+    assert gpus.visible_environ((), hide_at_zero=True, given={gpus.VISIBLE: "9"}) == {}
+    assert gpus.visible_environ((), hide_at_zero=False, given={}) == {}
+    assert gpus.visible_environ(("1", "3"), hide_at_zero=False, given={}) == {gpus.VISIBLE: "1,3"}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aioray.runtime_env.packages import PackageError, Packages
+from aioray.runtime_env.package_error import PackageError
+from aioray.runtime_env.packages import Packages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
