@@ -100,7 +100,6 @@ def test_an_option_that_is_yet_to_come_is_refused_and_says_so(kind: Kind, row: O
         ("actor", {"max_restarts": -1}),
         ("actor", {"max_task_retries": 3}),
         ("actor", {"max_pending_calls": 10}),
-        ("method", {"num_returns": "dynamic"}),
     ],
 )
 def test_a_value_that_is_yet_to_come_is_refused_and_says_so(kind: Kind, given: dict[str, Any]) -> None:

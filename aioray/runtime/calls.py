@@ -189,9 +189,14 @@ def complete(runtime: Runtime, call: UnderWay, values: list[Value]) -> None:
 
 
 def fail(runtime: Runtime, call: UnderWay, error: BaseException, *, expected: bool = False) -> None:
-    """No result will come. `expected`: who made the call knows why, and need not be told if nobody looks."""
+    """No result will come. `expected`: who made the call knows why, and need not be told if nobody looks.
+
+    That goes for what had to end with the call that made it, too: whoever made that one is told.
+    """
     if call.refs and all(ref._status != PENDING for ref in call.refs):
         return  # it was cancelled, or its time was up, and who waited has heard
+    parent = call.parent
+    expected = expected or (call.timed_out and parent is not None and parent.deadline <= call.deadline)
     left = None if expected else unseen(runtime, call.name, error)
     for ref in call.refs:
         ref._complete(RAISED, error, left)

@@ -557,7 +557,8 @@ class Runtime:
             fail(self, call, cancelled(call))
             return False
         # What only inherits it ends with its parent, which is told first. Unless nobody is left to tell that.
-        if self._deadlines.add(call, call.deadline + (_LATE_S if _is_inherited(call) else 0.0)):
+        inherited = parent is not None and not parent.is_canceled and parent.deadline <= call.deadline
+        if self._deadlines.add(call, call.deadline + (_LATE_S if inherited else 0.0)):
             self._watch_deadlines()
         return True
 
@@ -580,7 +581,7 @@ class Runtime:
         if call.cancelled or (call.refs and all(ref._status != PENDING for ref in call.refs)):
             return
         call.timed_out = True
-        fail(self, call, cancelled(call), expected=_is_inherited(call))  # who made the parent is told of that
+        fail(self, call, cancelled(call))
         self.cancel_task(call)
 
     def create_actor(
@@ -648,12 +649,6 @@ class Runtime:
             if isinstance(ref._task, ActorCallRecord):
                 return self.actors.state_of(ref._task), None
             return "is being computed for another process", None
-
-
-def _is_inherited(call: UnderWay) -> bool:
-    """Whether a call has its deadline from the call that made it."""
-    parent = call.parent
-    return parent is not None and not parent.is_canceled and parent.deadline <= call.deadline
 
 
 def _what_is(ref: ObjectRef[Any], part: str) -> str:
