@@ -65,7 +65,7 @@ def unloadable() -> Any:
 
 @aioray.remote
 def wait_here(begun: Meeting, go: pathlib.Path) -> None:
-    """Does not end when it is told to, whenever that is: a meeting could be interrupted when the other side has left."""
+    """Does not end when it is told to, whenever that is. (A meeting could be interrupted when one side has left.)"""
     here = False
     while not go.exists():
         with contextlib.suppress(KeyboardInterrupt):
