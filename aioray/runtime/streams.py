@@ -335,6 +335,8 @@ class Streams:
     def received(self, message: Yielded) -> None:
         """A worker has made values."""
         stream = self._by_seq.get(message.seq)
+        if stream is None and self._killed:  # it has ended for us, and must still know how far its worker came
+            stream = next((each for each in self._killed.values() if each.seq == message.seq), None)
         if stream is not None:
             stream.receive(message)
         elif message.value is not None:
@@ -355,8 +357,8 @@ class Streams:
             elif type(message) is Yielded and message.value is not None:
                 let_go(self._runtime, message.value)
 
-    def hung_up(self, connection: Connection) -> None:
-        """A worker is gone."""
+    def worker_lost(self, connection: Connection) -> None:
+        """A worker is gone, and the node has read all that it said, or will read no more."""
         stream = self._killed.pop(connection, None)
         if stream is not None:
             stream.forget_unsent()

@@ -423,9 +423,9 @@ class TaskSubmitter:
     def _on_close(self, connection: Connection, reason: str) -> None:
         address, worker = connection.tag
         self._workers.pop(address, None)
-        self._runtime.streams.hung_up(connection)
         lease = worker.lease
         if lease is None:
+            self._runtime.streams.worker_lost(connection)
             return
         queue = self._by_lease.get(lease.lease_id)
         if queue is None:
@@ -448,6 +448,7 @@ class TaskSubmitter:
     def _fail_lease(self, queue: KeyQueue, lease: Lease, reason: str) -> None:
         """The worker is dead: the oldest task was running, the others had not begun."""
         lease.connection.lease = None
+        self._runtime.streams.worker_lost(lease.connection.connection)
         tasks, lease.tasks = list(lease.tasks.values()), {}
         for at, task in enumerate(tasks):
             task.lease = None
