@@ -1,6 +1,6 @@
 """aioray: Ray's programming model the asyncio way. `import aioray as ray` runs a program written for Ray."""
 
-from aioray import exceptions
+from aioray import actor, exceptions
 from aioray.actors import ActorClass, ActorHandle, method
 from aioray.api import (
     available_resources,
@@ -19,6 +19,7 @@ from aioray.api import (
     remote,
     shutdown,
 )
+from aioray.checkpoints import checkpoint
 from aioray.cluster import Cluster
 from aioray.refs import ObjectRef
 from aioray.waiting import as_completed, wait
@@ -31,9 +32,11 @@ __all__ = [
     "Cluster",
     "ObjectRef",
     "__version__",
+    "actor",
     "as_completed",
     "available_resources",
     "cancel",
+    "checkpoint",
     "cluster_resources",
     "connect",
     "disconnect",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -9,8 +10,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aioray import current
 from aioray.exceptions import ActorAlreadyExistsError, InvalidOptionError
-from aioray.options import ACTOR_DEFAULTS, ActorOptions, MethodOptions, actor_options, method_options
-from aioray.runtime.actor_calls import MethodTarget
+from aioray.options import (
+    ACTOR_DEFAULTS,
+    METHOD_DEFAULTS,
+    ActorOptions,
+    MethodOptions,
+    actor_options,
+    method_options,
+)
+from aioray.runtime.actor_calls import CallRules, MethodTarget
+from aioray.runtime.actor_creation import is_async_class
 from aioray.runtime.serialization import Counted, loading_runtime
 from aioray.signatures import Signature
 
@@ -21,20 +30,28 @@ if TYPE_CHECKING:
     from aioray.runtime.actor_calls import RemoteActor
 
 C = TypeVar("C")
+OF_ALL_CALLS = ""  # where a method's name stands, in what a handle is made of: what concerns all calls of the actor
+# What every actor has beside the methods of its class, and what arguments it takes.
+_OF_EVERY_ACTOR = {"__ray_ready__": "", "__ray_call__": "/fn *args **kwargs", "__ray_terminate__": ""}
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _OPTIONS = "__aioray_method_options__"
 
 
 def method(**options: Any) -> Callable[[F], F]:
-    """Give a method of an actor class options of its own: `num_returns`, `concurrency_group`.
+    """Give a method of an actor class options of its own: `num_returns`, `concurrency_group`, and for retries:
+
+    max_task_retries: how often a call is sent again when the actor died under it and was restarted; default that of the
+    actor. retry_exceptions: True, or a list of types: a call that raises one of these is sent again, too, and runs
+    after the calls that were sent meanwhile. A call has `max_task_retries` retries in all.
 
     `.options(...)` of the bound method overrides them for a call. Raises InvalidOptionError.
     """
-    method_options(options)  # checks them
+    checked = method_options(options)
+    given = {name: getattr(checked, name) for name in options}
 
     def mark(fn: F) -> F:
-        setattr(fn, _OPTIONS, {**getattr(fn, _OPTIONS, {}), **options})
+        setattr(fn, _OPTIONS, {**getattr(fn, _OPTIONS, {}), **given})
         return fn
 
     return mark
@@ -74,7 +91,19 @@ def _signature_of(cls: type, name: str) -> Signature:
 @functools.lru_cache(maxsize=1024)
 def _parsed(title: str, text: str) -> tuple[MethodOptions, Signature]:
     options, _, parameters = text.partition("\n")
-    return method_options(json.loads(options)), Signature.from_text(title, parameters)
+    given = json.loads(options)
+    types = given.pop("retry_exceptions", False)
+    base = dataclasses.replace(METHOD_DEFAULTS, retry_exceptions=types if isinstance(types, bool) else tuple(types))
+    return method_options(given, base), Signature.from_text(title, parameters)
+
+
+def rules_of_calls(options: ActorOptions, *, is_async: bool) -> str:
+    """What callers must know of an actor beside its methods; "" where all is as usual. `CallRules` reads it."""
+    any_order = options.allow_out_of_order_execution
+    if any_order is None:
+        any_order = is_async or (options.max_concurrency or 1) > 1
+    rules = CallRules(options.max_task_retries, options.max_pending_calls, any_order)
+    return "" if rules == CallRules() else json.dumps(dataclasses.astuple(rules))
 
 
 class ActorMethod:
@@ -89,9 +118,14 @@ class ActorMethod:
         self._signature = signature
 
     def remote(self, *args: Any, **kwargs: Any) -> ObjectRef[Any]:
-        """Call it. Calls of one process reach the actor in the order in which they were made.
+        """Call it. Calls of one process reach the actor in the order in which they were made; those of an async or
+        threaded actor (allow_out_of_order_execution) do not wait for others whose arguments are not there yet.
 
-        Raises TypeError when the arguments do not fit, SerializationError when one cannot be sent.
+        While the actor is restarted, calls that were not sent wait for it. A call that was under way when it died is
+        sent again, in its place, if it has retries left (max_task_retries); else it fails with ActorUnavailableError,
+        or ActorDiedError if the actor does not come back. Raises TypeError when the arguments do not fit,
+        SerializationError when one cannot be sent, PendingCallsLimitExceeded (max_pending_calls: of all handles to the
+        actor in this process).
         """
         self._signature.check(args, kwargs)
         actor = self._actor
@@ -104,7 +138,8 @@ class ActorMethod:
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options (see `aioray.method`). Raises InvalidOptionError."""
         target, new = self._target, method_options(options, self._options)
-        return ActorMethod(self._actor, MethodTarget(target.method, target.name, new), new, self._signature)
+        bound = MethodTarget(target.method, target.name, new, self._actor.line.rules)
+        return ActorMethod(self._actor, bound, new, self._signature)
 
     def _remote(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -127,14 +162,14 @@ class ActorHandle(Counted):
         if actor is None:
             raise AttributeError(name)
         text = actor.methods.get(name)
-        if text is None and name == "__ray_ready__":
-            text = "{}\n"  # every actor has it
-        if text is None:
-            known = ", ".join(sorted(actor.methods)) or "none"
+        if text is None and name in _OF_EVERY_ACTOR:
+            text = f"{{}}\n{_OF_EVERY_ACTOR[name]}"
+        if text is None or name == OF_ALL_CALLS:
+            known = ", ".join(sorted(filter(None, actor.methods))) or "none"
             raise AttributeError(f"actor {actor.cls} has no method {name!r}; it has: {known}")
         title = f"{actor.cls}.{name}"
         options, signature = _parsed(title, text)
-        bound = ActorMethod(actor, MethodTarget(name, title, options), options, signature)
+        bound = ActorMethod(actor, MethodTarget(name, title, options, actor.line.rules), options, signature)
         self.__dict__[name] = bound  # the next look-up does not come here
         return bound
 
@@ -215,7 +250,10 @@ class ActorClass(Generic[C]):
         """
         if self._signature is None:
             self._signature = _constructor_signature(self._cls)
-            self._methods = methods_of(self._cls)
+            methods = self._methods = methods_of(self._cls)
+            rules = rules_of_calls(self._options, is_async=is_async_class(self._cls, methods))
+            if rules:
+                methods[OF_ALL_CALLS] = rules
         self._signature.check(args, kwargs)
         options = self._options
         if options.get_if_exists and not options.name:

@@ -1,13 +1,20 @@
-"""The caller's side of actors: where each lives, its calls in order, and what becomes of them when it dies."""
+"""The caller's side of actors: where each lives, its calls in order, and what becomes of them when it dies.
+
+An actor that is restarted goes on where its calls stood: what was answered is answered, what was not sent waits, what
+was under way is sent again, in its old place, if it may be, and fails if not.
+"""
 
 from __future__ import annotations
 
 import collections
 import functools
+import json
 import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioray.exceptions import ActorDiedError
+from aioray.exceptions import ActorDiedError, ActorUnavailableError, PendingCallsLimitExceeded, RayTaskError
+from aioray.options import type_name
 from aioray.refs import PENDING, READY, ObjectRef
 from aioray.runtime.calls import (
     STILL_RUNS,
@@ -33,24 +40,42 @@ if TYPE_CHECKING:
     from aioray.runtime.unseen import Unseen
 
 _LAST_WORDS_S = 1.0  # how long the node may take to say why an actor died
+_TERMINATE = "__ray_terminate__"
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """What concerns all calls of an actor; it travels with its handles, as text."""
+
+    max_task_retries: int = 0  # -1: without end
+    max_pending_calls: int = -1  # -1: without limit
+    any_order: bool = False  # a call whose arguments are late does not hold up others
+
+
+@functools.lru_cache(maxsize=256)
+def _rules_of(text: str) -> CallRules:
+    return CallRules(*json.loads(text)) if text else CallRules()
 
 
 class MethodTarget:
     """A method with its options: what all calls of one `handle.method` have in common."""
 
-    __slots__ = ("group", "method", "name", "num_returns")
+    __slots__ = ("group", "max_retries", "method", "name", "num_returns", "retry_on")
 
-    def __init__(self, method: str, name: str, options: MethodOptions) -> None:
+    def __init__(self, method: str, name: str, options: MethodOptions, rules: CallRules) -> None:
         self.method = method
         self.name = name  # with the class, for messages
         self.num_returns = options.num_returns
         self.group = options.concurrency_group or ""
+        retries = options.max_task_retries
+        self.max_retries = rules.max_task_retries if retries is None else retries
+        self.retry_on = options.retry_exceptions
 
 
 class ActorCallRecord:
     """One method call, until it has a result."""
 
-    __slots__ = ("actor", "arguments", "cancelled", "refs", "sent", "seq", "target")
+    __slots__ = ("actor", "arguments", "cancelled", "refs", "retries_left", "sent", "seq", "target")
 
     def __init__(
         self,
@@ -67,6 +92,15 @@ class ActorCallRecord:
         self.refs = refs
         self.sent = False
         self.cancelled = False
+        self.retries_left = target.max_retries  # -1: without end
+
+    def take_retry(self) -> bool:
+        """Whether it may be sent again; uses that up."""
+        if self.cancelled or self.retries_left == 0:
+            return False
+        if self.retries_left > 0:
+            self.retries_left -= 1
+        return True
 
     @property
     def name(self) -> str:
@@ -121,20 +155,23 @@ class ActorLine:
         "cls",
         "error",
         "killed_here",
+        "late",
         "process",
         "queue",
         "reason",
         "remote",
         "remotes",
+        "rules",
         "slot",
         "state",
         "unseen",
         "watched",
     )
 
-    def __init__(self, actor_id: bytes, cls: str) -> None:
+    def __init__(self, actor_id: bytes, cls: str, rules: CallRules) -> None:
         self.actor_id = actor_id
         self.cls = cls
+        self.rules = rules
         self.state = "pending"
         self.address = ""
         self.reason = ""
@@ -142,6 +179,7 @@ class ActorLine:
         self.slot = 0  # its number in its process, if that has others
         self.process: ActorProcess | None = None
         self.queue: collections.deque[ActorCallRecord] = collections.deque()
+        self.late: dict[int, ActorCallRecord] = {}  # in any order: calls that wait for arguments, by seq
         self.remote: weakref.ref[RemoteActor] | None = None
         self.remotes = 0  # one as a rule, two while one is dying as the next handle arrives
         self.watched = False
@@ -161,7 +199,7 @@ class ActorCaller:
         """The one RemoteActor of this process for an actor; `held`: the node counts us as a holder already."""
         line = self._lines.get(actor_id)
         if line is None:
-            line = self._lines[actor_id] = ActorLine(actor_id, cls)
+            line = self._lines[actor_id] = ActorLine(actor_id, cls, _rules_of(methods.get("", "")))
         remote = line.remote() if line.remote is not None else None
         if remote is None or remote.is_going:  # the second: its finalizer is running in another thread
             line.remotes += 1
@@ -203,16 +241,41 @@ class ActorCaller:
 
     # calls
 
+    def require_room(self, line: ActorLine, name: str) -> None:
+        """Raises PendingCallsLimitExceeded when as many calls are unanswered as may be."""
+        limit = line.rules.max_pending_calls
+        if limit < 0:
+            return
+        with self._runtime.reactor.lock:
+            waiting = len(line.queue) + len(line.late)
+            process = line.process
+            if process is not None and waiting + len(process.flight) >= limit:  # that counts its neighbours', too
+                waiting += len(process.flight_of(line))
+        if waiting >= limit:
+            raise PendingCallsLimitExceeded(
+                f"{name}(): {waiting} calls to actor {line.actor_id.hex()} are pending here, max_pending_calls={limit}"
+            )
+
     def submit(self, line: ActorLine, record: ActorCallRecord) -> None:
         """Send a call when all before it are sent and its arguments are there."""
         if line.state == "dead":
             self._fail(record, line)
             return
-        line.queue.append(record)
         deps = record.arguments.deps
         if deps and any(ref._status == PENDING for _, ref in deps):
-            when_ready(deps, lambda: self._pump(line))
+            if line.rules.any_order:
+                line.late[record.seq] = record
+                when_ready(deps, lambda: self._no_longer_late(line, record))
+            else:
+                line.queue.append(record)
+                when_ready(deps, lambda: self._pump(line))
         else:
+            line.queue.append(record)
+            self._pump(line)
+
+    def _no_longer_late(self, line: ActorLine, record: ActorCallRecord) -> None:
+        if line.late.pop(record.seq, None) is not None:  # else cancelled meanwhile, or the actor has died
+            line.queue.append(record)
             self._pump(line)
 
     def _pump(self, line: ActorLine) -> None:
@@ -255,36 +318,48 @@ class ActorCaller:
             complete(self._runtime, record, [line.error])
         else:
             error = ActorDiedError(line.actor_id.hex(), line.reason, record.name)
-            fail(self._runtime, record, error, expected=line.killed_here)
+            fail(self._runtime, record, error, expected=line.killed_here or record.target.method == _TERMINATE)
 
     def cancel(self, record: ActorCallRecord) -> None:
         """Stop one call."""
         record.cancelled = True
         line = record.actor.line
-        if record in line.queue:
+        if line.late.pop(record.seq, None) is not None:
+            fail(self._runtime, record, cancelled(record))
+        elif record in line.queue:
             line.queue.remove(record)
             fail(self._runtime, record, cancelled(record))
             self._pump(line)
         elif line.process is not None:
             line.process.connection.send(Cancel(record.seq, line.slot))
 
-    def kill(self, actor_id: bytes, reason: str) -> None:
+    def kill(self, actor_id: bytes, reason: str, *, no_restart: bool = True) -> None:
         """End an actor now; calls under way fail. Asked, not told: when this returns, its name is free."""
         line = self._lines.get(actor_id)
         if line is not None:
             line.killed_here = True
-        self._runtime.ask("kill_actor", actor_id=actor_id, reason=reason)
+        self._runtime.ask("kill_actor", actor_id=actor_id, reason=reason, no_restart=no_restart)
 
     # what the node says
 
     def updated(self, update: ActorUpdate) -> None:
-        """An actor is up, or gone."""
+        """An actor is up, or gone, or will be back."""
         line = self._lines.get(update.actor_id)
         if line is None:
             return
-        if update.state == "alive" and line.state != "alive":
+        if update.state == "alive":
+            if line.state == "alive" and line.process is not None and not line.process.connection.closed:
+                return  # told twice
+            if line.state == "alive":  # it lives on, and only the connection to it broke
+                self._interrupt(line, f"the connection to it broke ({line.reason or 'it could not be reached'})")
             line.state, line.address, line.slot = "alive", update.address, update.slot
             self._connect(line)
+        elif update.state == "restarting":
+            if line.process is not None:
+                line.process.connection.drain()  # what it got done is not lost with it
+            line.state, line.reason = "restarting", update.reason
+            self._interrupt(line, f"{update.reason}; it is being restarted")
+            line.killed_here = False
         elif update.state == "dead":
             if line.process is not None:
                 line.process.connection.drain()  # what it got done is not lost with it
@@ -304,15 +379,37 @@ class ActorCaller:
                 sock = dial(line.address)
             except OSError as exc:
                 # Dying already, as a rule, and the node will say so.
-                reason = f"{exc.strerror}"
-                runtime.reactor.call_later(_LAST_WORDS_S, lambda: self._died_untold(line, reason))
+                line.reason = f"{exc.strerror}"
+                runtime.reactor.call_later(_LAST_WORDS_S, lambda: self._ask_about(line, line.address))
                 return
             connection = Connection(runtime.reactor, sock, call_decoder, self._on_messages, self._on_close)
             process = connection.tag = self._processes[line.address] = ActorProcess(connection)
             connection.send(Greeting(runtime.process_id, runtime.sys_path))
+        else:
+            process.connection.drain()  # what it said of an earlier life of the actor has nothing to do with this one
         line.process = process
         process.lines[line] = None
         self._pump(line)
+
+    def _interrupt(self, line: ActorLine, why: str) -> None:
+        """It cannot be reached for now: what was sent is sent again when it is back, or fails if it may not be."""
+        sent = [] if line.process is None else line.process.flight_of(line)
+        for record in sent:
+            assert line.process is not None
+            del line.process.flight[record.seq]
+        self._leave(line)
+        again = []
+        for record in sent:
+            if record.take_retry():
+                record.sent = False
+                again.append(record)
+            elif record.cancelled:
+                fail(self._runtime, record, cancelled(record))
+            else:
+                reason = f"{why}; the call had been sent, and may have run, wholly or in part"
+                error = ActorUnavailableError(line.actor_id.hex(), reason, record.name)
+                fail(self._runtime, record, error, expected=line.killed_here)
+        line.queue.extendleft(reversed(again))
 
     def _fail_all(self, line: ActorLine) -> None:
         sent = [] if line.process is None else line.process.flight_of(line)
@@ -320,8 +417,9 @@ class ActorCaller:
             assert line.process is not None
             del line.process.flight[record.seq]
         self._leave(line)
-        records = [*sent, *line.queue]
+        records = [*sent, *line.queue, *line.late.values()]
         line.queue.clear()
+        line.late.clear()
         for record in records:
             self._fail(record, line)
         if not line.remotes:
@@ -338,7 +436,32 @@ class ActorCaller:
             if type(message) is Done:
                 record.refs[0]._complete(READY, Value(message.data), record.name)
             elif type(message) is Finished:
-                complete(self._runtime, record, message.values)
+                if record.target.retry_on and self._retries(record, message.values):
+                    self._again(record)
+                else:
+                    complete(self._runtime, record, message.values)
+
+    def _retries(self, record: ActorCallRecord, values: list[Value]) -> bool:
+        """Whether a call is to be sent again because of what it raised; uses up a retry."""
+        if len(values) != 1 or not values[0].is_error or not values[0].summary or not record.retries_left:
+            return False
+        types = record.target.retry_on
+        if types is not True:
+            assert isinstance(types, tuple)
+            try:
+                error = self._runtime.objects.load(values[0])
+            except Exception:  # it cannot be had here, and so is none of those that were named
+                return False
+            cause = error.cause if isinstance(error, RayTaskError) and error.cause is not None else error
+            if not any(type_name(cls) in types for cls in type(cause).__mro__):
+                return False
+        return record.take_retry()
+
+    def _again(self, record: ActorCallRecord) -> None:
+        line = record.actor.line
+        record.sent = False
+        line.queue.appendleft(record)
+        self._pump(line)
 
     def _on_close(self, connection: Connection, reason: str) -> None:
         # The node hears of the death as well, and knows the reason: its update fails the calls.
@@ -346,13 +469,16 @@ class ActorCaller:
         for line in process.lines:
             if self._processes.get(line.address) is process:
                 del self._processes[line.address]  # should one live on there, the way to it is a new one
-            self._runtime.reactor.call_later(_LAST_WORDS_S, functools.partial(self._died_untold, line, reason))
+            if line.state == "alive":
+                line.reason = reason
+            self._runtime.reactor.call_later(_LAST_WORDS_S, functools.partial(self._ask_about, line, line.address))
 
-    def _died_untold(self, line: ActorLine, reason: str) -> None:
-        """The node has not said that it died: it lives, and only its connection broke, with all that was under way."""
-        if line.state != "dead":
-            line.state, line.reason = "dead", f"the connection to it broke ({reason})"
-            self._fail_all(line)
+    def _ask_about(self, line: ActorLine, address: str) -> None:
+        """The node has not said that it died: have it say what it knows."""
+        if self._lines.get(line.actor_id) is not line or line.state != "alive" or line.address != address:
+            return
+        if line.process is None or line.process.connection.closed:
+            self._runtime.link.send(WatchActor(line.actor_id))
 
     def state_of(self, record: ActorCallRecord) -> str:
         """Where a call is, in words."""

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aioray.exceptions import (
     BlockingCallError,
@@ -381,6 +381,10 @@ class Runtime:
         """The call that this thread runs; None when it runs none."""
         return None
 
+    def exit_actor(self) -> NoReturn:
+        """See aioray.actor."""
+        raise TypeError("exit_actor() is for the code of an actor, and this is none")
+
     def in_call(self) -> bool:
         """Whether this thread runs a task or a method."""
         return False
@@ -438,8 +442,9 @@ class Runtime:
     def submit_actor_call(
         self, actor: RemoteActor, target: MethodTarget, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[ObjectRef[Any], ...]:
-        """Queue one call of an actor; its refs."""
+        """Queue one call of an actor; its refs. Raises PendingCallsLimitExceeded."""
         self.require_open()
+        self.actors.require_room(actor.line, target.name)
         arguments = pack_arguments(self, args, kwargs)
         seq = next(self._seqs)
         if target.num_returns == 1:

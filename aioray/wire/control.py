@@ -170,10 +170,13 @@ class ActorSpec(Message, tag=18):
     isolation: str = "process"  # or "shared": a light actor, in a process with others
     slot: int = 0  # node -> worker: its number there, if it is light
     concurrency_groups: dict[str, int] = {}  # name -> how many calls at once
+    max_restarts: int = 0  # -1: without end
+    restarts: int = 0  # how often it was constructed again so far; tells one life of it from the next
+    checkpoint: Value | None = None  # node -> worker: what to go on from, after the constructor
 
 
 class ActorUpdate(Message, tag=19):
-    """Node -> process: what became of an actor. `state`: pending, alive, dead."""
+    """Node -> process: what became of an actor. `state`: pending, alive, restarting, dead."""
 
     actor_id: bytes
     state: str
@@ -188,6 +191,7 @@ class ActorStarted(Message, tag=20):
 
     actor_id: bytes
     error: Value | None = None
+    restarts: int = 0  # as in its ActorSpec: late words of an earlier life mean nothing
 
 
 class WatchActor(Message, tag=21):
@@ -231,6 +235,7 @@ class Exit(Message, tag=27):
     """Node -> worker: finish and go. Process -> node (a worker): I am going on purpose."""
 
     reason: str = ""
+    crashed: bool = False  # from a worker: not on purpose, so its actor may be constructed again
 
 
 class ForkWorker(Message, tag=28):
@@ -263,10 +268,21 @@ class EndActor(Message, tag=31):
 
 
 class ActorExit(Message, tag=32):
-    """Worker -> node: this light actor goes on purpose."""
+    """Worker -> node: this light actor goes."""
 
     actor_id: bytes
     reason: str
+    restarts: int = 0  # as in its ActorSpec
+    crashed: bool = False  # as in Exit
+
+
+class Checkpoint(Message, tag=36):
+    """Worker -> node: go on from this when the actor is constructed again. The node knows the object already."""
+
+    actor_id: bytes
+    oid: bytes
+    value: Value
+    restarts: int  # as in its ActorSpec
 
 
 ControlMessage = (
@@ -301,4 +317,5 @@ ControlMessage = (
     | Exited
     | EndActor
     | ActorExit
+    | Checkpoint
 )

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.wire.calls import Call, Cancel, Export, GiveBack, Greeting
 from aioray.wire.control import ActorSpec, EndActor, Exit
-from aioray_node.worker.actor_host import ActorHost, exit_reason
+from aioray_node.worker.actor_host import ActorHost
+from aioray_node.worker.exits import is_crash, reason_of, status_of
 from aioray_node.worker.lanes import Services
 from aioray_node.worker.replies import Replier
 from aioray_node.worker.runtime import RunningCall, running
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from aioray.runtime.connection import Connection
+    from aioray_node.worker.checkpoints import Saver
+    from aioray_node.worker.exits import Exiting
     from aioray_node.worker.hosted_actor import HostedActor
     from aioray_node.worker.lanes import Item
     from aioray_node.worker.runtime import WorkerRuntime
@@ -79,7 +82,8 @@ class Executor:
         self._busy = False  # the current call takes long, or waits: nothing may queue behind it
         self._interrupting: Item | None = None
         services = Services(runtime, self._replier, MainLane(self._queue))
-        self._host = ActorHost(services, self._exit)
+        self._host = runtime.host = ActorHost(services, self._exit, self._save_soon)
+        self._save_due: Saver | None = None
         self._actor: HostedActor | None = None  # whose calls the main thread runs
         self._is_actor = False  # or many
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -87,6 +91,7 @@ class Executor:
         self._label = ""
         self._leaving = False  # asked to go: what was begun, and what has come already, is done first
         self._exit_with: SystemExit | None = None
+        self._crashed = False  # not on purpose
         self.stopping = False
 
     @property
@@ -213,19 +218,28 @@ class Executor:
         reactor = self._reactor
 
         def ready() -> bool:
-            return bool(queue or expected) or self._leaving or self.stopping
+            return bool(queue or expected or self._save_due) or self._leaving or self.stopping
 
         while not self.stopping:
             if not queue:
                 reactor.run_until(ready)
             if expected:
                 self._become_actor(expected[0])
+            elif self._save_due is not None:
+                saver, self._save_due = self._save_due, None
+                saver.save()
             elif queue:
                 self._run_queue()
             elif self._leaving:
                 self._finish()
         if self._exit_with is not None:
+            if self._crashed:
+                self._host.save()
             raise self._exit_with
+
+    def _save_soon(self, saver: Saver) -> None:
+        self._save_due = saver
+        self._reactor.wake()
 
     def _finish(self) -> None:
         """Do what others still wait for; whatever user code has left running is its own to end at exit."""
@@ -276,8 +290,10 @@ class Executor:
         except SystemExit as exc:
             self._exit(exc)
         except BaseException as exc:  # whatever user code raises is its caller's
+            self._save_if_due()
             self._replier.error(connection, call, exc, exec_us)
         else:
+            self._save_if_due()
             self._replier.result(connection, caller.process_id, call, result, exec_us)
             del result
         running.reset(token)
@@ -286,6 +302,11 @@ class Executor:
             self._interrupting = None
             self._reactor.forget_interrupt()
         return exec_us
+
+    def _save_if_due(self) -> None:
+        saver = None if self._actor is None else self._actor.saver
+        if saver is not None and saver.call_done():
+            saver.save()
 
     def _invoke(self, caller: Caller, call: Call) -> Any:
         if self._actor is None:
@@ -327,11 +348,14 @@ class Executor:
         with self._reactor.lock:
             self.give_back()
 
-    def _exit(self, exc: SystemExit | KeyboardInterrupt) -> None:
-        """User code called sys.exit: this worker ends, with that status, whichever thread it was in."""
-        self._exit_with = exc if isinstance(exc, SystemExit) else SystemExit(128 + signal.SIGINT)
+    def _exit(self, exc: Exiting) -> None:
+        """User code ends this worker, with a status, whichever thread it was in."""
         with self._reactor.lock:
-            self._runtime.link.send(Exit(exit_reason(exc)))
+            if self._exit_with is not None:
+                return
+            self._exit_with = exc if isinstance(exc, SystemExit) else SystemExit(status_of(exc))
+            self._crashed = is_crash(exc)
+            self._runtime.link.send(Exit(reason_of(exc), self._crashed))
             self._reactor.flush()
         self.stop()
 
@@ -367,6 +391,9 @@ class Executor:
             await self._host.serve(stopped)
             if not self.stopping:
                 await self._host.finish()
+            elif self._crashed:
+                await self._host.save_on_loop()
+                self._crashed = False  # it is saved
 
         try:
             loop.run_until_complete(serve())

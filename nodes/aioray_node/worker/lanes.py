@@ -11,9 +11,12 @@ import collections
 import concurrent.futures
 import contextvars
 import functools
+import inspect
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aioray.exceptions import AsyncioActorExit
+from aioray_node.worker.methods import TERMINATE
 from aioray_node.worker.runtime import RunningCall, running
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
     from aioray.runtime.connection import Connection
     from aioray.wire.calls import Call
+    from aioray_node.worker.checkpoints import Saver
+    from aioray_node.worker.exits import Exiting
     from aioray_node.worker.hosted_actor import HostedActor
     from aioray_node.worker.replies import Replier
     from aioray_node.worker.runtime import WorkerRuntime
@@ -42,7 +47,8 @@ class Services:
         self.reactor = runtime.reactor
         self.replier = replier
         self.main_lane = main_lane
-        self.on_exit: Callable[[HostedActor, SystemExit | KeyboardInterrupt], None]
+        self.on_exit: Callable[[HostedActor, Exiting], None]
+        self.on_save_due: Callable[[Saver], None]
         self.loop: asyncio.AbstractEventLoop | None = None  # of async actors
 
 
@@ -63,22 +69,27 @@ class ThreadLane:
         self._services = services
         self._actor = actor
         self._pool = concurrent.futures.ThreadPoolExecutor(limit, "actor")
-        self._waiting: dict[Key, tuple[Item, concurrent.futures.Future[None]]] = {}
+        self._under_way: dict[Key, tuple[Item, concurrent.futures.Future[None]]] = {}
 
     def take(self, item: Item) -> None:
         key = (id(item[0]), item[1].seq)
         try:
-            self._waiting[key] = item, self._pool.submit(self._run, item, key)
+            self._under_way[key] = item, self._pool.submit(self._run, item, key)
         except RuntimeError:  # it is leaving: who calls hears of its end from the node
             return
 
     def cancel(self, connection: Connection, seq: int) -> bool:
-        item, future = self._waiting.get((id(connection), seq), (None, None))
+        item, future = self._under_way.get((id(connection), seq), (None, None))
         if item is None or future is None or not future.cancel():
             return False
-        del self._waiting[id(connection), seq]
+        del self._under_way[id(connection), seq]
         self._services.replier.cancelled(item)
         return True
+
+    def under_way(self) -> list[concurrent.futures.Future[None]]:
+        """All that has come and is not through, but for those that wait for the others themselves."""
+        with self._services.reactor.lock:
+            return [future for item, future in self._under_way.values() if item[1].fn != TERMINATE]
 
     def join(self) -> None:
         """Wait until all that has come is done."""
@@ -87,8 +98,6 @@ class ThreadLane:
     def _run(self, item: Item, key: Key) -> None:
         connection, call = item
         services = self._services
-        with services.reactor.lock:  # `take` may not have noted it yet
-            self._waiting.pop(key, None)
         caller: bytes = connection.tag.process_id
         token = running.set(RunningCall(call, caller, self._actor))
         started = time.perf_counter()
@@ -100,14 +109,23 @@ class ThreadLane:
         except SystemExit as exc:
             services.on_exit(self._actor, exc)
         except BaseException as exc:  # whatever user code raises is its caller's
+            self._save_if_due()
             services.replier.error(connection, call, exc, us_since(started))
         else:
+            self._save_if_due()
             services.replier.result(connection, caller, call, result, us_since(started))
             del result
         finally:
             running.reset(token)
+            with services.reactor.lock:  # `take` may not have noted it before
+                self._under_way.pop(key, None)
         if services.reactor.loop is None:
             services.reactor.flush()
+
+    def _save_if_due(self) -> None:
+        saver = self._actor.saver
+        if saver is not None and saver.call_done():
+            saver.save()
 
 
 class LoopLane:
@@ -150,20 +168,29 @@ class LoopLane:
         try:
             method = actor.method(call.fn)
             args, kwargs = services.runtime.arguments(call)
-            if call.fn in actor.kind.coroutines:
+            if actor.is_coroutine(call.fn):
                 result = await method(*args, **kwargs)
             else:
                 # A sync method would stall every other call of the actor.
                 result = await _in_thread(running_call, functools.partial(method, *args, **kwargs))
+                if inspect.iscoroutine(result):  # of a function that was sent along with __ray_call__
+                    result = await result
             del args, kwargs
         except asyncio.CancelledError:
-            services.replier.cancelled(item)
-        except (SystemExit, KeyboardInterrupt) as exc:
+            if not self._closed:
+                services.replier.cancelled(item)
+        except (SystemExit, KeyboardInterrupt, AsyncioActorExit) as exc:
             services.on_exit(actor, exc)
         except BaseException as exc:  # whatever user code raises is its caller's
-            services.replier.error(connection, call, exc, us_since(started))
+            if actor.saver is not None and actor.saver.call_done():
+                await actor.saver.save_on_loop()
+            if not self._closed:
+                services.replier.error(connection, call, exc, us_since(started))
         else:
-            services.replier.result(connection, caller, call, result, us_since(started))
+            if actor.saver is not None and actor.saver.call_done():
+                await actor.saver.save_on_loop()
+            if not self._closed:
+                services.replier.result(connection, caller, call, result, us_since(started))
         services.runtime.call_over(running_call)
         self._over(key)
 
@@ -185,13 +212,19 @@ class LoopLane:
     def idle(self) -> bool:
         return not self._tasks
 
+    def under_way(self) -> list[asyncio.Task[None]]:
+        """All that has begun and is not through, but for those that wait for the others themselves."""
+        return [task for task, item in self._tasks.values() if item[1].fn != TERMINATE]
+
     async def join(self) -> None:
         """Wait until all that has come is done."""
         while self._tasks:
             await asyncio.wait([task for task, _ in self._tasks.values()])
 
     def abort(self) -> None:
-        """Cancel all that runs, and forget what waits: nobody listens any more."""
+        """Cancel all that runs, and forget what waits. Nothing is answered any more: the same calls may have been sent
+        to the actor's next life, under the same numbers."""
+        self._closed = True
         self._backlog = None
         for task, item in list(self._tasks.values()):
             task.cancel()
@@ -216,7 +249,8 @@ class LoopLane:
         """A task that is cancelled before its first step never runs any of its code: do what that would have done."""
         key = (id(item[0]), item[1].seq)
         if self._tasks.get(key) == (task, item):
-            self._services.replier.cancelled(item)
+            if not self._closed:
+                self._services.replier.cancelled(item)
             self._over(key)
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextvars
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from aioray.exceptions import AsyncioActorExit
 from aioray.runtime.runtime import Runtime
 from aioray.wire.control import Blocked
+from aioray_node.worker.exits import ActorExit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aioray.refs import ObjectRef
     from aioray.wire.calls import Call
+    from aioray_node.worker.actor_host import ActorHost
     from aioray_node.worker.hosted_actor import HostedActor
 
 
@@ -42,6 +45,7 @@ class WorkerRuntime(Runtime):
     before_block: Callable[[], None] | None = None
     actor_id = b""
     actor_name = ""
+    host: ActorHost
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -52,6 +56,21 @@ class WorkerRuntime(Runtime):
 
     def in_call(self) -> bool:
         return running.get() is not None
+
+    def exit_actor(self) -> NoReturn:
+        call = running.get()
+        actor = self.host.current()
+        if actor is None and (call is None or call.actor is None):
+            super().exit_actor()
+        if self.host.on_loop:
+            # On the loop, or in a thread on its behalf: a SystemExit would tear the loop down.
+            leaving = AsyncioActorExit("exit_actor() was called")
+            if actor is not None:  # in a constructor there is none yet: that fails
+                self.host.on_exit(actor, leaving)
+            raise leaving
+        if actor is not None and call is None:  # in a thread of the user's own, where nobody would hear of it
+            self.host.on_exit(actor, ActorExit())
+        raise ActorExit
 
     def on_block(self, blocked: bool) -> None:
         if blocked and self.before_block is not None and threading.current_thread() is threading.main_thread():
