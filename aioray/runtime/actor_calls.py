@@ -156,6 +156,7 @@ class ActorLine:
         "error",
         "killed_here",
         "late",
+        "on_hold",
         "process",
         "queue",
         "reason",
@@ -165,6 +166,7 @@ class ActorLine:
         "slot",
         "state",
         "unseen",
+        "updates",
         "watched",
     )
 
@@ -183,6 +185,8 @@ class ActorLine:
         self.remote: weakref.ref[RemoteActor] | None = None
         self.remotes = 0  # one as a rule, two while one is dying as the next handle arrives
         self.watched = False
+        self.updates = 0  # how often the node has told of it
+        self.on_hold = False  # it was ended, and the node is about to say so
         self.killed_here = False  # this process asked for it: its calls fail as they should
         self.unseen: Unseen | None = None  # of a constructor's error, where it was called
 
@@ -280,7 +284,7 @@ class ActorCaller:
 
     def _pump(self, line: ActorLine) -> None:
         process = line.process
-        if process is None or process.connection.closed:
+        if process is None or process.connection.closed or line.on_hold:
             return
         connection, flight = process.connection, process.flight
         queue = line.queue
@@ -336,9 +340,15 @@ class ActorCaller:
     def kill(self, actor_id: bytes, reason: str, *, no_restart: bool = True) -> None:
         """End an actor now; calls under way fail. Asked, not told: when this returns, its name is free."""
         line = self._lines.get(actor_id)
-        if line is not None:
-            line.killed_here = True
+        if line is None:
+            self._runtime.ask("kill_actor", actor_id=actor_id, reason=reason, no_restart=no_restart)
+            return
+        line.killed_here = True
+        heard = line.updates
         self._runtime.ask("kill_actor", actor_id=actor_id, reason=reason, no_restart=no_restart)
+        with self._runtime.reactor.lock:
+            if line.updates == heard:  # what became of it is on its way here: what is called now is for its next life
+                line.on_hold = True
 
     # what the node says
 
@@ -347,6 +357,8 @@ class ActorCaller:
         line = self._lines.get(update.actor_id)
         if line is None:
             return
+        line.updates += 1
+        line.on_hold = False
         if update.state == "alive":
             if line.state == "alive" and line.process is not None and not line.process.connection.closed:
                 return  # told twice
