@@ -99,7 +99,8 @@ def of_this_actor() -> Any:
     from aioray_node.worker.runtime import running
 
     call = running.get()
-    assert call is not None and call.actor is not None
+    assert call is not None
+    assert call.actor is not None
     return call.actor.spec
 
 

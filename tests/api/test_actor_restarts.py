@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pathlib
 import signal
 import threading
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from tests.api.mortals import AsyncMortal, LateDeath, Lives, Mortal, RaisesLater
 from tests.api.support import Meeting, eventually, started, store, store_returns_to
 
 if TYPE_CHECKING:
+    import pathlib
     from collections.abc import Iterator
 
 MIB = 1 << 20
@@ -256,11 +256,11 @@ def test_a_method_is_called_again_when_it_raises_what_was_named(ray: Any, tmp_pa
     assert retried("any", 3, max_task_retries=2, retry_exceptions=True) == 3
     assert retried("named", 3, max_task_retries=-1, retry_exceptions=[LookupError, ValueError]) == 3
     assert retried("base", 2, max_task_retries=1, retry_exceptions=[Exception]) == 2
-    with pytest.raises(ValueError, match="the 3. time"):
+    with pytest.raises(ValueError, match=r"the 3\. time"):
         retried("used up", 9, max_task_retries=2, retry_exceptions=True)
-    with pytest.raises(ValueError, match="the 1. time"):
+    with pytest.raises(ValueError, match=r"the 1\. time"):
         retried("another", 2, max_task_retries=2, retry_exceptions=[LookupError])
-    with pytest.raises(ValueError, match="the 1. time"):
+    with pytest.raises(ValueError, match=r"the 1\. time"):
         retried("none", 2, retry_exceptions=True)
     with pytest.raises(InvalidOptionError, match="exception"):
         actor.raise_until.options(retry_exceptions=[int])

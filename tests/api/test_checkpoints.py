@@ -86,7 +86,7 @@ def test_a_checkpoint_comes_when_time_is_up_though_nobody_calls(ray: Any, option
 def test_an_actor_that_leaves_with_sys_exit_saves_before(ray: Any, options: dict[str, Any]) -> None:
     actor = LateSaver.options(max_restarts=-1, **options).remote()
     assert ray.get(actor.add.remote(3)) == 3
-    with pytest.raises(ActorUnavailableError, match="sys.exit"):
+    with pytest.raises(ActorUnavailableError, match=r"sys\.exit"):
         ray.get(actor.sys_exit.remote())
     assert ray.get(actor.add.remote(1)) == 4
 
