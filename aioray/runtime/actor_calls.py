@@ -403,14 +403,21 @@ class ActorCaller:
         process.lines[line] = None
         self._pump(line)
 
+    def _recall(self, line: ActorLine) -> list[ActorCallRecord]:
+        """What was sent to it and not answered, oldest first. Nothing goes there any more, or comes from there."""
+        process = line.process
+        sent = [] if process is None else process.flight_of(line)
+        for record in sent:
+            assert process is not None
+            del process.flight[record.seq]
+        self._leave(line)
+        self._runtime.objects.disown(ref for record in sent for ref in record.refs)
+        return sent
+
     def _interrupt(self, line: ActorLine, why: str) -> None:
         """It cannot be reached for now: what was sent is sent again when it is back, or fails if it may not be."""
-        sent = [] if line.process is None else line.process.flight_of(line)
-        for record in sent:
-            assert line.process is not None
-            del line.process.flight[record.seq]
-        self._leave(line)
         again = []
+        sent = self._recall(line)
         for record in sent:
             if record.take_retry():
                 record.sent = False
@@ -424,11 +431,7 @@ class ActorCaller:
         line.queue.extendleft(reversed(again))
 
     def _fail_all(self, line: ActorLine) -> None:
-        sent = [] if line.process is None else line.process.flight_of(line)
-        for record in sent:
-            assert line.process is not None
-            del line.process.flight[record.seq]
-        self._leave(line)
+        sent = self._recall(line)
         records = [*sent, *line.queue, *line.late.values()]
         line.queue.clear()
         line.late.clear()

@@ -24,7 +24,7 @@ from aioray.wire.control import Fetch, Fetched, Hold, Release, Share
 from aioray.wire.values import Value, owner_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from aioray.runtime.link import Reply
     from aioray.runtime.runtime import Runtime
@@ -202,6 +202,12 @@ class ObjectTable:
             self._track(ref).held_at_node = True  # the worker sealed it in our name
         if value.refs:
             self._track(ref).contains = True
+
+    def disown(self, refs: Iterable[ObjectRef[Any]]) -> None:
+        """Results of calls whose worker died: it may have sealed them in our name, and not have come to say so."""
+        oids = [ref.binary() for ref in refs if not ref._tracked or not self._tracked[ref.binary()].held_at_node]
+        if oids:  # none would mean all that we hold
+            self._runtime.link.send(Release(self._runtime.process_id, oids))
 
     def hold_for(self, holder: bytes, refs: list[Any], req: int = 0) -> None:
         """Tell the node that the object `holder` contains `refs`."""

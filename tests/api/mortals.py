@@ -91,7 +91,7 @@ class PlainMortal:
         sys.exit(status)
 
     def restarts(self) -> int:
-        return of_this_actor().restarts
+        return int(of_this_actor().restarts)
 
 
 def of_this_actor() -> Any:

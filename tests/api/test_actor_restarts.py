@@ -56,7 +56,7 @@ def new_pid(ray: Any, actor: Any, old: int) -> int:
     def is_back() -> bool:
         nonlocal found
         try:
-            found = ray.get(actor.pid.remote())
+            found = int(ray.get(actor.pid.remote()))
         except ActorUnavailableError:
             return False
         return found != old
@@ -272,14 +272,13 @@ def test_options_of_methods_are_in_the_class_too_and_travel_with_the_handle(ray:
         def divide(self, lives: Lives) -> int:
             return 1 // (lives.one_more() // 3)  # the third time it is 1
 
-    @ray.remote
     def divide(flaky: Any, lives: Lives) -> Any:
         try:
             return aioray.get(flaky.divide.remote(lives))
         except ZeroDivisionError:
             return "not retried"
 
-    assert ray.get(divide.remote(ray.remote(Flaky).remote(), lives)) == 1
+    assert ray.get(ray.remote(divide).remote(ray.remote(Flaky).remote(), lives)) == 1
     assert lives.count() == 3
 
 
@@ -316,21 +315,23 @@ def test_a_late_argument_holds_up_no_other_call_of_an_async_actor(ray: Any, tmp_
 # exits
 
 
-@pytest.mark.parametrize("how", ["leave", "leave_in_a_thread"])
-def test_exit_actor_is_for_good_runs_what_was_registered_and_says_so(
-    ray: Any, tmp_path: pathlib.Path, how: str
-) -> None:
+def test_exit_actor_is_for_good_runs_what_was_registered_and_says_so(ray: Any, tmp_path: pathlib.Path) -> None:
     note = tmp_path / "note"
     actor = Mortal.options(max_restarts=-1, max_task_retries=-1, name="leaver").remote()
-    call = actor.leave.remote(str(note)) if how == "leave" else actor.leave_in_a_thread.remote()
     with pytest.raises(ActorDiedError, match="on purpose"):
-        ray.get(call)
+        ray.get(actor.leave.remote(str(note)))
     with pytest.raises(ValueError, match="leaver"):
         ray.get_actor("leaver")
     with pytest.raises(ActorDiedError, match="on purpose"):
         ray.get(actor.pid.remote())
-    if how == "leave":
-        eventually(note.exists)
+    eventually(note.exists)
+
+
+def test_exit_actor_in_a_thread_of_ones_own_ends_the_actor(ray: Any) -> None:
+    actor = Mortal.options(max_restarts=-1, max_task_retries=-1).remote()
+    actor.leave_in_a_thread.remote()  # which may be answered before the end
+    with pytest.raises(ActorDiedError, match="on purpose"):
+        ray.get(actor.tell.remote("behind it"))
 
 
 def test_exit_actor_in_a_threaded_actor_ends_it(ray: Any) -> None:
@@ -351,14 +352,13 @@ def test_exit_actor_in_an_async_actor_ends_it_from_wherever_it_is_called(ray: An
 
 
 def test_exit_actor_is_refused_outside_of_actors(ray: Any) -> None:
-    @ray.remote
     def leave() -> None:
         aioray.actor.exit_actor()
 
     with pytest.raises(TypeError, match="actor"):
         aioray.actor.exit_actor()
     with pytest.raises(TypeError, match="actor"):
-        ray.get(leave.remote())
+        ray.get(ray.remote(leave).remote())
 
 
 @pytest.mark.parametrize("cls", [Mortal, AsyncMortal])
@@ -453,7 +453,6 @@ def test_calls_under_way_keep_a_dying_actor_for_its_next_life(ray: Any, lives: L
 
 
 def test_callers_that_came_before_and_after_the_restart_both_reach_it(ray: Any) -> None:
-    @ray.remote
     def pid_of(actor: Any) -> Any:
         return aioray.get(actor.pid.remote())
 
@@ -471,7 +470,7 @@ def test_callers_that_came_before_and_after_the_restart_both_reach_it(ray: Any) 
     os.kill(old, signal.SIGKILL)
     new = new_pid(ray, actor, old)
     assert ray.get(friend.pid.remote()) == new
-    assert ray.get(pid_of.remote(actor)) == new
+    assert ray.get(ray.remote(pid_of).remote(actor)) == new
 
 
 def test_a_named_actor_is_found_while_it_is_restarted(ray: Any, lives: Lives, tmp_path: pathlib.Path) -> None:

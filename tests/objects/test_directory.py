@@ -98,6 +98,30 @@ def test_a_result_that_comes_after_the_owner_gave_it_up_is_freed_at_once() -> No
     assert run(state, Sealed(value)) == [Unwanted(value)]
 
 
+def test_a_result_that_was_written_twice_is_freed_twice() -> None:
+    """
+    1. a worker writes the result of a call and dies before it answers; the call runs again, and writes it elsewhere
+    2. the caller says where it is, again: nothing new
+    3. nobody looks any more: both are freed
+    """
+    state = State()
+    first, second = (Value(nbytes=100, offset=offset, oid=THING) for offset in (0, 128))
+    run(state, Shared(THING))
+    assert run(state, Sealed(first)) == []
+    assert run(state, Sealed(second)) == []
+    assert run(state, Shared(THING, second)) == []
+    assert run(state, Released(OWNER, [THING])) == [Forgotten(THING, first), Unwanted(second)]
+
+
+def test_a_result_that_its_caller_never_heard_of_is_freed_by_the_callers_word() -> None:
+    state = State()
+    first = Value(nbytes=100, offset=0, oid=THING)
+    assert run(state, Released(OWNER, [THING])) == []  # never written
+    run(state, Sealed(first))
+    assert run(state, Released(OWNER, [THING])) == [Forgotten(THING, first)]
+    assert state.entries == {}
+
+
 def test_readers_hear_when_the_owner_dies_before_the_value_is_there() -> None:
     state = State()
     run(state, Shared(THING))

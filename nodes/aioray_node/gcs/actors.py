@@ -292,7 +292,7 @@ def _killed(state: State, event: Killed, now: float) -> list[Command]:
     if actor_id in state.actors:
         if event.no_restart:
             return _end(state, actor_id, "ended", event.reason, None)
-        return _died(state, actor_id, event.reason, now)
+        return _died(state, actor_id, event.reason, now, wanted=True)
     if owner_of(actor_id) not in state.gone:
         before = state.doomed.get(actor_id)
         if before is None or (event.no_restart and not before.no_restart):
@@ -302,7 +302,7 @@ def _killed(state: State, event: Killed, now: float) -> list[Command]:
     return []
 
 
-def _died(state: State, actor_id: bytes, reason: str, now: float) -> list[Command]:
+def _died(state: State, actor_id: bytes, reason: str, now: float, *, wanted: bool = False) -> list[Command]:
     actor = state.actors.get(actor_id)
     if actor is None or actor.state == "dead":
         return []
@@ -310,7 +310,7 @@ def _died(state: State, actor_id: bytes, reason: str, now: float) -> list[Comman
         return _end(state, actor_id, "ended", reason, None)
     quick = actor.up_since is None or now - actor.up_since < STEADY_S
     _move(actor, "died")
-    actor.quick_deaths = actor.quick_deaths + 1 if quick else 0
+    actor.quick_deaths = actor.quick_deaths + 1 if quick and not wanted else 0
     actor.address, actor.reason, actor.up_since = "", reason, None
     spec = actor.spec
     spec.restarts += 1

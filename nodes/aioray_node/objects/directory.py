@@ -86,6 +86,7 @@ Command = Deliver | OwnerLost | Forgotten | Unwanted
 class Entry:
     known: bool = False
     value: Value | None = None
+    spare: list[Value] = field(default_factory=list)  # other bytes of the same: its call ran twice
     holders: set[bytes] = field(default_factory=set)
     waiters: set[bytes] = field(default_factory=set)
 
@@ -143,7 +144,14 @@ def _shared(state: State, oid: bytes, value: Value | None) -> list[Command]:
         entry.waiters.clear()
     elif value is not None and value.nbytes and entry.value is not None and entry.value.is_error:
         commands.append(Unwanted(value))  # the owner gave it up (it was cancelled) before the worker was through
+    elif value is not None and value.nbytes and not _has_bytes(entry, value.offset):
+        # The worker that made the first died before it answered. Either may be looked at: both go with the object.
+        entry.spare.append(value)
     return commands + _free(state, [oid])
+
+
+def _has_bytes(entry: Entry, offset: int) -> bool:
+    return any(each is not None and each.nbytes and each.offset == offset for each in (entry.value, *entry.spare))
 
 
 def _release(state: State, holder: bytes, oids: list[bytes]) -> list[Command]:
@@ -175,6 +183,7 @@ def _free(state: State, oids: list[bytes]) -> list[Command]:
         commands += [OwnerLost(waiter, oid) for waiter in sorted(entry.waiters)]  # else they would wait for ever
         if entry.known:
             commands.append(Forgotten(oid, entry.value))
+            commands += [Unwanted(spare) for spare in entry.spare]
         for inner in state.held_by.pop(oid, ()):
             if inner_entry := state.entries.get(inner):
                 inner_entry.holders.discard(oid)

@@ -70,6 +70,7 @@ class WorkerRuntime(Runtime):
             raise leaving
         if actor is not None and call is None:  # in a thread of the user's own, where nobody would hear of it
             self.host.on_exit(actor, ActorExit())
+            raise SystemExit  # that very type ends a thread in silence
         raise ActorExit
 
     def on_block(self, blocked: bool) -> None:
