@@ -11,15 +11,15 @@ ROOT = Path(__file__).parent.parent
 PROGRAMS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
-def test_readme_shows_an_async_and_a_sync_program() -> None:
-    assert len(PROGRAMS) == 2
+def test_readme_shows_an_async_and_a_sync_program_and_actors_that_last() -> None:
+    assert len(PROGRAMS) == 3
 
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize(
     ("program", "expected"),
-    list(zip(PROGRAMS, ["[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]\n285\n", "[50000000.0, "], strict=True)),
-    ids=["async", "sync"],
+    list(zip(PROGRAMS, ["[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]\n285\n", "[50000000.0, ", "5\n10\n"], strict=True)),
+    ids=["async", "sync", "actors"],
 )
 def test_a_program_of_the_readme_runs(program: str, expected: str, tmp_path: Path) -> None:
     script = tmp_path / "program.py"

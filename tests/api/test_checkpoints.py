@@ -87,8 +87,8 @@ def test_an_actor_that_leaves_with_sys_exit_saves_before(ray: Any, options: dict
     actor = LateSaver.options(max_restarts=-1, **options).remote()
     assert ray.get(actor.add.remote(3)) == 3
     with pytest.raises(ActorUnavailableError, match=r"sys\.exit"):
-        ray.get(actor.sys_exit.remote())
-    assert ray.get(actor.add.remote(1)) == 4
+        ray.get(actor.sys_exit.remote(10))
+    assert ray.get(actor.add.remote(1)) == 14
 
 
 @pytest.mark.parametrize("isolation", ["process", "shared"])

@@ -242,13 +242,13 @@ class ActorHost:
         """Take a last checkpoint of an actor whose calls run in threads."""
         for actor in self.by_slot.values():
             if actor.saver is not None:
-                actor.saver.save()
+                actor.saver.save_last()
 
     async def save_on_loop(self) -> None:
         """Take a last checkpoint of an async actor."""
         for actor in self.by_slot.values():
             if actor.saver is not None:
-                await actor.saver.save_on_loop()
+                await actor.saver.save_last_on_loop()
 
     # exits
 
@@ -273,7 +273,7 @@ class ActorHost:
 
     async def _save_and_exit(self, actor: HostedActor, exc: Exiting) -> None:
         assert actor.saver is not None
-        await actor.saver.save_on_loop()
+        await actor.saver.save_last_on_loop()
         self.by_slot[actor.spec.slot] = actor
         self._gone_light(actor, exc)
 

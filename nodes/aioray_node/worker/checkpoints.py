@@ -58,6 +58,16 @@ class Saver:
                 except BaseException:  # whatever user code raises: the actor goes on, the one before is as good
                     self._failed()
 
+    def save_last(self) -> None:
+        """Take one as the actor leaves, in the middle of a call that may have changed something."""
+        self.call_done()
+        self.save()
+
+    async def save_last_on_loop(self) -> None:
+        """The same in its event loop."""
+        self.call_done()
+        await self.save_on_loop()
+
     async def save_on_loop(self) -> None:
         """Take one in the actor's event loop. A cancel ends it, not who called."""
         try:
@@ -72,6 +82,9 @@ class Saver:
                 else:  # as its methods, it may block
                     state = await asyncio.to_thread(hook)
                 self._keep(state)
+        except asyncio.CancelledError:  # a call was, which waited for it: the next one will have it
+            with self._counting:
+                self._unsaved += 1
         except BaseException:  # as in `save`
             self._failed()
 
