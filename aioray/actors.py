@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aioray import current
 from aioray.exceptions import ActorAlreadyExistsError, InvalidOptionError
+from aioray.generators import is_generator_function, submit_stream
 from aioray.options import (
     ACTOR_DEFAULTS,
     METHOD_DEFAULTS,
@@ -17,6 +18,7 @@ from aioray.options import (
     MethodOptions,
     actor_options,
     method_options,
+    returns_of,
 )
 from aioray.runtime.actor_calls import CallRules, MethodTarget
 from aioray.runtime.actor_creation import is_async_class
@@ -26,6 +28,7 @@ from aioray.signatures import Signature
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from aioray.dag import ClassMethodNode, ClassNode
     from aioray.refs import ObjectRef
     from aioray.runtime.actor_calls import RemoteActor
 
@@ -36,22 +39,27 @@ _OF_EVERY_ACTOR = {"__ray_ready__": "", "__ray_call__": "/fn *args **kwargs", "_
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _OPTIONS = "__aioray_method_options__"
+_GENERATES = "is a generator"  # among the options of a method, on its way: no name of an option
 
 
 def method(**options: Any) -> Callable[[F], F]:
-    """Give a method of an actor class options of its own: `num_returns`, `concurrency_group`, and for retries:
+    """Give a method of an actor class options of its own: `num_returns`, `concurrency_group`, and so on.
 
     max_task_retries: how often a call is sent again when the actor died under it and was restarted; default that of the
     actor. retry_exceptions: True, or a list of types: a call that raises one of these is sent again, too, and runs
     after the calls that were sent meanwhile. A call has `max_task_retries` retries in all.
 
+    timeout (ours): seconds from each call on. deadline (ours): until when calls may take, a datetime with a time zone
+    or a time as of time.time(). What takes longer is cancelled, and its refs raise TaskTimeoutError; calls that it
+    makes have the same deadline, or an earlier one of their own.
     `.options(...)` of the bound method overrides them for a call. Raises InvalidOptionError.
     """
     checked = method_options(options)
-    given = {name: getattr(checked, name) for name in options}
+    plain = {name: getattr(checked, name) for name in options}  # a datetime, for example, has become a number
 
     def mark(fn: F) -> F:
-        setattr(fn, _OPTIONS, {**getattr(fn, _OPTIONS, {}), **given})
+        returns_of(checked, generates=is_generator_function(fn))  # checks how they go together
+        setattr(fn, _OPTIONS, {**getattr(fn, _OPTIONS, {}), **plain})
         return fn
 
     return mark
@@ -67,7 +75,9 @@ def methods_of(cls: type) -> dict[str, str]:
         if name.startswith("__") and name not in ("__call__", "__len__", "__getitem__"):
             continue
         if not inspect.isclass(member):
-            found[name] = f"{json.dumps(getattr(member, _OPTIONS, {}))}\n{_signature_of(cls, name).text()}"
+            generates = {_GENERATES: True} if is_generator_function(member) else {}
+            options = json.dumps({**generates, **getattr(member, _OPTIONS, {})})
+            found[name] = f"{options}\n{_signature_of(cls, name).text()}"
     return found
 
 
@@ -89,12 +99,14 @@ def _signature_of(cls: type, name: str) -> Signature:
 
 
 @functools.lru_cache(maxsize=1024)
-def _parsed(title: str, text: str) -> tuple[MethodOptions, Signature]:
-    options, _, parameters = text.partition("\n")
-    given = json.loads(options)
+def _parsed(title: str, text: str) -> tuple[MethodOptions, bool, Signature]:
+    """Options, whether it is a generator function, and arguments."""
+    before, _, parameters = text.partition("\n")
+    given = json.loads(before)
+    generates = given.pop(_GENERATES, False)
     types = given.pop("retry_exceptions", False)
     base = dataclasses.replace(METHOD_DEFAULTS, retry_exceptions=types if isinstance(types, bool) else tuple(types))
-    return method_options(given, base), Signature.from_text(title, parameters)
+    return method_options(given, base), generates, Signature.from_text(title, parameters)
 
 
 def rules_of_calls(options: ActorOptions, *, is_async: bool) -> str:
@@ -121,6 +133,8 @@ class ActorMethod:
         """Call it. Calls of one process reach the actor in the order in which they were made; those of an async or
         threaded actor (allow_out_of_order_execution) do not wait for others whose arguments are not there yet.
 
+        A method that is a generator gives an ObjectRefGenerator, as a function does.
+
         While the actor is restarted, calls that were not sent wait for it. A call that was under way when it died is
         sent again, in its place, if it has retries left (max_task_retries); else it fails with ActorUnavailableError,
         or ActorDiedError if the actor does not come back. Raises TypeError when the arguments do not fit,
@@ -130,16 +144,30 @@ class ActorMethod:
         self._signature.check(args, kwargs)
         actor = self._actor
         target = self._target
-        refs = actor.runtime.submit_actor_call(actor, target, args, kwargs)
+        runtime = actor.runtime
+        if target.num_returns < 0:
+            streamed: ObjectRef[Any] = submit_stream(  # mypy cannot know: a handle has no types
+                runtime, target, lambda stream: runtime.submit_actor_call(actor, target, args, kwargs, stream)
+            )
+            return streamed
+        refs = runtime.submit_actor_call(actor, target, args, kwargs)
         if target.num_returns == 1:
             return refs[0]
         return list(refs) if refs else None  # type: ignore[return-value] # as in Ray: the count is in the options
 
+    def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
+        """A call to be made when a graph runs, see `aioray.dag`. Raises TypeError when the arguments do not fit."""
+        from aioray.dag import ClassMethodNode
+
+        self._signature.check(args, kwargs)
+        return ClassMethodNode(self, self._target.method, {}, args, kwargs)
+
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options (see `aioray.method`). Raises InvalidOptionError."""
         target, new = self._target, method_options(options, self._options)
-        bound = MethodTarget(target.method, target.name, new, self._actor.line.rules)
-        return ActorMethod(self._actor, bound, new, self._signature)
+        rules = self._actor.line.rules
+        new_target = MethodTarget(target.method, target.name, new, rules, generates=target.generates)
+        return ActorMethod(self._actor, new_target, new, self._signature)
 
     def _remote(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -168,8 +196,9 @@ class ActorHandle(Counted):
             known = ", ".join(sorted(filter(None, actor.methods))) or "none"
             raise AttributeError(f"actor {actor.cls} has no method {name!r}; it has: {known}")
         title = f"{actor.cls}.{name}"
-        options, signature = _parsed(title, text)
-        bound = ActorMethod(actor, MethodTarget(name, title, options, actor.line.rules), options, signature)
+        options, generates, signature = _parsed(title, text)
+        target = MethodTarget(name, title, options, actor.line.rules, generates=generates)
+        bound = ActorMethod(actor, target, options, signature)
         self.__dict__[name] = bound  # the next look-up does not come here
         return bound
 
@@ -250,19 +279,30 @@ class ActorClass(Generic[C]):
         """
         if self._signature is None:
             self._signature = _constructor_signature(self._cls)
-            methods = self._methods = methods_of(self._cls)
-            rules = rules_of_calls(self._options, is_async=is_async_class(self._cls, methods))
-            if rules:
-                methods[OF_ALL_CALLS] = rules
         self._signature.check(args, kwargs)
         options = self._options
         if options.get_if_exists and not options.name:
             raise InvalidOptionError("get_if_exists", True, "only together with name")
-        assert self._methods is not None
-        actor, existed = current.get().create_actor(self._cls, self._methods, options, args, kwargs)
+        actor, existed = current.get().create_actor(self._cls, self.methods(), options, args, kwargs)
         if existed and not options.get_if_exists:
             raise ActorAlreadyExistsError(f"an actor called {options.name!r} exists already")
         return ActorHandle(actor)
+
+    def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
+        """An actor to be created when a graph runs, see `aioray.dag`. Raises TypeError, ValueError for an input."""
+        from aioray.dag import ClassNode
+
+        _constructor_signature(self._cls).check(args, kwargs)
+        return ClassNode(self, args, kwargs)
+
+    def methods(self) -> dict[str, str]:
+        """What handles are made of: the methods, as `methods_of` has them, and the rules of all calls."""
+        if self._methods is None:
+            methods = self._methods = methods_of(self._cls)
+            rules = rules_of_calls(self._options, is_async=is_async_class(self._cls, methods))
+            if rules:
+                methods[OF_ALL_CALLS] = rules
+        return self._methods
 
     def options(self, **options: Any) -> ActorClass[C]:
         """The same class with other options. Raises InvalidOptionError."""

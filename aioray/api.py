@@ -15,6 +15,7 @@ from aioray.cluster import Cluster, SyncCluster
 from aioray.context import InitContext
 from aioray.exceptions import BlockingCallError, InvalidOptionError, RaySystemError
 from aioray.functions import P, RemoteFunction
+from aioray.generators import ObjectRefGenerator
 from aioray.options import actor_options, task_options
 from aioray.refs import ObjectRef
 from aioray.start_options import check_later_options, check_options
@@ -49,15 +50,18 @@ def init(
     logging_format: str | None = None,
     log_to_driver: bool = True,
     namespace: str | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
     _system_config: Mapping[str, Any] | None = None,
     _temp_dir: str | None = None,
     **not_yet: Any,
 ) -> InitContext:
     """Start a cluster for a program without an event loop: a head process, with its workers, beside this one.
 
-    num_cpus: default the CPUs this process may use. object_store_memory: bytes, default 30 % of the machine's memory,
-    never more than /dev/shm has. log_to_driver: show here what workers print. configure_logging, logging_level,
-    logging_format: of the logger "aioray". namespace: of named actors. `_system_config`: see aioray.config.Config.
+    num_cpus: default the CPUs this process may use. num_gpus: default those found that CUDA_VISIBLE_DEVICES leaves.
+    object_store_memory: bytes, default 30 % of the machine's memory, never more than /dev/shm has. log_to_driver: show
+    here what workers print. configure_logging, logging_level, logging_format: of the logger "aioray". namespace: of
+    named actors. runtime_env: of all tasks and actors, see aioray.runtime_env.RuntimeEnv. `_system_config`: see
+    aioray.config.Config.
 
     Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already (unless
     ignore_reinit_error), InvalidOptionError for an option that is not known, or not there yet.
@@ -73,6 +77,7 @@ def init(
         temp_dir=_temp_dir,
         namespace=namespace,
         log_to_driver=log_to_driver,
+        runtime_env=runtime_env,
         system_config=_system_config,
     )
     with _init_lock:
@@ -112,6 +117,7 @@ def connect(
     object_store_memory: int | None = None,
     log_to_driver: bool = True,
     namespace: str | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
     _system_config: Mapping[str, Any] | None = None,
     _temp_dir: str | None = None,
     **not_yet: Any,
@@ -131,6 +137,7 @@ def connect(
             temp_dir=_temp_dir,
             namespace=namespace,
             log_to_driver=log_to_driver,
+            runtime_env=runtime_env,
             system_config=_system_config,
         )
     )
@@ -243,23 +250,33 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     check_timeout(timeout)
     if isinstance(refs, ObjectRef):
         return refs._runtime.get([refs], timeout)[0]
+    if isinstance(refs, ObjectRefGenerator):
+        return refs  # as in Ray
     items = refs_of(refs, "get")
     if not items:
         return []
     return items[0]._runtime.get(items, timeout)
 
 
-def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
-    """Cancel the call that makes `ref`; getting it raises TaskCancelledError then. Does nothing when it is done.
+def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True) -> None:
+    """Cancel the call that makes `ref`, whichever process made it. Does nothing when it is done.
 
-    A call that waits never runs; a sync function gets KeyboardInterrupt raised in it, an async one CancelledError.
-    force: end the worker process instead. recursive: the calls that it awaits are cancelled with it.
+    A call that waits, for arguments, for a worker or in line, never runs. One that runs is told: a sync function gets
+    KeyboardInterrupt raised in it, a coroutine CancelledError; what runs in a thread, as sync methods of threaded and
+    async actors do, cannot be interrupted, and finds `get_runtime_context().is_canceled()` true. Getting the ref then
+    raises TaskCancelledError; but a call that returns all the same has returned, and its value counts.
+
+    Of a generator, what was made before can still be taken; the next ref raises TaskCancelledError.
+
+    force: end the worker process; only for tasks (ValueError for a call of an actor, which would end with all its
+    calls). recursive: what the call began is cancelled as well, tasks and actor calls, in any depth; with False it goes
+    on, unless its process ends.
     """
+    if isinstance(ref, ObjectRefGenerator):
+        ref = ref.completed()
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel takes a ref, not {type(ref).__name__}")
-    if not recursive:
-        raise InvalidOptionError("recursive", recursive, "True", "sparing the children is not there yet")
-    ref._runtime.cancel(ref, force=force)
+    ref._runtime.cancel(ref, force=force, recursive=recursive)
 
 
 # actors
@@ -285,7 +302,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     if not isinstance(name, str) or not name:
         raise InvalidOptionError("name", name, "a text that is not empty")
     runtime = current.get()
-    found = runtime.ask("get_actor", namespace=runtime.namespace if namespace is None else namespace, name=name)
+    found = runtime.ask("get_actor", namespace=runtime.namespace_here() if namespace is None else namespace, name=name)
     return ActorHandle(runtime.adopt_actor(found["actor_id"], found["cls"], found["methods"]))
 
 
@@ -318,6 +335,15 @@ def available_resources() -> dict[str, float]:
     """What of that is free now."""
     amounts: dict[str, float] = current.get().ask("available_resources")
     return amounts
+
+
+def get_gpu_ids() -> list[int] | list[str]:
+    """The GPUs of the task or actor that calls this, as in CUDA_VISIBLE_DEVICES; empty in a driver.
+
+    Numbers, or texts where the node was started with such ids.
+    """
+    ids = current.get().accelerator_ids()["GPU"]
+    return [int(each) for each in ids] if all(each.isdecimal() for each in ids) else ids
 
 
 async def disconnect() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -19,6 +20,7 @@ import msgspec
 
 from aioray import current
 from aioray.exceptions import InvalidOptionError, RaySystemError
+from aioray.runtime import child_python
 from aioray.runtime.reactor import Reactor
 from aioray.runtime.runtime import Runtime
 from aioray.wire.control import Reserve
@@ -143,6 +145,9 @@ class Cluster:
         runtime.open()
         await welcomed.wait()
         runtime.welcome(_admitted(runtime))
+        if options.runtime_env:
+            with concurrent.futures.ThreadPoolExecutor(1) as copying:  # the loop's own would stay when we are gone
+                await loop.run_in_executor(copying, runtime.adopt_environment, options.runtime_env)
         return runtime
 
     async def shutdown(self) -> None:
@@ -251,16 +256,13 @@ class HeadProcess:
     """A head node beside a program that has no event loop. It ends when this process does, however that happens."""
 
     def __init__(self, options: ClusterOptions) -> None:
-        environment = dict(os.environ)
-        paths = [*sys.path, str(_NODES)] if _NODES.is_dir() else sys.path
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        nodes = str(_NODES) if _NODES.is_dir() else ""
         told = msgspec.to_builtins(options)
-        del told["namespace"], told["log_to_driver"]
+        del told["namespace"], told["log_to_driver"], told["runtime_env"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "aioray_node", json.dumps(told)],
+            child_python.command("aioray_node.__main__", json.dumps(told), also_from=nodes),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
             start_new_session=True,  # Ctrl-C is for the driver
         )
 
@@ -349,6 +351,7 @@ class SyncCluster:
             runtime.open()
             reactor.run_until(lambda: runtime.link.welcomed.done, _START_TIMEOUT_S)
             runtime.welcome(_admitted(runtime))
+            runtime.adopt_environment(options.runtime_env)
             reactor.start_helper()
             undo.pop_all()
         return runtime

@@ -52,6 +52,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     actor_exit_grace_s: Seconds = 30.0
     # How long the zygote may take to end its workers and itself before it is killed.
     shutdown_grace_s: Seconds = 1.0
+    # What a working_dir, or each of py_modules, may have at most.
+    runtime_env_max_nbytes: Nbytes = 500 * 1024 * 1024
+    # Workers of tasks and actors without a GPU get an empty CUDA_VISIBLE_DEVICES.
+    hide_gpus_at_zero: bool = True
     # How long a put waits for room before it raises ObjectStoreFullError.
     store_full_wait_s: Seconds = 5.0
     # Freed shared memory a process keeps for its next puts instead of giving it back: it is warm.

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from aioray import current
-from aioray.options import TASK_DEFAULTS, TaskOptions, task_options
+from aioray.generators import is_generator_function, submit_stream
+from aioray.options import TASK_DEFAULTS, TaskOptions, returns_of, task_options
 from aioray.signatures import Signature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
+    from aioray.dag import FunctionNode
+    from aioray.generators import ObjectRefGenerator
     from aioray.refs import ObjectRef
     from aioray.runtime.tasks import TaskTarget
 
 P = ParamSpec("P")
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
+
+
+class _OnlyAny:
+    """For type checkers: no function returns this, so that only Any, of which nothing is known, goes for it."""
 
 
 class RemoteFunction(Generic[P, R_co]):
@@ -28,12 +36,25 @@ class RemoteFunction(Generic[P, R_co]):
     def __init__(self, fn: Callable[P, R_co], options: TaskOptions = TASK_DEFAULTS) -> None:
         self._function = fn
         self._options = options
+        self._num_returns = returns_of(options, generates=is_generator_function(fn))
         self._signature: Signature | None = None
         self._target: TaskTarget | None = None  # what the cluster of the last call needs to know, found once
         functools.update_wrapper(self, fn)
 
-    def remote(self, *args: Any, **kwargs: Any) -> ObjectRef[R_co]:
+    @overload
+    def remote(self: RemoteFunction[P, _OnlyAny], *args: Any, **kwargs: Any) -> ObjectRef[Any]: ...
+    @overload
+    def remote(self: RemoteFunction[P, Iterator[T]], *args: Any, **kwargs: Any) -> ObjectRefGenerator[T]: ...
+    @overload
+    def remote(self: RemoteFunction[P, AsyncIterator[T]], *args: Any, **kwargs: Any) -> ObjectRefGenerator[T]: ...
+    @overload
+    def remote(self, *args: Any, **kwargs: Any) -> ObjectRef[R_co]: ...
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Call it. Returns a ref; a list of refs with num_returns=n, None with num_returns=0.
+
+        For a generator function, or with num_returns="streaming", it returns an ObjectRefGenerator; with "dynamic" a
+        ref to a DynamicObjectRefGenerator.
 
         Raises TypeError when the arguments do not fit, SerializationError when one cannot be sent.
         """
@@ -45,11 +66,20 @@ class RemoteFunction(Generic[P, R_co]):
         if target is None or target.runtime is not runtime:
             options = self._options
             function = runtime.function(self._function, options.name or _name_of(self._function))
-            target = self._target = runtime.task_target(function, options)
+            target = self._target = runtime.task_target(function, options, self._num_returns)
+        if target.num_returns < 0:
+            return submit_stream(runtime, target, lambda stream: runtime.submit_task(target, args, kwargs, stream))
         refs = runtime.submit_task(target, args, kwargs)
         if target.num_returns == 1:
             return refs[0]
-        return list(refs) if refs else None  # type: ignore[return-value] # as in Ray: the count is in the options
+        return list(refs) if refs else None  # as in Ray: the count is in the options
+
+    def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:
+        """A call to be made when a graph runs, see `aioray.dag`. Raises TypeError when the arguments do not fit."""
+        from aioray.dag import FunctionNode
+
+        Signature.of(self._function, _name_of(self._function)).check(args, kwargs)
+        return FunctionNode(self, args, kwargs)
 
     def options(self, **options: Any) -> RemoteFunction[P, R_co]:
         """The same function with other options. Raises InvalidOptionError."""

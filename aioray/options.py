@@ -1,13 +1,15 @@
 """Every option of tasks and actors in one table: its default, its check, and which of the two takes it.
 
-`task_options` and `actor_options` turn what a user gave into final values, or raise InvalidOptionError. Nothing is
-accepted and then ignored: an option, or a value of one, that Ray has and this release has not is refused with the
-values that do work. To add an option: write its row, and a field where it is to arrive.
+`task_options`, `actor_options` and `method_options` turn what a user gave into final values, or raise
+InvalidOptionError. Nothing is accepted and then ignored: an option, or a value of one, that Ray has and this release
+has not is refused with the values that do work. (`enable_task_events` is fine: there are none yet, so nothing would
+be left out.) To add an option: write its row, and a field where it is to arrive.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
 import math
 import numbers
@@ -16,13 +18,17 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from aioray import runtime_env
 from aioray.exceptions import InvalidOptionError
+from aioray.runtime_env import RuntimeEnv, checked_env
+from aioray.wire.calls import DYNAMIC, STREAMING
 
 Kind = Literal["task", "actor", "method"]
 
 UNIT = 10_000  # amounts of resources are counted in whole ten-thousandths
 MAX_UNITS = 2**63 - 1  # what an integer on the wire holds
 NOT_YET = "not there yet"
+ACCELERATOR_AMOUNT = 0.001  # of what a node with that kind of GPU has one of: so small that it never runs out
 
 
 # Checks: each takes the value given and returns the value to keep, or raises ValueError saying what is wrong.
@@ -97,10 +103,15 @@ def _whole(least: int) -> Callable[[Any], int]:
     return check
 
 
-def _num_returns(value: Any) -> int:
-    if value in ("dynamic", "streaming"):
-        raise ValueError(NOT_YET)
-    return _whole(0)(value)
+def _num_returns(value: Any) -> int | str:
+    return value if value in ("dynamic", "streaming") else _whole(0)(value)
+
+
+def _ahead(value: Any) -> int:
+    count = _whole(-1)(value)
+    if count == 0:
+        raise ValueError("nothing could ever be made")
+    return count
 
 
 def _only(*supported: Any, later: Callable[[Any], bool] = lambda value: False) -> Callable[[Any], Any]:
@@ -122,7 +133,7 @@ def _at_least_one(value: Any) -> int:
     return count
 
 
-def _retry_exceptions(value: Any) -> bool | tuple[str, ...]:
+def _exceptions_by_name(value: Any) -> bool | tuple[str, ...]:
     """Types go by name: a method's options travel with its handle, and whoever calls need not have the classes."""
     if isinstance(value, bool):
         return value
@@ -167,6 +178,39 @@ def _text(value: Any) -> str:
     return value
 
 
+def _seconds(value: Any) -> float:
+    seconds = _number(value)
+    if not seconds:
+        raise ValueError("not above 0")
+    return seconds
+
+
+def _moment(value: Any) -> float:
+    if isinstance(value, datetime.datetime):
+        if value.tzinfo is None:
+            raise ValueError("a datetime without a time zone")
+        return value.timestamp()
+    return _number(value)
+
+
+def _retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, list | tuple):
+        raise ValueError("neither a bool nor a list")
+    for each in value:
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise ValueError(f"{each!r} is not an exception type")
+    return tuple(value) or False
+
+
+def _runtime_env(value: Any) -> RuntimeEnv:
+    try:
+        return checked_env(value)
+    except InvalidOptionError as exc:
+        raise ValueError(exc.reason) from None
+
+
 class Option(msgspec.Struct, frozen=True):
     """A row of the table. None always means the default: `.options(name=None)` takes a name back."""
 
@@ -182,6 +226,7 @@ BOTH: tuple[Kind, ...] = ("task", "actor")
 TASK: tuple[Kind, ...] = ("task",)
 ACTOR: tuple[Kind, ...] = ("actor",)
 METHOD: tuple[Kind, ...] = ("method",)
+CALLS: tuple[Kind, ...] = ("task", "method")
 
 
 def _planned(name: str, kinds: tuple[Kind, ...], *defaults: Any) -> Option:
@@ -209,23 +254,35 @@ _ROWS = [
         "None, 'DEFAULT', 'SPREAD'",
     ),
     Option("name", BOTH, None, _text, "a str that is not empty"),
-    Option("enable_task_events", BOTH, True, _flag, "True, False"),
+    Option("enable_task_events", BOTH, True, _flag, "True, False"),  # no effect as long as there are no task events
     _planned("object_store_memory", BOTH, 0),
-    _planned("accelerator_type", BOTH),
+    Option("accelerator_type", BOTH, None, _text, "the name of a kind of GPU, such as 'A100'"),
     _planned("label_selector", BOTH, {}),
     _planned("fallback_strategy", BOTH, []),
     _planned("_labels", BOTH, {}),
     _planned("placement_group", BOTH, "default"),
     _planned("placement_group_bundle_index", BOTH, -1),
     _planned("placement_group_capture_child_tasks", BOTH),
-    _planned("runtime_env", BOTH, {}),
-    _planned("timeout", BOTH),  # (ours)
-    _planned("deadline", BOTH),  # (ours)
-    Option("num_returns", (*TASK, *METHOD), 1, _num_returns, "a whole number >= 0"),
+    Option("runtime_env", BOTH, RuntimeEnv(), _runtime_env, runtime_env.ALLOWED),
+    Option("timeout", CALLS, None, _seconds, "None, or seconds from the call on, above 0"),  # (ours)
+    Option("deadline", CALLS, None, _moment, "None, a datetime with a time zone, a time as of time.time()"),  # (ours)
+    Option(
+        "num_returns",
+        CALLS,
+        None,
+        _num_returns,
+        "a whole number >= 0, 'streaming', 'dynamic', None (1, or 'streaming' for a generator function)",
+    ),
+    Option(
+        "_generator_backpressure_num_objects",
+        CALLS,
+        -1,
+        _ahead,
+        "a whole number >= 1, or -1 (without limit); with num_returns='streaming' only",
+    ),
     Option("max_retries", TASK, 3, _whole(-1), "a whole number >= -1 (-1: without end)"),
-    _planned("retry_exceptions", TASK, False),
-    _planned("max_calls", TASK, 0),
-    _planned("_generator_backpressure_num_objects", TASK, -1),
+    Option("retry_exceptions", TASK, False, _retry_exceptions, "True, False, a list of exception types"),
+    Option("max_calls", TASK, 0, _whole(0), "a whole number >= 0 (0: without limit)"),
     _planned("speculative", TASK, False),  # (ours)
     Option("max_concurrency", ACTOR, None, _whole(1), "a whole number >= 1"),
     Option("namespace", ACTOR, None, _text, "a str that is not empty"),
@@ -234,7 +291,7 @@ _ROWS = [
     Option("max_restarts", ACTOR, 0, _whole(-1), "a whole number >= -1 (-1: without end)"),
     Option("max_task_retries", ACTOR, 0, _whole(-1), "a whole number >= -1 (-1: without end)"),
     Option("max_task_retries", METHOD, None, _whole(-1), "a whole number >= -1 (-1: without end)"),
-    Option("retry_exceptions", METHOD, False, _retry_exceptions, "True, False, a list of exception types"),
+    Option("retry_exceptions", METHOD, False, _exceptions_by_name, "True, False, a list of exception types"),
     Option("max_pending_calls", ACTOR, -1, _at_least_one, "a whole number >= 1, -1 (without limit)"),
     Option("concurrency_groups", ACTOR, {}, _groups, "a dict of names to how many calls at once, each >= 1"),
     Option("concurrency_group", METHOD, None, _text, "the name of one of the actor's concurrency_groups"),
@@ -259,9 +316,16 @@ class TaskOptions:
     resources: Mapping[str, float] = dataclasses.field(hash=False)
     scheduling_strategy: str
     name: str | None
-    enable_task_events: bool
-    num_returns: int
+    enable_task_events: bool  # makes no difference yet: there are no task events to leave out
+    accelerator_type: str | None
+    runtime_env: RuntimeEnv = dataclasses.field(hash=False)
+    num_returns: int | str | None  # see `returns_of`
+    _generator_backpressure_num_objects: int  # -1: without limit
     max_retries: int  # -1: without end
+    retry_exceptions: bool | tuple[type[BaseException], ...]  # what of user code counts as worth another try
+    max_calls: int  # after which a worker is replaced; 0: never
+    timeout: float | None  # s, from the call on
+    deadline: float | None  # as time.time()
     _demand: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -286,6 +350,8 @@ class ActorOptions:
     scheduling_strategy: str
     name: str | None
     enable_task_events: bool
+    accelerator_type: str | None
+    runtime_env: RuntimeEnv = dataclasses.field(hash=False)
     max_concurrency: int | None  # None: 1, or 1000 if the class has async methods
     namespace: str | None
     get_if_exists: bool
@@ -325,10 +391,31 @@ class ActorOptions:
 class MethodOptions:
     """Final values for one method of an actor, made by `method_options`."""
 
-    num_returns: int
+    num_returns: int | str | None  # see `returns_of`
+    _generator_backpressure_num_objects: int  # -1: without limit
     concurrency_group: str | None
+    timeout: float | None  # s, from the call on
+    deadline: float | None  # as time.time()
     max_task_retries: int | None  # None: as the actor's
     retry_exceptions: bool | tuple[str, ...]  # names as `type_name` gives them
+
+
+def returns_of(options: TaskOptions | MethodOptions, *, generates: bool) -> int:
+    """How many values a call has, as Call.num_returns says it; `generates`: it is of a generator function.
+
+    Raises InvalidOptionError for back-pressure on what does not stream.
+    """
+    given, ahead = options.num_returns, options._generator_backpressure_num_objects
+    if given is None:
+        given = "streaming" if generates else 1
+    if ahead != -1 and given != "streaming":
+        raise InvalidOptionError(
+            "_generator_backpressure_num_objects",
+            ahead,
+            "-1 unless num_returns is 'streaming'",
+            f"with num_returns={given!r} nothing is taken while values are made",
+        )
+    return {"streaming": STREAMING, "dynamic": DYNAMIC}[given] if isinstance(given, str) else given
 
 
 AnyOptions = TypeVar("AnyOptions", TaskOptions, ActorOptions, MethodOptions)
@@ -336,6 +423,8 @@ AnyOptions = TypeVar("AnyOptions", TaskOptions, ActorOptions, MethodOptions)
 
 def _demand_of(options: TaskOptions | ActorOptions, num_cpus: float) -> dict[str, int]:
     amounts = {"CPU": num_cpus, "GPU": options.num_gpus, "memory": options.memory, **options.resources}
+    if options.accelerator_type is not None:
+        amounts[f"accelerator_type:{options.accelerator_type}"] = ACCELERATOR_AMOUNT
     demand = {}
     for name, amount in amounts.items():
         # Integers apart: a count of bytes has more digits than a float times 10,000 keeps.

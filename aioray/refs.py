@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aioray import current
 from aioray.exceptions import TaskCancelledError
+from aioray.ids import JobID, TaskID
 from aioray.runtime.serialization import Counted, loading_runtime
 from aioray.wire.values import object_id, owner_of
 
@@ -72,7 +73,8 @@ class _Await:
 
     def cancel(self, msg: Any = None) -> bool:
         ref = self._ref
-        if ref._status != PENDING or owner_of(ref.binary()) == ref._runtime.process_id:
+        runtime = ref._runtime
+        if ref._status != PENDING or (owner_of(ref.binary()) == runtime.process_id and not runtime.spares_children()):
             return ref.cancel(msg)
         # Somebody else made the call, and somebody else may await it here: only this await ends.
         return self._give_up()
@@ -142,13 +144,13 @@ class ObjectRef(Counted, _Awaitable[T]):
         """Whether this is the ref to nothing."""
         return self.binary() == bytes(16)
 
-    def task_id(self) -> str:
-        """The id of the call that makes the object: 28 hexadecimal digits."""
-        return self.binary()[:14].hex()
+    def task_id(self) -> TaskID:
+        """The call that makes the object."""
+        return TaskID(self.binary()[: TaskID.NBYTES])
 
-    def job_id(self) -> str:
-        """The id of the driver at the root, 16 hexadecimal digits."""
-        return self._runtime.job_id
+    def job_id(self) -> JobID:
+        """The driver at the root."""
+        return JobID(self._runtime.job_here())
 
     def __repr__(self) -> str:
         return f"ObjectRef({self.hex()})"
@@ -280,14 +282,21 @@ class ObjectRef(Counted, _Awaitable[T]):
             return len(before) - len(after)
 
     def cancel(self, msg: Any = None) -> bool:
-        """Cancel the remote call, as a Future is cancelled; False when it is done already."""
+        """Cancel the remote call, whoever made it, as a Future is cancelled; False when it is done already.
+
+        What it does to the call, and to those that the call began, is what `aioray.cancel(ref)` does.
+        """
         runtime = self._runtime
         with runtime.reactor.lock:
             if self._status != PENDING:
                 return False
             task = self._task
             self._complete(CANCELLED, None, getattr(task, "name", None))
-            if task is not None:
+            if runtime.spares_children():
+                pass  # whoever awaits it here goes without it
+            elif owner_of(self.binary()) != runtime.process_id:
+                runtime.ask_owner_to_cancel(self)
+            elif task is not None:
                 runtime.cancel_task(task, self)
         runtime.reactor.nudge()
         return True
@@ -308,15 +317,19 @@ class ObjectRef(Counted, _Awaitable[T]):
         """A concurrent.futures.Future with the same outcome, for code that wants one."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
-        def pass_on(ref: ObjectRef[Any]) -> None:
+        def pass_on() -> None:
+            ref = self
             if not future.set_running_or_notify_cancel():
                 return  # nobody waits for it any more
             try:
                 future.set_result(ref.result())
             except asyncio.CancelledError:
-                future.set_exception(TaskCancelledError(ref.task_id(), name=ref._task or ""))
+                future.set_exception(TaskCancelledError(ref.task_id().hex(), name=ref._task or ""))
             except BaseException as exc:  # whatever it is, it is the outcome
                 future.set_exception(exc)
 
-        self._when_done(pass_on)
+        if self._status != PENDING:
+            pass_on()
+        else:  # its callbacks are the user's, and may wait for a lock that somebody has who waits for us
+            self._when_done(lambda _: self._runtime.callbacks.call(pass_on))
         return future

@@ -15,6 +15,7 @@ import aioray.config
 from aioray.config import Config  # msgspec looks it up
 from aioray.exceptions import InvalidOptionError
 from aioray.options import AMOUNT, MAX_UNITS, OWN_OPTION, UNIT
+from aioray.runtime_env import checked_env
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,10 +26,12 @@ _NOT_YET = (
     "dashboard_port",
     "job_config",
     "logging_config",
-    "runtime_env",
     "_node_ip_address",
     "inline",
 )
+
+
+_MAX_GPUS = 1024
 
 
 class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +46,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     temp_dir: str | None = None
     namespace: str = ""
     log_to_driver: bool = True
+    runtime_env: dict[str, Any] = {}
 
 
 def check_options(
@@ -54,12 +58,15 @@ def check_options(
     temp_dir: str | None,
     namespace: str | None,
     log_to_driver: bool,
+    runtime_env: Mapping[str, Any] | None,
     system_config: Mapping[str, Any] | None,
 ) -> ClusterOptions:
     """Raises InvalidOptionError that names the option, its value, and what is allowed."""
     for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
         if amount is not None and not _is_amount(amount):
             raise InvalidOptionError(name, amount, AMOUNT)
+    if num_gpus is not None and (num_gpus != int(num_gpus) or num_gpus > _MAX_GPUS):
+        raise InvalidOptionError("num_gpus", num_gpus, f"a whole number from 0 to {_MAX_GPUS}")
     if not isinstance(resources or {}, collections.abc.Mapping):
         raise InvalidOptionError("resources", resources, f"a dict from names to amounts, each {AMOUNT}")
     for name, amount in (resources or {}).items():
@@ -94,6 +101,7 @@ def check_options(
         temp_dir=temp_dir,
         namespace=namespace or "",
         log_to_driver=log_to_driver,
+        runtime_env=checked_env(runtime_env),
     )
 
 

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aioray.exceptions import InvalidOptionError
+from aioray.generators import ObjectRefGenerator
 from aioray.refs import ObjectRef
 from aioray.runtime.arrivals import Arrivals
 
@@ -28,6 +29,8 @@ def check_timeout(timeout: Any) -> None:
 
 
 def refs_of(refs: Any, call: str) -> list[ObjectRef[Any]]:
+    if isinstance(refs, ObjectRefGenerator):
+        raise TypeError(f"{call} takes a list of refs, not a generator: iterate over it, or write wait([generator])")
     if isinstance(refs, (str, bytes, dict)) or not isinstance(refs, collections.abc.Iterable):
         raise TypeError(f"{call} takes a ref or a list of refs, not {type(refs).__name__}: {refs!r:.100}")
     items = list(refs)
@@ -38,7 +41,7 @@ def refs_of(refs: Any, call: str) -> list[ObjectRef[Any]]:
 
 
 def wait(
-    refs: Sequence[ObjectRef[T]],
+    refs: Sequence[ObjectRef[T] | ObjectRefGenerator[T]],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
@@ -48,11 +51,13 @@ def wait(
 
     At most `num_returns` are in the first list, both in the order given. In an event loop it returns an awaitable:
     `done, others = await aioray.wait(refs)`; cancelling that cancels no call. fetch_local: objects are on this machine
-    anyway. Raises ValueError for duplicates and for more than there are.
+    anyway. A generator in the list stands for its next ref; at its end, it is done. Raises ValueError for duplicates
+    and for more than there are.
     """
     if isinstance(refs, ObjectRef):
         raise TypeError("wait takes a list of refs; write wait([ref])")
-    items = refs_of(refs, "wait")
+    generators: dict[ObjectRef[Any], Any] = {}
+    items = refs_of(_next_refs(refs, generators), "wait")
     check_timeout(timeout)
     if not isinstance(fetch_local, bool):
         raise InvalidOptionError("fetch_local", fetch_local, "True or False")
@@ -64,8 +69,27 @@ def wait(
         raise InvalidOptionError("num_returns", num_returns, f"at most {len(items)}, the number of refs")
     runtime = items[0]._runtime
     if asyncio._get_running_loop() is not None:
-        return _Wait(runtime, items, num_returns, timeout)
-    return runtime.wait(items, num_returns, timeout)
+        return _Wait(runtime, items, num_returns, timeout, generators)
+    return _as_given(runtime.wait(items, num_returns, timeout), generators)
+
+
+def _next_refs(given: Any, generators: dict[ObjectRef[Any], Any]) -> Any:
+    """The next refs of generators in their place; `generators` says whose they are."""
+    if isinstance(given, (str, bytes, dict, ObjectRefGenerator)) or not isinstance(given, collections.abc.Iterable):
+        return given
+    items = list(given)
+    for at, item in enumerate(items):
+        if isinstance(item, ObjectRefGenerator):
+            items[at] = ref = item._stream.peek()
+            generators[ref] = item
+    return items
+
+
+def _as_given(result: Any, generators: dict[ObjectRef[Any], Any]) -> Any:
+    """The opposite of `_next_refs`."""
+    if not generators:
+        return result
+    return tuple([generators.get(ref, ref) for ref in refs] for refs in result)
 
 
 class _Wait:
@@ -75,17 +99,25 @@ class _Wait:
     a loop, and a BlockingCallError in the loop that does the cluster's I/O.
     """
 
-    def __init__(self, runtime: Runtime, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        refs: list[ObjectRef[Any]],
+        num_returns: int,
+        timeout_s: float | None,
+        generators: dict[ObjectRef[Any], Any],
+    ) -> None:
         self._runtime = runtime
+        self._generators = generators
         self._args = refs, num_returns, timeout_s
         self._result: Any = None
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return self._runtime.wait_async(*self._args).__await__()
+        return _as_given((yield from self._runtime.wait_async(*self._args).__await__()), self._generators)
 
     def _blocking(self) -> Any:
         if self._result is None:
-            self._result = self._runtime.wait(*self._args)
+            self._result = _as_given(self._runtime.wait(*self._args), self._generators)
         return self._result
 
     def __iter__(self) -> Iterator[list[ObjectRef[Any]]]:

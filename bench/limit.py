@@ -26,6 +26,7 @@ from bench.measure import (
     IN_FLIGHT,
     MIB,
     RESULT_AT,
+    STREAM_ITEMS,
     Figure,
     in_loop,
     main,
@@ -219,6 +220,41 @@ def many_async(seconds: float) -> Figure:
         return in_loop(measure)(seconds)
 
 
+def stream_items(seconds: float) -> Figure:
+    """STREAM_ITEMS pickled numbers from a forked process, a hundred to a write, split and unpickled here."""
+    ours, theirs = socket.socketpair()
+    if (pid := os.fork()) == 0:
+        try:
+            ours.close()
+            _send_items(theirs)
+        finally:
+            os._exit(0)
+    theirs.close()
+    with ours:
+
+        def step() -> None:
+            ours.sendall(b"x")
+            rest, count = b"", 0
+            while count < STREAM_ITEMS:
+                data = rest + ours.recv(1 << 18)
+                at = 0
+                while at + 4 <= len(data) and (after := at + 4 + _length.unpack_from(data, at)[0]) <= len(data):
+                    assert pickle.loads(_decode_reply(data[at + 4 : after]).result) == count
+                    at, count = after, count + 1
+                rest = data[at:]
+
+        figure = rate(step, per_step=STREAM_ITEMS, seconds=seconds)
+    os.waitpid(pid, 0)
+    return figure
+
+
+def _send_items(connection: socket.socket) -> None:
+    while connection.recv(1):
+        for start in range(0, STREAM_ITEMS, 100):
+            frames = [framed(Reply(i, pickle.dumps(i, 5))) for i in range(start, start + 100)]
+            connection.sendall(b"".join(frames))
+
+
 def put_100mib(_seconds: float) -> Figure:
     """A copy into shared memory that has been written to before."""
     import numpy as np
@@ -296,9 +332,13 @@ MEASUREMENTS = {
     "task_async": one_async,
     "actor_sync": one_sync,
     "actor_async": one_async,
+    "light_call": one_async,
+    "group_call": one_async,
     "tasks_sync_1000": many_sync,
     "tasks_async_1000": many_async,
     "actor_async_1000": many_async,
+    "stream_items": stream_items,
+    "stream_items_async": stream_items,
     "put_100mib": put_100mib,
     "put_get_100mib": put_100mib,  # to read what is mapped already takes no copy
     "actors": actors,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
 MIB = 1 << 20
+STREAM_ITEMS = 10_000  # of one stream
 IN_FLIGHT = 1_000
 BIG_PUTS = 100
 ACTORS = 20

@@ -13,6 +13,7 @@ from bench.measure import (
     IN_FLIGHT,
     MIB,
     RESULT_AT,
+    STREAM_ITEMS,
     WAIT_AT_A_TIME,
     Figure,
     in_loop,
@@ -22,6 +23,7 @@ from bench.measure import (
     rate_async,
     start_seconds,
 )
+from bench.ours_light import group_call, light_actors, light_actors_pss, light_call
 from bench.processes import Shutdowns, of_this_measurement, pss_mb
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ SMALL = b"x" * 100
 @aioray.remote
 def echo(x: int) -> int:
     return x
+
+
+@aioray.remote
+def numbers(count: int) -> Iterator[int]:
+    yield from range(count)
 
 
 @aioray.remote
@@ -209,6 +216,27 @@ async def wait_async(seconds: float) -> Figure:
         return await rate_async(step, per_step=1, seconds=seconds)
 
 
+# -- streams
+
+
+def stream_items(seconds: float) -> Figure:
+    def step() -> None:
+        for ref in numbers.remote(STREAM_ITEMS):
+            aioray.get(ref)
+
+    with cluster():
+        return rate(step, per_step=STREAM_ITEMS, seconds=seconds)
+
+
+async def stream_items_async(seconds: float) -> Figure:
+    async def step() -> None:
+        async for ref in numbers.remote(STREAM_ITEMS):
+            await ref
+
+    async with aioray.connect(num_cpus=2):
+        return await rate_async(step, per_step=STREAM_ITEMS, seconds=seconds)
+
+
 # -- lives
 
 
@@ -342,6 +370,10 @@ MEASUREMENTS = {
     "tasks_sync_1000": tasks_sync_1000,
     "tasks_async_1000": in_loop(tasks_async_1000),
     "actor_async_1000": in_loop(actor_async_1000),
+    "light_call": in_loop(light_call),
+    "group_call": in_loop(group_call),
+    "stream_items": stream_items,
+    "stream_items_async": in_loop(stream_items_async),
     "put_100b": put_100b,
     "get_100b": get_100b,
     "put_100mib": put_100mib,
@@ -350,6 +382,8 @@ MEASUREMENTS = {
     "wait_sync": wait_sync,
     "wait_async": in_loop(wait_async),
     "actors": actors,
+    "light_actors": in_loop(light_actors),
+    "light_actors_pss": in_loop(light_actors_pss),
     "start_sync": start_sync,
     "start_async": start_async,
     "shutdown_sync": shutdown_sync,

@@ -14,6 +14,7 @@ from bench.measure import (
     IN_FLIGHT,
     MIB,
     RESULT_AT,
+    STREAM_ITEMS,
     WAIT_AT_A_TIME,
     Figure,
     in_loop,
@@ -36,6 +37,10 @@ def echo(x: int) -> int:
     return x
 
 
+def numbers(count: int) -> Iterator[int]:
+    yield from range(count)
+
+
 def last_byte(array: Any) -> int:
     return int(array[-1])
 
@@ -55,6 +60,7 @@ class Programs:
 
     def __init__(self, ray: Any) -> None:
         self.echo, self.last_byte, self.Echo, self.AsyncEcho = map(ray.remote, (echo, last_byte, Echo, AsyncEcho))
+        self.numbers = ray.remote(numbers)
 
 
 @cache
@@ -208,6 +214,26 @@ def wait_sync(seconds: float) -> Figure:
         return rate(step, per_step=1, seconds=seconds)
 
 
+def stream_items(seconds: float) -> Figure:
+    with cluster() as (ray, programs):
+
+        def step() -> None:
+            for ref in programs.numbers.remote(STREAM_ITEMS):
+                ray.get(ref)
+
+        return rate(step, per_step=STREAM_ITEMS, seconds=seconds)
+
+
+async def stream_items_async(seconds: float) -> Figure:
+    with cluster() as (_, programs):
+
+        async def step() -> None:
+            async for ref in programs.numbers.remote(STREAM_ITEMS):
+                await ref
+
+        return await rate_async(step, per_step=STREAM_ITEMS, seconds=seconds)
+
+
 def actors(_seconds: float) -> Figure:
     with cluster() as (ray, programs):
         start = time.perf_counter()
@@ -259,6 +285,8 @@ MEASUREMENTS = {
     "tasks_sync_1000": tasks_sync_1000,
     "tasks_async_1000": in_loop(tasks_async_1000),
     "actor_async_1000": in_loop(actor_async_1000),
+    "stream_items": stream_items,
+    "stream_items_async": in_loop(stream_items_async),
     "put_100b": put_100b,
     "get_100b": get_100b,
     "put_100mib": put_100mib,

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import pathlib
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 _PATIENCE_S = 3.0
+
+
+def pytest_configure() -> None:
+    # A shell starts what runs in the background with Ctrl-C ignored, nohup with SIGHUP: the programs of tests, which
+    # are ended by them, would inherit that. (Not at import: workers import this module, too.)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Leftovers:

@@ -9,17 +9,24 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+EXPECTED = [
+    "[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]\n285\n",
+    "[50000000.0, ",
+    "('fast', 'one', [0]",
+    "fetched\nanswer its time was up",
+    "5\n10\n",
+]
 
 
-def test_readme_shows_an_async_and_a_sync_program_and_actors_that_last() -> None:
-    assert len(PROGRAMS) == 3
+def test_readme_shows_an_async_program_and_sync_ones() -> None:
+    assert len(PROGRAMS) == len(EXPECTED) == 5
 
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize(
     ("program", "expected"),
-    list(zip(PROGRAMS, ["[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]\n285\n", "[50000000.0, ", "5\n10\n"], strict=True)),
-    ids=["async", "sync", "actors"],
+    list(zip(PROGRAMS, EXPECTED, strict=True)),
+    ids=["async", "sync", "environment", "failing", "actors"],
 )
 def test_a_program_of_the_readme_runs(program: str, expected: str, tmp_path: Path) -> None:
     script = tmp_path / "program.py"

@@ -7,6 +7,7 @@
     │   │   └── ActorConstructorError      (ours) also a RayTaskError, and caught as what the constructor raised
     │   └── ActorUnavailableError          it may answer later
     ├── TaskCancelledError
+    │   └── TaskTimeoutError               (ours) its deadline passed; also a TimeoutError
     ├── WorkerCrashedError
     ├── NodeDiedError
     ├── GetTimeoutError                    also a TimeoutError
@@ -74,6 +75,7 @@ from aioray.exceptions.errors import (
     SerializationError,
     TaskCancelledError,
     TaskPlacementGroupRemoved,
+    TaskTimeoutError,
     TaskUnschedulableError,
     UnserializableException,
     WorkerCrashedError,
@@ -114,6 +116,7 @@ __all__ = [
     "SerializationError",
     "TaskCancelledError",
     "TaskPlacementGroupRemoved",
+    "TaskTimeoutError",
     "TaskUnschedulableError",
     "UnserializableException",
     "WorkerCrashedError",

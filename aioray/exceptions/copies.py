@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aioray.exceptions.errors import RayError, UnserializableException
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+
+_MOST_LINKS = 30  # from the exception that was raised back to the first one; the text of the traceback has them all
 
 
 def blank(cls: type[BaseException], group: tuple[str, Sequence[Any]] | None) -> Any:
@@ -48,9 +51,53 @@ class _Packed(NamedTuple):
     state: dict[str, Any]
 
 
-def pack(exc: Any) -> Any:
+class _Linked(NamedTuple):
+    """An exception, packed, with what led to it, which pickle leaves behind."""
+
+    exc: Any
+    cause: Any
+    context: Any
+    suppress_context: bool
+    notes: list[str] | None  # where packing has not taken them along
+
+
+def pack(exc: BaseException | None, stand_ins: Mapping[int, BaseException] = types.MappingProxyType({})) -> Any:
+    """`exc` for the way: with causes, contexts and notes, those of a group's members too; as it is if that is enough.
+
+    stand_ins: what to send instead of exceptions, by their id(), that cannot be pickled.
+    """
+    return None if exc is None else _pack(exc, stand_ins, {}, 0)
+
+
+def pack_alone(exc: BaseException, stand_ins: Mapping[int, BaseException]) -> Any:
+    """`exc` without what led to it, to find out whether that is the part which cannot be pickled."""
+    return _pack(exc, stand_ins, {}, _MOST_LINKS)
+
+
+def _pack(exc: BaseException, stand_ins: Mapping[int, BaseException], packed: dict[int, Any], depth: int) -> Any:
+    if id(exc) in packed:  # a cause is the context, too, as a rule
+        return packed[id(exc)]
+    packed[id(exc)] = None  # should it lead to itself
+    shown = stand_ins.get(id(exc), exc)
+    result = _pack_one(shown, stand_ins, packed, depth)
+    if depth < _MOST_LINKS:
+        cause, context = (
+            # A RayTaskError brings its cause itself.
+            None
+            if other is None or other is getattr(exc, "cause", None)
+            else _pack(other, stand_ins, packed, depth + 1)
+            for other in (exc.__cause__, exc.__context__)
+        )
+        notes = None if isinstance(result, _Packed) else getattr(exc, "__notes__", None)
+        if notes or cause is not None or context is not None:
+            result = _Linked(result, cause, context, exc.__suppress_context__, notes)
+    packed[id(exc)] = result
+    return result
+
+
+def _pack_one(exc: Any, stand_ins: Mapping[int, BaseException], packed: dict[int, Any], depth: int) -> Any:
     """`exc` as a _Packed where it pickles the default way, else `exc` as it is."""
-    if exc is None or isinstance(exc, RayError):
+    if isinstance(exc, RayError):
         return exc
     cls = type(exc)
     own_way = any(
@@ -61,15 +108,42 @@ def pack(exc: Any) -> Any:
     made = exc.__reduce_ex__(4)
     args, state = made[1], made[2] if len(made) == 3 else {}
     if isinstance(exc, BaseExceptionGroup):
-        args = (exc.message, [pack(each) for each in exc.exceptions], *args[2:])
+        args = (exc.message, [_pack(each, stand_ins, packed, depth) for each in exc.exceptions], *args[2:])
     return _Packed(cls, args, {**state, **dict(members(exc, builtin=False))})
 
 
 def unpack(packed: Any) -> Any:
-    if not isinstance(packed, _Packed):
+    """What `pack` was given, or a copy of it."""
+    return _unpack(packed, {})
+
+
+def _unpack(packed: Any, made: dict[int, Any]) -> Any:
+    if not isinstance(packed, _Packed | _Linked):
         return packed
+    if id(packed) not in made:
+        made[id(packed)] = _unpack_linked(packed, made) if isinstance(packed, _Linked) else _unpack_one(packed, made)
+    return made[id(packed)]
+
+
+def _unpack_linked(packed: _Linked, made: dict[int, Any]) -> Any:
+    exc = _unpack(packed.exc, made)
+    if isinstance(exc, BaseException):
+        with contextlib.suppress(Exception):  # a class may forbid all changes
+            if packed.cause is not None:
+                exc.__cause__ = _unpack(packed.cause, made)
+            if packed.context is not None:
+                exc.__context__ = _unpack(packed.context, made)
+            exc.__suppress_context__ = packed.suppress_context
+            if packed.notes and not hasattr(exc, "__notes__"):
+                exc.__notes__ = list(packed.notes)
+    return exc
+
+
+def _unpack_one(packed: _Packed, made: dict[int, Any]) -> Any:
     cls, args, state = packed
     try:
+        if issubclass(cls, BaseExceptionGroup):
+            args = (args[0], [_unpack(each, made) for each in args[1]], *args[2:])
         return _remake(cls, args, state)
     except Exception as exc:
         return UnserializableException(f"{cls.__module__}.{cls.__qualname__}", f"it could not be rebuilt: {exc!r}")
@@ -78,7 +152,6 @@ def unpack(packed: Any) -> Any:
 def _remake(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
     group = None
     if issubclass(cls, BaseExceptionGroup):
-        args = (args[0], [unpack(each) for each in args[1]], *args[2:])
         group = (args[0], args[1])
     if any(isinstance(each, types.FunctionType) for each in (cls.__init__, cls.__new__)):
         exc: BaseException = blank(cls, group)

@@ -68,6 +68,12 @@ class TaskCancelledError(RayError):
         return f"{call}task {self.task_id or '(unknown)'}: {super().__str__()}"
 
 
+class TaskTimeoutError(TaskCancelledError, TimeoutError):
+    """(ours) The call was cancelled because its `timeout` or `deadline`, or that of a call around it, had passed."""
+
+    usual = "its time was up, and it was cancelled"
+
+
 class WorkerCrashedError(RayError):
     """The worker process ended while it ran the task: a crash, a kill, an exit. Not the error of user code.
 

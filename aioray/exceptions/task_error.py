@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions.copies import blank, members, pack, unpack
 from aioray.exceptions.errors import ActorDiedError, RayError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class RayTaskError(RayError):
@@ -20,6 +23,7 @@ class RayTaskError(RayError):
     """
 
     cause: BaseException | None
+    stand_ins: Mapping[int, BaseException] = types.MappingProxyType({})  # see `copies.pack`
 
     def __init__(
         self, function_name: str, traceback_str: str, cause: BaseException | None = None, pid: int = 0
@@ -44,7 +48,7 @@ class RayTaskError(RayError):
         return f"{type(self).__name__}(function_name={self.function_name!r}, pid={self.pid}, cause={self.cause!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        facts = tuple(pack(each) if each is self.cause else each for each in self.args)
+        facts = tuple(pack(each, self.stand_ins) if each is self.cause else each for each in self.args)
         notes = getattr(self, "__notes__", None)
         return _rebuild, (self._plain_class(), facts, isinstance(self, _AlsoItsCause), notes)
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import ActorDiedError, ActorUnavailableError, PendingCallsLimitExceeded, RayTaskError
-from aioray.options import type_name
+from aioray.options import returns_of, type_name
 from aioray.refs import PENDING, READY, ObjectRef
 from aioray.runtime.calls import (
+    NO_DEADLINE,
     STILL_RUNS,
     Arguments,
     cancelled,
@@ -24,23 +25,25 @@ from aioray.runtime.calls import (
     fail,
     fail_with,
     first_failed,
+    time_left_us,
     when_ready,
     wire_deps,
 )
 from aioray.runtime.connection import Connection, dial
+from aioray.runtime.deadlines import limits_of
 from aioray.runtime.unseen import unseen
-from aioray.wire.calls import Call, Cancel, Done, Finished, Greeting
+from aioray.wire.calls import Call, Cancel, Done, Finished, Yielded
 from aioray.wire.control import ActorUpdate, Release, WatchActor
 from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value, owner_of
 
 if TYPE_CHECKING:
     from aioray.options import MethodOptions
+    from aioray.runtime.calls import Running
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.unseen import Unseen
 
 _LAST_WORDS_S = 1.0  # how long the node may take to say why an actor died
-_TERMINATE = "__ray_terminate__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +63,20 @@ def _rules_of(text: str) -> CallRules:
 class MethodTarget:
     """A method with its options: what all calls of one `handle.method` have in common."""
 
-    __slots__ = ("group", "max_retries", "method", "name", "num_returns", "retry_on")
+    __slots__ = (
+        "ahead", "generates", "group", "limits", "max_retries", "method", "name", "num_returns", "retry_on",
+    )  # fmt: skip
 
-    def __init__(self, method: str, name: str, options: MethodOptions, rules: CallRules) -> None:
+    def __init__(
+        self, method: str, name: str, options: MethodOptions, rules: CallRules, *, generates: bool = False
+    ) -> None:
         self.method = method
         self.name = name  # with the class, for messages
-        self.num_returns = options.num_returns
+        self.generates = generates  # it is a generator function
+        self.num_returns = returns_of(options, generates=generates)  # as in the Call
+        self.ahead = options._generator_backpressure_num_objects
         self.group = options.concurrency_group or ""
+        self.limits = limits_of(options)
         retries = options.max_task_retries
         self.max_retries = rules.max_task_retries if retries is None else retries
         self.retry_on = options.retry_exceptions
@@ -75,7 +85,10 @@ class MethodTarget:
 class ActorCallRecord:
     """One method call, until it has a result."""
 
-    __slots__ = ("actor", "arguments", "cancelled", "refs", "retries_left", "sent", "seq", "target")
+    __slots__ = (
+        "__weakref__", "actor", "arguments", "cancelled", "deadline", "lost_worker", "parent", "refs", "retries_left",
+        "sent", "seq", "target", "timed_out",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -84,7 +97,12 @@ class ActorCallRecord:
         target: MethodTarget,
         arguments: Arguments,
         refs: tuple[ObjectRef[Any], ...],
+        parent: Running | None = None,
+        deadline: float = NO_DEADLINE,
     ) -> None:
+        self.parent = parent  # the call, in this process, that made it
+        self.deadline = deadline
+        self.timed_out = False
         self.actor = actor  # keeps the actor alive until the call is through
         self.seq = seq
         self.target = target
@@ -92,6 +110,7 @@ class ActorCallRecord:
         self.refs = refs
         self.sent = False
         self.cancelled = False
+        self.lost_worker = False  # one died that may have been through with it
         self.retries_left = target.max_retries  # -1: without end
 
     def take_retry(self) -> bool:
@@ -153,6 +172,7 @@ class ActorLine:
         "actor_id",
         "address",
         "cls",
+        "ended_by",
         "error",
         "killed_here",
         "late",
@@ -177,6 +197,7 @@ class ActorLine:
         self.state = "pending"
         self.address = ""
         self.reason = ""
+        self.ended_by = b""  # the call that wanted it to end, as the id of its result
         self.error: Value | None = None
         self.slot = 0  # its number in its process, if that has others
         self.process: ActorProcess | None = None
@@ -299,6 +320,7 @@ class ActorCaller:
                 if failed is not None:
                     queue.popleft()
                     fail_with(self._runtime, record, failed)
+                    self._void(record)
                     continue
                 wired = wire_deps(self._runtime, deps)
             queue.popleft()
@@ -308,6 +330,10 @@ class ActorCaller:
             target = record.target
             call = Call(record.seq, target.method, arguments.data, arguments.kwnames, wired, target.num_returns)
             call.slot, call.group = line.slot, target.group
+            if record.deadline != NO_DEADLINE:
+                call.time_left_us = time_left_us(record, self._runtime.reactor.time())
+            if target.num_returns < 0:
+                call.streaming = self._runtime.streams.start(record.seq, connection, line.slot)
             if len(flight) > 1:
                 connection.send(call)
             else:
@@ -322,10 +348,17 @@ class ActorCaller:
             complete(self._runtime, record, [line.error])
         else:
             error = ActorDiedError(line.actor_id.hex(), line.reason, record.name)
-            fail(self._runtime, record, error, expected=line.killed_here or record.target.method == _TERMINATE)
+            wanted = any(ref.binary() == line.ended_by for ref in record.refs)
+            fail(self._runtime, record, error, expected=line.killed_here or wanted)
+        self._void(record)
 
-    def cancel(self, record: ActorCallRecord) -> None:
-        """Stop one call."""
+    def _void(self, record: ActorCallRecord) -> None:
+        """A call is over: what a worker that died had made for it is nobody's."""
+        if record.lost_worker and not self._runtime.closed:
+            self._runtime.objects.void_results(record.refs)
+
+    def cancel(self, record: ActorCallRecord, *, recursive: bool = True) -> None:
+        """Stop one call; `recursive`: and all that it began."""
         record.cancelled = True
         line = record.actor.line
         if line.late.pop(record.seq, None) is not None:
@@ -333,9 +366,20 @@ class ActorCaller:
         elif record in line.queue:
             line.queue.remove(record)
             fail(self._runtime, record, cancelled(record))
+            self._void(record)
             self._pump(line)
         elif line.process is not None:
-            line.process.connection.send(Cancel(record.seq, line.slot))
+            line.process.connection.send(Cancel(record.seq, line.slot, recursive))
+
+    def cancel_children(self, parent: Running, before: float) -> None:
+        """Cancel all calls that `parent` made, of those with numbers lower than `before`."""
+        sent = [record for process in self._processes.values() for record in process.flight.values()]
+        lines = list(self._lines.values())
+        unsent = [record for line in lines for record in (*line.queue, *line.late.values())]
+        for record in [*sent, *unsent]:
+            if record.parent is parent and record.seq < before and not record.cancelled:
+                record.timed_out = record.deadline <= self._runtime.reactor.time()
+                self.cancel(record)
 
     def kill(self, actor_id: bytes, reason: str, *, no_restart: bool = True) -> None:
         """End an actor now; calls under way fail. Asked, not told: when this returns, its name is free."""
@@ -376,6 +420,7 @@ class ActorCaller:
             if line.process is not None:
                 line.process.connection.drain()  # what it got done is not lost with it
             line.state, line.reason, line.error = "dead", update.reason, update.error
+            line.ended_by = update.ended_by
             if line.error is not None and owner_of(line.actor_id) == self._runtime.process_id:
                 line.unseen = unseen(self._runtime, f"the constructor of {line.cls}", line.error)
             self._fail_all(line)
@@ -396,7 +441,7 @@ class ActorCaller:
                 return
             connection = Connection(runtime.reactor, sock, call_decoder, self._on_messages, self._on_close)
             process = connection.tag = self._processes[line.address] = ActorProcess(connection)
-            connection.send(Greeting(runtime.process_id, runtime.sys_path))
+            connection.send(runtime.greeting())
         else:
             process.connection.drain()  # what it said of an earlier life of the actor has nothing to do with this one
         line.process = process
@@ -410,8 +455,8 @@ class ActorCaller:
         for record in sent:
             assert process is not None
             del process.flight[record.seq]
+            record.lost_worker = True
         self._leave(line)
-        self._runtime.objects.disown(ref for record in sent for ref in record.refs)
         return sent
 
     def _interrupt(self, line: ActorLine, why: str) -> None:
@@ -422,12 +467,14 @@ class ActorCaller:
             if record.take_retry():
                 record.sent = False
                 again.append(record)
-            elif record.cancelled:
+                continue
+            if record.cancelled:
                 fail(self._runtime, record, cancelled(record))
             else:
                 reason = f"{why}; the call had been sent, and may have run, wholly or in part"
                 error = ActorUnavailableError(line.actor_id.hex(), reason, record.name)
                 fail(self._runtime, record, error, expected=line.killed_here)
+            self._void(record)
         line.queue.extendleft(reversed(again))
 
     def _fail_all(self, line: ActorLine) -> None:
@@ -445,16 +492,21 @@ class ActorCaller:
     def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
         flight = connection.tag.flight
         for message in messages:
+            if type(message) is Yielded:
+                self._runtime.streams.received(message)
+                continue
             record = flight.pop(message.seq, None)
             if record is None:
                 continue
             if type(message) is Done:
                 record.refs[0]._complete(READY, Value(message.data), record.name)
+                self._void(record)
             elif type(message) is Finished:
                 if record.target.retry_on and self._retries(record, message.values):
                     self._again(record)
                 else:
                     complete(self._runtime, record, message.values)
+                    self._void(record)
 
     def _retries(self, record: ActorCallRecord, values: list[Value]) -> bool:
         """Whether a call is to be sent again because of what it raised; uses up a retry."""

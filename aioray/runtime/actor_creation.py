@@ -33,8 +33,10 @@ def create_actor(
     """Ask for an actor; it, and whether one of that name existed already (then it is that one)."""
     function = runtime.function(cls, cls.__name__)
     arguments = pack_arguments(runtime, args, kwargs)
+    environment = runtime.environments.resolve(options.runtime_env)
     actor_id = object_id(runtime.process_id, runtime.next_seq())
-    namespace = options.namespace or runtime.namespace
+    namespace = options.namespace or runtime.namespace_here()
+    job_id = runtime.job_here()
     if options.name:
         wanted = {"name": options.name, "actor_id": actor_id, "cls": cls.__name__, "methods": methods}
         taken = runtime.ask("reserve_name", namespace=namespace, **wanted)
@@ -84,6 +86,8 @@ def create_actor(
                     error=error,
                     isolation=options.isolation,
                     concurrency_groups=dict(options.concurrency_groups),
+                    job_id=job_id,
+                    environment=environment,
                     max_restarts=options.max_restarts,
                 )
             )

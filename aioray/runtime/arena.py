@@ -97,17 +97,6 @@ class Arena:
             start = before
         self._add(start, end - start)
 
-    def warmed(self, upto: int) -> None:
-        """[0, upto) has been touched now (a node does that in idle time): use it before what lies above."""
-        upto = min(upto, self.capacity) // ALIGNMENT * ALIGNMENT
-        if upto <= self.warm_nbytes:
-            return
-        start = self._tail_start()
-        if start < self.warm_nbytes:
-            self._remove(start)
-        self._add(start, upto - start)
-        self.warm_nbytes = upto
-
     def check(self) -> None:
         """Assert what holds between any two calls. Looks at everything: for tests and debugging."""
         assert self._starts == sorted(self._sizes), f"starts and sizes disagree: {self!r}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioray.exceptions import RaySystemError, TaskCancelledError
+from aioray.exceptions import RaySystemError, TaskCancelledError, TaskTimeoutError
 from aioray.refs import CANCELLED, PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.serialization import EMPTY_ARGS, serialize_args
 from aioray.runtime.unseen import Unseen, looked_at, unseen
@@ -16,12 +17,37 @@ if TYPE_CHECKING:
     from aioray.wire.values import Value
 
 
+NO_DEADLINE = math.inf
+
+
+class Running(Protocol):
+    """The call that a thread, or a coroutine, of this process is busy with."""
+
+    is_canceled: bool
+
+    @property
+    def caller_id(self) -> bytes: ...
+    @property
+    def deadline(self) -> float: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def is_constructor(self) -> bool: ...
+    @property
+    def task_name(self) -> str: ...
+    @property
+    def function_name(self) -> str: ...
+
+
 class UnderWay(Protocol):
     """A call that has no result yet: a Task or an ActorCallRecord."""
 
     arguments: Arguments
     refs: tuple[ObjectRef[Any], ...]
     cancelled: bool
+    deadline: float  # on the reactor's clock (s)
+    parent: Running | None  # the call, in this process, that made it
+    timed_out: bool
 
     @property
     def name(self) -> str: ...
@@ -163,7 +189,14 @@ def complete(runtime: Runtime, call: UnderWay, values: list[Value]) -> None:
 
 
 def fail(runtime: Runtime, call: UnderWay, error: BaseException, *, expected: bool = False) -> None:
-    """No result will come. `expected`: who made the call knows why, and need not be told if nobody looks."""
+    """No result will come. `expected`: who made the call knows why, and need not be told if nobody looks.
+
+    That goes for what had to end with the call that made it, too: whoever made that one is told.
+    """
+    if call.refs and all(ref._status != PENDING for ref in call.refs):
+        return  # it was cancelled, or its time was up, and who waited has heard
+    parent = call.parent
+    expected = expected or (call.timed_out and parent is not None and parent.deadline <= call.deadline)
     left = None if expected else unseen(runtime, call.name, error)
     for ref in call.refs:
         ref._complete(RAISED, error, left)
@@ -171,4 +204,10 @@ def fail(runtime: Runtime, call: UnderWay, error: BaseException, *, expected: bo
 
 def cancelled(call: UnderWay) -> TaskCancelledError:
     """What whoever waits for a call that was cancelled gets."""
-    return TaskCancelledError(call.refs[0].task_id() if call.refs else "", name=call.name)
+    kind = TaskTimeoutError if call.timed_out else TaskCancelledError
+    return kind(call.refs[0].task_id().hex() if call.refs else "", name=call.name)
+
+
+def time_left_us(call: UnderWay, now: float) -> int:
+    """For the wire: microseconds until the deadline of a call, at least 1; 0 when it has none."""
+    return 0 if call.deadline == NO_DEADLINE else max(1, int((call.deadline - now) * 1e6))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import socket
 import struct
@@ -17,8 +19,12 @@ if TYPE_CHECKING:
 
     from aioray.runtime.reactor import Reactor
 
+_log = logging.getLogger("aioray")
+
 _FLUSH_NBYTES = 4096  # more than that is written at once: the peer can begin while we go on
 _SOCKET_BUFFER_NBYTES = 1 << 20
+_ACCEPT_AGAIN_S = 0.1
+NO_MORE_FDS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # this process can open nothing for now
 
 
 def dial(address: str) -> socket.socket:
@@ -190,7 +196,10 @@ class Connection:
 
 
 class Listener:
-    """A listening Unix socket that hands over accepted sockets of our own user; others are refused."""
+    """A listening Unix socket that hands over accepted sockets of our own user; others are refused.
+
+    When this process has no file descriptors left, who connects waits until it has.
+    """
 
     def __init__(self, reactor: Reactor, path: str, on_accept: Callable[[socket.socket], None]) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -200,14 +209,22 @@ class Listener:
         self._path = path
         self._reactor = reactor
         self._on_accept = on_accept
-        reactor.register(self._sock.fileno(), self)
+        self._complained = False
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._reactor.register(self._sock.fileno(), self)
 
     def on_readable(self) -> None:
         while True:
             try:
                 sock, _ = self._sock.accept()
-            except OSError:  # nobody more, or gone again
+            except OSError as exc:  # nobody more, or gone again
+                if exc.errno in NO_MORE_FDS:
+                    self._pause(exc)
                 return
+            self._complained = False
             if peer_is_us(sock):
                 self._on_accept(sock)
             else:
@@ -215,6 +232,14 @@ class Listener:
 
     def on_writable(self) -> None:
         """Never asked for."""
+
+    def _pause(self, exc: OSError) -> None:
+        """Who waits to be let in would have epoll wake us without end."""
+        if not self._complained:
+            self._complained = True
+            _log.warning("aioray: cannot accept connections for now: %s", exc.strerror)
+        self._reactor.unregister(self._sock.fileno())
+        self._reactor.call_later(_ACCEPT_AGAIN_S, self._listen)
 
     def close(self) -> None:
         if self._sock.fileno() >= 0:

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import os
 import traceback
+from typing import TYPE_CHECKING, Any
 
-from aioray.exceptions import ActorConstructorError, RayError, RayTaskError, TaskCancelledError, UnserializableException
+from aioray.exceptions import (
+    ActorConstructorError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+    TaskTimeoutError,
+    UnserializableException,
+)
+from aioray.exceptions.copies import pack_alone, unpack
 from aioray.runtime.serialization import Serialized, deserialize, serialize
 from aioray.wire.values import Value
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MOST = 200  # exceptions behind one that are looked at when it cannot be pickled
 _LINE = 300  # characters of an exception's text that make it into a line
 
 
@@ -41,28 +54,78 @@ _ROOTS = (
 
 
 def task_error(exc: BaseException, function_name: str) -> RayTaskError:
-    """What a failed call sends back: the exception itself where it can be pickled, else its text."""
+    """What a failed call sends back: the exception, with what led to it; the text of parts that cannot be pickled."""
     text = user_traceback(exc)
     cause: BaseException = exc.cause if isinstance(exc, RayTaskError) and exc.cause is not None else exc
-    return RayTaskError(function_name, text, _portable(cause, text), os.getpid())
+    return _portable(RayTaskError(function_name, text, cause, os.getpid()))
 
 
 def constructor_error(exc: BaseException, cls: str, actor_id: bytes, reason: str = "") -> ActorConstructorError:
     """What all calls of an actor get whose constructor raised `exc`; or, as `reason` then says, an argument of it."""
     error = task_error(exc, cls)
     facts = (cls, error.traceback_str, error.cause, error.pid, actor_id.hex())
-    return ActorConstructorError(*facts, reason) if reason else ActorConstructorError(*facts)
+    made = ActorConstructorError(*facts, reason) if reason else ActorConstructorError(*facts)
+    made.stand_ins = error.stand_ins
+    return made
 
 
-def _portable(exc: BaseException, text: str) -> BaseException:
+def _portable(error: RayTaskError) -> RayTaskError:
+    """`error` with stand-ins for what cannot be pickled, or not be rebuilt, of its cause and all that led to that."""
+    cause = error.cause
+    if cause is None or _arrives(error, cause):
+        return error
+    stand_ins: dict[int, BaseException] = {}
+    for exc in _members_first(cause, set()):
+        if not _arrives(_Alone(exc, stand_ins), exc):
+            text = error.traceback_str if exc is cause else user_traceback(exc)
+            stand_ins[id(exc)] = UnserializableException(type(exc).__qualname__, text)
+    error.stand_ins = stand_ins
+    if id(cause) in stand_ins:
+        stand_in = error.cause = error.__cause__ = stand_ins[id(cause)]
+        error.args = tuple(stand_in if each is cause else each for each in error.args)
+        stand_in.__cause__, stand_in.__context__ = cause.__cause__, cause.__context__
+        stand_in.__suppress_context__ = cause.__suppress_context__
+    return error
+
+
+class _Alone:
+    """An exception on its way without what led to it; `cause` where it arrives."""
+
+    cause: Any
+
+    def __init__(self, exc: BaseException, stand_ins: dict[int, BaseException]) -> None:
+        self._parts = exc, stand_ins
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrived, (pack_alone(*self._parts),)
+
+
+def _arrived(packed: Any) -> _Alone:
+    alone = _Alone.__new__(_Alone)
+    alone.cause = unpack(packed)
+    return alone
+
+
+def _arrives(parcel: Any, exc: BaseException) -> bool:
+    """Whether the `cause` of `parcel`, which is `exc`, is still one of its type after the trip."""
     try:
-        serialized = serialize(RayTaskError("", "", exc), "exception")
-        copy = deserialize(serialized.data, serialized.buffers, None)
+        serialized = serialize(parcel, "exception")
+        return isinstance(deserialize(serialized.data, serialized.buffers, None).cause, type(exc))
     except Exception:  # a user's exception may fail in any way when it is copied
-        return UnserializableException(type(exc).__qualname__, text)
-    if isinstance(copy.cause, type(exc)):
-        return exc
-    return UnserializableException(type(exc).__qualname__, text)
+        return False
+
+
+def _members_first(exc: BaseException | None, seen: set[int]) -> Iterator[BaseException]:
+    """All that `exc` leads to: causes, contexts, members of groups; a group after its members, and `exc` last."""
+    if exc is None or id(exc) in seen or len(seen) > _MOST:
+        return
+    seen.add(id(exc))
+    if isinstance(exc, BaseExceptionGroup):
+        for each in exc.exceptions:
+            yield from _members_first(each, seen)
+    yield from _members_first(exc.__cause__, seen)
+    yield from _members_first(exc.__context__, seen)
+    yield exc
 
 
 def error_value(exc: BaseException) -> Value:
@@ -73,7 +136,7 @@ def error_value(exc: BaseException) -> Value:
 def serialized_error(exc: BaseException) -> tuple[Value, Serialized]:
     """An exception as a Value; and what it was made of, to keep the refs inside alive."""
     if not isinstance(exc, RayError):
-        exc = RayTaskError("", user_traceback(exc), _portable(exc, user_traceback(exc)), os.getpid())
+        exc = task_error(exc, "")
     serialized = serialize(exc, "exception")
     buffers = [bytes(buffer) for buffer in serialized.buffers]
     refs = [ref.binary() for ref in serialized.refs]
@@ -83,7 +146,7 @@ def serialized_error(exc: BaseException) -> tuple[Value, Serialized]:
 def one_line(exc: BaseException) -> str:
     """Such as "ValueError: bad"; "" for what was cancelled, of which nobody needs to be told."""
     cause = exc.cause if isinstance(exc, RayTaskError) and exc.cause is not None else exc
-    if isinstance(cause, TaskCancelledError):
+    if isinstance(cause, TaskCancelledError) and not isinstance(cause, TaskTimeoutError):
         return ""
     if isinstance(cause, UnserializableException):
         return f"{cause.type_name} (which cannot be pickled)"

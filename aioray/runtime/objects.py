@@ -24,7 +24,7 @@ from aioray.wire.control import Fetch, Fetched, Hold, Release, Share
 from aioray.wire.values import Value, owner_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from aioray.runtime.link import Reply
     from aioray.runtime.runtime import Runtime
@@ -101,6 +101,10 @@ class ObjectTable:
             return None
         return self._runtime.wire_value(ref)
 
+    def known_ref(self, oid: bytes) -> ObjectRef[Any] | None:
+        """The ref of this process to an object that others know of, too."""
+        return self._refs.get(oid)
+
     def completed(self, ref: ObjectRef[Any]) -> None:
         """A tracked ref got its value; the node is told if it waits for it."""
         tracked = self._tracked.get(ref._oid)
@@ -140,9 +144,7 @@ class ObjectTable:
         """Make `serialized` the value of a new ref of ours. Raises ObjectStoreFullError."""
         value = self.store(serialized, ref)
         with self._runtime.reactor.lock:
-            if serialized.refs:
-                self._track(ref).contains = True
-                self.hold_for(ref.binary(), serialized.refs)
+            self.contain(ref, serialized.refs)
             if value.nbytes:
                 self._track(ref).place = value
             ref._complete(READY, value)
@@ -203,11 +205,24 @@ class ObjectTable:
         if value.refs:
             self._track(ref).contains = True
 
-    def disown(self, refs: Iterable[ObjectRef[Any]]) -> None:
-        """Results of calls whose worker died: it may have sealed them in our name, and not have come to say so."""
-        oids = [ref.binary() for ref in refs if not ref._tracked or not self._tracked[ref.binary()].held_at_node]
-        if oids:  # none would mean all that we hold
-            self._runtime.link.send(Release(self._runtime.process_id, oids))
+    def contain(self, ref: ObjectRef[Any], refs: list[Any]) -> None:
+        """A ref of ours is about to have a value with `refs` in it."""
+        if refs:
+            self._track(ref).contains = True
+            self.hold_for(ref.binary(), refs)
+
+    def void_results(self, refs: tuple[ObjectRef[Any], ...]) -> None:
+        """A call of ours is over, in which a worker died: let go of what that had told the node in our name."""
+        void = []
+        for ref in refs:
+            oid = ref.binary()
+            tracked = self._tracked.get(oid)
+            if tracked is None or not tracked.contains:
+                self._runtime.link.send(Release(oid, []))
+            if tracked is None or not tracked.held_at_node:
+                void.append(oid)
+        if void:
+            self._runtime.link.send(Release(self._runtime.process_id, void))
 
     def hold_for(self, holder: bytes, refs: list[Any], req: int = 0) -> None:
         """Tell the node that the object `holder` contains `refs`."""

@@ -74,6 +74,7 @@ class Poller(abc.ABC):
         self._soon: collections.deque[Callable[[], None]] = collections.deque()
         self._dirty: list[Flushable] = []
         self._flush_pending = False
+        self._is_falling_asleep = False  # who polls has looked for the last time, and must be woken from now on
 
     @abc.abstractmethod
     def _request_turn(self) -> None:
@@ -189,7 +190,12 @@ class Poller(abc.ABC):
         if self._timers:
             until = max(0.0, self._timers[0][0] - self.time())
             timeout_s = until if timeout_s is None else min(until, timeout_s)
-        self._handle(self._look_then_wait(timeout_s) if spin else self._epoll.poll(timeout_s))
+        self._is_falling_asleep = True
+        if self._flush_pending:  # by a finalizer, just now
+            timeout_s, spin = 0.0, False
+        events = self._look_then_wait(timeout_s) if spin else self._epoll.poll(timeout_s)
+        self._is_falling_asleep = False
+        self._handle(events)
         if self._flush_pending:
             self.flush()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import threading
 import time
 import weakref
@@ -29,16 +30,29 @@ _all: weakref.WeakSet[Reactor] = weakref.WeakSet()  # for what happens at a fork
 _HELPER_PERIOD_S = 0.002  # how long nobody may lead before the helper does
 _HELPER_LONG_PERIOD_S = 0.01  # the same, where threads led more than _OFTEN times in the period before
 _OFTEN = 4
+# What the module's functions wrap: the wrappers spend microseconds on looking for enum members.
+_set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
+_get_handler = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
 _HELPER_PARKED_S = 1.0  # it is woken; this is for the thread that was interrupted in the middle of waking it
 _HELPER_IDLE_ROUNDS = 20  # after that many looks at a program that waits anyway, the helper sleeps
 
 
 class _Follower:
-    __slots__ = ("done", "event")
+    """A thread that waits for its turn. `wake` may be called in the middle of `sleep`, by a signal handler."""
+
+    __slots__ = ("_locked", "done")
 
     def __init__(self, done: Callable[[], bool]) -> None:
         self.done = done
-        self.event = threading.Event()
+        self._locked = threading.Lock()  # not an Event: that has a lock of its own to be caught with
+        self._locked.acquire()
+
+    def sleep(self, timeout_s: float | None) -> None:
+        self._locked.acquire(timeout=-1 if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
+
+    def wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is awake
+            self._locked.release()
 
 
 class Reactor(Poller):
@@ -62,6 +76,8 @@ class Reactor(Poller):
         self._parked = False
         self._unpark = threading.Semaphore(0)
         self._interrupt: BaseException | None = None
+        self._shields = 0  # that the main thread has up, one in the other
+        self._defers = False  # Python's own handler of Ctrl-C is replaced by ours for the moment
         self._waiting_main = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
@@ -81,7 +97,7 @@ class Reactor(Poller):
                     loop.call_soon(self._turn_on_loop)
                 else:
                     loop.call_soon_threadsafe(self._turn_on_loop)
-        elif self._leader not in (0, threading.get_ident()):
+        elif self._is_falling_asleep or self._leader not in (0, threading.get_ident()):
             self.wake()
 
     def nudge(self) -> None:
@@ -178,11 +194,11 @@ class Reactor(Poller):
         if self._followers:
             for follower in list(self._followers):
                 if follower.done():
-                    follower.event.set()
+                    follower.wake()
 
     def _pass_the_lead(self) -> None:
         for follower in list(self._followers):
-            follower.event.set()
+            follower.wake()
 
     def _follow(self, done: Callable[[], bool], timeout_s: float | None) -> None:
         follower = _Follower(done)
@@ -199,7 +215,7 @@ class Reactor(Poller):
                 self.wake()
             if done():
                 return
-            follower.event.wait(timeout_s)
+            follower.sleep(timeout_s)
         finally:
             self._followers.remove(follower)
             if is_main:
@@ -211,14 +227,45 @@ class Reactor(Poller):
 
     def in_our_hands(self) -> bool:
         """Whether the main thread, which asks, is inside this class or holds the lock: raising there loses data."""
+        if self._shields:
+            return True
         ident = threading.get_ident()
         return self._leader == ident or self._waiting_main or self.lock._is_owned()  # type: ignore[attr-defined]
+
+    def raise_shield(self) -> None:
+        """Until `lower_shield`, an interrupt of the main thread, which asks, is raised by `run_until` and nowhere else.
+
+        Ctrl-C would raise in the middle of a message otherwise, and what else had come with that were lost. Only
+        Python's own handler is replaced, and only meanwhile; a program that has its own is not asked. Shields nest.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._shields += 1
+        if self._shields == 1 and _get_handler(signal.SIGINT) is signal.default_int_handler:
+            self._interrupt = None
+            self._defers = True
+            _set_handler(signal.SIGINT, lambda *_: self.interrupt(KeyboardInterrupt()))
+
+    def lower_shield(self) -> None:
+        """Undo `raise_shield`; raises KeyboardInterrupt when Ctrl-C came and no `run_until` has raised it."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._shields -= 1
+        if self._defers and not self._shields:
+            self._defers = False
+            _set_handler(signal.SIGINT, signal.default_int_handler)
+            self._raise_interrupt()
 
     def interrupt(self, exc: BaseException) -> None:
         """Have the main thread raise `exc` from the `run_until` it is in, or is about to enter."""
         self._interrupt = exc
         self.wake()
         self._pass_the_lead()
+
+    @property
+    def is_interrupting(self) -> bool:
+        """Whether what `interrupt` was given is still to be raised."""
+        return self._interrupt is not None
 
     def forget_interrupt(self) -> None:
         """What was to be interrupted is over."""
@@ -228,7 +275,10 @@ class Reactor(Poller):
         exc = self._interrupt
         if exc is not None and threading.current_thread() is threading.main_thread():
             self._interrupt = None
-            raise exc
+            try:
+                raise exc
+            finally:
+                del exc  # else its traceback leads back to it, and keeps all that was interrupted alive
 
     # the helper
 

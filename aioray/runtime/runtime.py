@@ -23,16 +23,24 @@ from aioray.exceptions import (
 from aioray.refs import CANCELLED, PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.actor_calls import ActorCaller, ActorCallRecord, RemoteActor
 from aioray.runtime.actor_creation import create_actor
-from aioray.runtime.calls import check_cluster, pack_arguments
+from aioray.runtime.callbacks import CallbackThread
+from aioray.runtime.calls import NO_DEADLINE, cancelled, check_cluster, fail, pack_arguments
+from aioray.runtime.deadlines import Deadlines, deadline_of
 from aioray.runtime.errors import error_value, one_line
 from aioray.runtime.link import NodeLink, SideChannel
 from aioray.runtime.objects import ObjectTable, serialize_value
 from aioray.runtime.serialization import serialize_code
 from aioray.runtime.shared_memory import SharedMemory
+from aioray.runtime.streams import Streams
 from aioray.runtime.tasks import Function, Task, TaskSubmitter, TaskTarget
 from aioray.runtime.unseen import looked_at
+from aioray.runtime_env import checked_env
+from aioray.runtime_env.environment import Environment
+from aioray.runtime_env.resolving import Environments
+from aioray.wire.calls import Greeting
 from aioray.wire.control import (
     ActorUpdate,
+    CancelCall,
     Fetched,
     GiveExtent,
     Hello,
@@ -47,14 +55,22 @@ from aioray.wire.control import (
 from aioray.wire.values import Value, owner_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from aioray.config import Config
     from aioray.options import ActorOptions, TaskOptions
     from aioray.runtime.actor_calls import MethodTarget
     from aioray.runtime.arrivals import Arrivals
+    from aioray.runtime.calls import Running, UnderWay
+    from aioray.runtime.deadlines import Limits
+    from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
-    from aioray.wire.control import Reserved
+    from aioray.runtime.streams import Stream
+    from aioray.runtime_env import RuntimeEnv
+    from aioray.wire.control import ActorSpec, Reserved
+
+
+_LATE_S = 1.0  # how long after its deadline a call is stopped whose parent, which has the same, should have ended it
 
 
 class Runtime:
@@ -74,11 +90,13 @@ class Runtime:
         on_lost: Callable[[str], None] | None = None,
         on_log: Callable[[LogLines], None] | None = None,
         log_to_driver: bool = True,
+        environment: str = "",
+        gpus: tuple[str, ...] = (),
     ) -> None:
         self.reactor = reactor
         self.config = config
         self.process_id = process_id
-        self.job_id = process_id.hex()
+        self.job_id = process_id  # of the driver at the root; a worker learns it from who calls it
         self.role = role
         self.namespace = namespace
         self.log = logging.getLogger("aioray")
@@ -91,10 +109,15 @@ class Runtime:
         self.node_id = ""
         self.session_dir = ""
         self.memory: SharedMemory
+        self.environments: Environments
+        self._own_environment = environment
+        self._gpus = gpus
         self._node_address = node_address
         self._seqs = itertools.count(1)
         self._functions: weakref.WeakKeyDictionary[Any, Function] = weakref.WeakKeyDictionary()
         self._functions_by_id: dict[int, tuple[Any, Function]] = {}
+        self._deadlines = Deadlines()
+        self._deadline_timer: Timer | None = None
         self._on_message = on_message
         self._on_lost = on_lost
         self._on_log = on_log
@@ -103,8 +126,10 @@ class Runtime:
         self._exchange = exchange or self._side_channel.exchange  # a node in our own event loop answers directly
         self.link = NodeLink(reactor, node_address, self._dispatch, self._lost)
         self.objects = ObjectTable(self)
+        self.streams = Streams(self)
         self.tasks = TaskSubmitter(self)
         self.actors = ActorCaller(self)
+        self.callbacks = CallbackThread()
 
     # opening and closing
 
@@ -127,6 +152,7 @@ class Runtime:
         """The node let us in."""
         self.node_id = welcome.node_id
         self.session_dir = welcome.session_dir
+        self.environments = Environments(self._own_environment, welcome.session_dir, self.config.runtime_env_max_nbytes)
         self.memory = SharedMemory(
             welcome.segment,
             welcome.capacity_nbytes,
@@ -136,6 +162,18 @@ class Runtime:
             cache_nbytes=self.config.local_arena_cache_nbytes,
         )
 
+    def adopt_environment(self, given: Mapping[str, Any]) -> None:
+        """What all that this process submits has from here on. Copies files, blocking. Raises InvalidOptionError."""
+        self.environments.own = self.environments.resolve(checked_env(given))
+
+    def runtime_env(self) -> RuntimeEnv:
+        """What this process was started with, and hands on; paths are those of the node's copies."""
+        return Environment.of(self.environments.own).as_given()
+
+    def accelerator_ids(self) -> dict[str, list[str]]:
+        """The devices that were given to what runs here, by the name of their resource."""
+        return {"GPU": list(self._gpus)}
+
     def _reserve(self, nbytes: int) -> Reserved:
         answer: Reserved = self._exchange(Reserve(nbytes))
         return answer
@@ -143,6 +181,7 @@ class Runtime:
     def ask(self, what: str, **args: Any) -> Any:
         """Ask the node something. Raises ValueError with its words when it has no answer."""
         self.require_open()
+        self.reactor.flush()  # the answer is to what the node knows after all that was told before
         answer = self._exchange(Query(0, what, args))
         if answer.error:
             raise ValueError(answer.error)
@@ -169,6 +208,7 @@ class Runtime:
         if self._hung_up:
             return
         self._hung_up = True
+        self.callbacks.close()
         self.link.close()
         self._side_channel.close()
         if self.node_id:
@@ -202,6 +242,8 @@ class Runtime:
                 self.actors.updated(message)
             case Fetched():
                 self.objects.fetched(message)
+            case CancelCall():
+                self._cancel_for_borrower(message)
             case Notice(text):
                 self.log.warning("%s", text)
             case LogLines():
@@ -267,7 +309,7 @@ class Runtime:
         """What another process gets for a ref that is done; it may look at an error from then on."""
         looked_at(ref)
         if ref._status == CANCELLED:
-            return error_value(TaskCancelledError(ref.task_id(), name=ref._task or ""))
+            return error_value(TaskCancelledError(ref.task_id().hex(), name=ref._task or ""))
         if isinstance(ref._value, BaseException):
             return error_value(ref._value)
         value: Value = ref._value
@@ -289,63 +331,59 @@ class Runtime:
     def outcome_error(self, ref: ObjectRef[Any]) -> BaseException:
         """Why there is no value, for callers that block."""
         if ref._status == CANCELLED:
-            return TaskCancelledError(ref.task_id(), name=ref._task or "")
+            return TaskCancelledError(ref.task_id().hex(), name=ref._task or "")
         if ref._status == PENDING:
             return RaySystemError(self.closed_because)
         return self.load_error(ref)
 
     def wait_all(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> None:
         """Block until all are done, or one has an error. Raises GetTimeoutError."""
+        for ref in refs:
+            if ref._status == PENDING:
+                break
+            if ref._status != READY:
+                return
+        else:
+            return
+        self.check_may_block("aioray.get(ref)", "await ref")
+        for each in refs:
+            self.objects.want(each)
+        with _Blocked(self):
+            self._wait_in_turn(refs, timeout_s)
+
+    def _wait_in_turn(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        blocked = False
-        try:
-            for ref in refs:
-                if ref._status == PENDING:
-                    if not blocked:
-                        self._check_may_block("aioray.get(ref)", "await ref")
-                        for each in refs:
-                            self.objects.want(each)
-                        blocked = True
-                        self.on_block(True)
-                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                    if not self.reactor.run_until(ref.done, left):
-                        self.require_open()
-                        self.require_open()
-                        done = sum(each._status != PENDING for each in refs)
-                        raise GetTimeoutError(
-                            f"{done} of {len(refs)} objects were there after {timeout_s} s", timeout_s
-                        )
-                if ref._status != READY:
-                    return
-        finally:
-            if blocked:
-                self.on_block(False)
+        for ref in refs:
+            if ref._status == PENDING:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not self.reactor.run_until(ref.done, left):
+                    self.require_open()
+                    done = sum(each._status != PENDING for each in refs)
+                    raise GetTimeoutError(f"{done} of {len(refs)} objects were there after {timeout_s} s", timeout_s)
+            if ref._status != READY:
+                return
 
     def wait(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Block until `num_returns` are done or time is up."""
         if sum(ref._status != PENDING for ref in refs) < num_returns:
-            self._check_may_block("aioray.wait(refs)", "await aioray.wait(refs)")
-            counter = _Countdown(refs, num_returns)
-            self.on_block(True)
-            try:
-                self.reactor.run_until(counter.reached, timeout_s)
-            finally:
-                self.on_block(False)
-                counter.stop()
+            self.check_may_block("aioray.wait(refs)", "await aioray.wait(refs)")
+            with _Blocked(self):
+                counter = _Countdown(refs, num_returns)
+                try:
+                    self.reactor.run_until(counter.reached, timeout_s)
+                finally:
+                    counter.stop()
         return split_ready(refs, num_returns)
 
     def wait_for_any(self, arrivals: Arrivals, timeout_s: float | None) -> bool:
         """Block until a ref is done; False when time is up first."""
         if arrivals.any():
             return True
-        self._check_may_block("for ref in aioray.as_completed(refs)", "async for ref in aioray.as_completed(refs)")
-        self.on_block(True)
-        try:
+        self.check_may_block("for ref in aioray.as_completed(refs)", "async for ref in aioray.as_completed(refs)")
+        with _Blocked(self):
             return self.reactor.run_until(arrivals.any, timeout_s)
-        finally:
-            self.on_block(False)
 
     async def wait_async(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
@@ -366,7 +404,8 @@ class Runtime:
                 counter.stop()
         return split_ready(refs, num_returns)
 
-    def _check_may_block(self, call: str, instead: str) -> None:
+    def check_may_block(self, call: str, instead: str) -> None:
+        """Raises BlockingCallError in the event loop that does the I/O."""
         if self.reactor.in_loop():
             raise BlockingCallError(call, instead)
 
@@ -377,13 +416,38 @@ class Runtime:
         """Somebody awaits a pending ref."""
         self.objects.want(ref)
 
-    def call_here(self) -> object:
-        """The call that this thread runs; None when it runs none."""
+    def call_here(self) -> Running | None:
+        """The call that this thread, or this coroutine, is; None when it is none."""
+        return None
+
+    def spares_children(self) -> bool:
+        """Whether a cancelled await leaves what it awaits alone: `cancel(recursive=False)` is at work."""
+        return False
+
+    def actor_here(self) -> ActorSpec | None:
+        """What the actor is made of that this thread, or this coroutine, works for."""
         return None
 
     def exit_actor(self) -> NoReturn:
         """See aioray.actor."""
         raise TypeError("exit_actor() is for the code of an actor, and this is none")
+
+    @property
+    def node_address(self) -> str:
+        """Where our node listens."""
+        return self._node_address
+
+    def namespace_here(self) -> str:
+        """Where actors are named, and looked for, that say nothing else."""
+        return self.namespace
+
+    def job_here(self) -> bytes:
+        """The driver for which this thread, or this coroutine, works."""
+        return self.job_id
+
+    def greeting(self) -> Greeting:
+        """What a worker hears first."""
+        return Greeting(self.process_id, self.sys_path, self.job_here(), self.namespace_here())
 
     def in_call(self) -> bool:
         """Whether this thread runs a task or a method."""
@@ -414,51 +478,116 @@ class Runtime:
         check_cluster(self, refs)
         return Function(hashlib.blake2b(data, digest_size=12).hexdigest(), name, data, refs)
 
-    def task_target(self, function: Function, options: TaskOptions) -> TaskTarget:
+    def task_target(self, function: Function, options: TaskOptions, num_returns: int) -> TaskTarget:
         """A function with its options, as `submit_task` takes it."""
+        environment = self.environments.resolve(options.runtime_env)
         with self.reactor.lock:
-            return TaskTarget(self, function, options, self.tasks.queue_for(options.demand()))
+            queue = self.tasks.queue_for(options.demand(), environment)
+        types = options.retry_exceptions
+        exported = (
+            self._pickled_function(types, f"retry_exceptions of {function.name}")
+            if types and types is not True
+            else None
+        )
+        return TaskTarget(self, function, options, queue, num_returns, exported)
 
     def submit_task(
-        self, target: TaskTarget, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, target: TaskTarget, args: tuple[Any, ...], kwargs: dict[str, Any], stream: Stream | None = None
     ) -> tuple[ObjectRef[Any], ...]:
-        """Queue one task; its refs."""
+        """Queue one task; its refs. `stream`: where its values go, if they come one after the other."""
         self.require_open()
         arguments = pack_arguments(self, args, kwargs)
         seq = next(self._seqs)
         if target.num_returns == 1:
             refs: tuple[ObjectRef[Any], ...] = (ObjectRef(self, seq),)
+        elif stream is not None:
+            refs = (stream.numbered(seq),)
         else:
             refs = tuple(ObjectRef(self, seq, index) for index in range(target.num_returns))
         with self.reactor.lock:
-            task = Task(seq, target, arguments, refs, self.call_here())
+            parent = self.call_here()
+            task = Task(seq, target, arguments, refs, parent)
             for ref in refs:
                 ref._task = task
+            if stream is not None:
+                self.streams.begin(stream, task)
             for _, dep in arguments.deps:
                 self.objects.want(dep)
-            self.tasks.submit(task)
+            if (target.limits is None and parent is None) or self._in_time(task, target.limits, parent):
+                self.tasks.submit(task)
         return refs
 
     def submit_actor_call(
-        self, actor: RemoteActor, target: MethodTarget, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        actor: RemoteActor,
+        target: MethodTarget,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        stream: Stream | None = None,
     ) -> tuple[ObjectRef[Any], ...]:
-        """Queue one call of an actor; its refs. Raises PendingCallsLimitExceeded."""
+        """Queue one call of an actor; its refs. `stream`: as in `submit_task`. Raises PendingCallsLimitExceeded."""
         self.require_open()
         self.actors.require_room(actor.line, target.name)
         arguments = pack_arguments(self, args, kwargs)
         seq = next(self._seqs)
         if target.num_returns == 1:
             refs: tuple[ObjectRef[Any], ...] = (ObjectRef(self, seq),)
+        elif stream is not None:
+            refs = (stream.numbered(seq),)
         else:
             refs = tuple(ObjectRef(self, seq, index) for index in range(target.num_returns))
         with self.reactor.lock:
-            record = ActorCallRecord(actor, seq, target, arguments, refs)
+            parent = self.call_here()
+            record = ActorCallRecord(actor, seq, target, arguments, refs, parent)
             for ref in refs:
                 ref._task = record
+            if stream is not None:
+                self.streams.begin(stream, record)
             for _, dep in arguments.deps:
                 self.objects.want(dep)
-            self.actors.submit(actor.line, record)
+            if (target.limits is None and parent is None) or self._in_time(record, target.limits, parent):
+                self.actors.submit(actor.line, record)
         return refs
+
+    # deadlines
+
+    def _in_time(self, call: Task | ActorCallRecord, limits: Limits | None, parent: Running | None) -> bool:
+        """Watch the deadline of a new call, if it has one; False when that has passed, and the call has failed."""
+        now = self.reactor.time()
+        call.deadline = deadline_of(limits, parent, now, time.time() if limits is not None else 0.0)
+        if call.deadline == NO_DEADLINE:
+            return True
+        if call.deadline <= now:
+            call.cancelled = call.timed_out = True
+            fail(self, call, cancelled(call))
+            return False
+        # What only inherits it ends with its parent, which is told first. Unless nobody is left to tell that.
+        inherited = parent is not None and not parent.is_canceled and parent.deadline <= call.deadline
+        if self._deadlines.add(call, call.deadline + (_LATE_S if inherited else 0.0)):
+            self._watch_deadlines()
+        return True
+
+    def _watch_deadlines(self) -> None:
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
+        when = self._deadlines.next()
+        if when is not None:
+            self._deadline_timer = self.reactor.call_later(max(0.0, when - self.reactor.time()), self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._deadline_timer = None
+        for call in self._deadlines.due(self.reactor.time()):
+            self._time_out(call)
+        self._watch_deadlines()
+
+    def _time_out(self, call: UnderWay) -> None:
+        """Who waits for it hears at once, whatever it takes to stop it."""
+        if call.cancelled or (call.refs and all(ref._status != PENDING for ref in call.refs)):
+            return
+        call.timed_out = True
+        fail(self, call, cancelled(call))
+        self.cancel_task(call)
 
     def create_actor(
         self, cls: type, methods: dict[str, str], options: ActorOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -476,21 +605,37 @@ class Runtime:
         """A number for something new of ours: see wire.values.object_id."""
         return next(self._seqs)
 
-    def cancel_task(self, task: Any, ref: ObjectRef[Any], *, force: bool = False) -> None:
+    def cancel_task(
+        self, task: Any, ref: ObjectRef[Any] | None = None, *, force: bool = False, recursive: bool = True
+    ) -> None:
         """Cancel whatever computes `ref`. The lock is held."""
         if isinstance(task, Task):
-            self.tasks.cancel(task, force=force)
+            self.tasks.cancel(task, force=force, recursive=recursive)
         elif isinstance(task, ActorCallRecord):
-            self.actors.cancel(task)
+            self.actors.cancel(task, recursive=recursive)
 
-    def cancel(self, ref: ObjectRef[Any], *, force: bool) -> None:
+    def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool = True) -> None:
         """aioray.cancel."""
-        if owner_of(ref.binary()) != self.process_id:
-            raise ValueError("only the process that made the call can cancel it")
         with self.reactor.lock:
-            if ref._status == PENDING and ref._task is not None:
-                self.cancel_task(ref._task, ref, force=force)
+            if owner_of(ref.binary()) != self.process_id:
+                self.ask_owner_to_cancel(ref, force=force, recursive=recursive)
+            elif ref._status == PENDING and ref._task is not None:
+                if force and isinstance(ref._task, ActorCallRecord):
+                    raise ValueError(
+                        "force=True is for tasks: the process of an actor is ended with aioray.kill(actor)"
+                    )
+                self.cancel_task(ref._task, ref, force=force, recursive=recursive)
         self.reactor.nudge()
+
+    def ask_owner_to_cancel(self, ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+        """Cancel a call that another process made. The lock is held."""
+        if ref._status in (PENDING, CANCELLED):
+            self.link.send(CancelCall(ref.binary(), force, recursive))
+
+    def _cancel_for_borrower(self, message: CancelCall) -> None:
+        ref = self.objects.known_ref(message.oid)
+        if ref is not None and ref._status == PENDING and ref._task is not None:
+            self.cancel_task(ref._task, ref, force=message.force, recursive=message.recursive)
 
     def explain_state(self, ref: ObjectRef[Any]) -> tuple[str, int | None]:
         """What is known here of where a ref is; and the lease request to ask the node about."""
@@ -514,6 +659,30 @@ class Runtime:
 def _what_is(ref: ObjectRef[Any], part: str) -> str:
     name = ref._task if isinstance(ref._task, str) else getattr(ref._task, "name", None)
     return f"the {'result' if part == 'value' else part} of {name} ({ref!r})" if name else f"the {part} of {ref!r}"
+
+
+class _Blocked:
+    """A thread of user code waits. Interrupts of the main thread are raised by `run_until`, or when all is settled."""
+
+    __slots__ = ("_runtime",)
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def __enter__(self) -> None:
+        reactor = self._runtime.reactor
+        reactor.raise_shield()
+        try:
+            self._runtime.on_block(True)
+        except BaseException:
+            reactor.lower_shield()
+            raise
+
+    def __exit__(self, *exc_info: object) -> None:
+        try:
+            self._runtime.on_block(False)
+        finally:
+            self._runtime.reactor.lower_shield()
 
 
 class _Countdown:

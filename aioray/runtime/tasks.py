@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
-from aioray.exceptions import WorkerCrashedError
+from aioray.exceptions import RuntimeEnvSetupError, WorkerCrashedError
 from aioray.refs import PENDING, READY, ObjectRef
 from aioray.runtime.calls import (
+    NO_DEADLINE,
     STILL_RUNS,
     Arguments,
     cancelled,
@@ -15,22 +17,28 @@ from aioray.runtime.calls import (
     fail,
     fail_with,
     first_failed,
+    time_left_us,
     when_ready,
     wire_deps,
 )
-from aioray.runtime.connection import Connection, dial
+from aioray.runtime.connection import NO_MORE_FDS, Connection, dial
+from aioray.runtime.deadlines import limits_of
 from aioray.runtime.pipeline import Duration, KeyQueue, Lease
-from aioray.wire.calls import Call, Cancel, Done, Export, Finished, GiveBack, Greeting
-from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn
+from aioray.wire.calls import Call, Cancel, Done, Export, Finished, GiveBack, Yielded
+from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn, Release
 from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value
 
 if TYPE_CHECKING:
     from aioray.options import TaskOptions
+    from aioray.runtime.calls import Running
     from aioray.runtime.runtime import Runtime
 
 
 _LAST_WORDS_S = 1.0  # how long the node may take to say why a worker died
+_OWN_FAULT_S = 0.1  # after which this process may have a file descriptor again
+_FORCE_GRACE_S = 0.1  # how long a worker has to cancel what its call began, before the node kills it
+RETRY_ALL = "*"
 
 
 class Function:
@@ -55,22 +63,35 @@ class Function:
 class TaskTarget:
     """A function with its options, as one runtime runs it."""
 
-    __slots__ = ("function", "num_returns", "options", "queue", "runtime")
+    __slots__ = ("ahead", "function", "limits", "num_returns", "options", "queue", "retry", "retry_types", "runtime")
 
-    def __init__(self, runtime: Runtime, function: Function, options: TaskOptions, queue: KeyQueue) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        function: Function,
+        options: TaskOptions,
+        queue: KeyQueue,
+        num_returns: int,
+        retry_types: Function | None = None,
+    ) -> None:
         self.runtime = runtime
         self.function = function
         self.options = options
         self.queue = queue
-        self.num_returns = options.num_returns
+        self.num_returns = num_returns  # as in the Call
+        self.ahead = options._generator_backpressure_num_objects
+        self.limits = limits_of(options)
+        self.retry_types = retry_types  # a tuple of exception types, exported as functions are
+        self.retry = retry_types.fn_id if retry_types is not None else RETRY_ALL if options.retry_exceptions else ""
 
 
 class Task:
     """One call of a function, until it has a result."""
 
     __slots__ = (
-        "arguments", "cancelled", "duration", "estimate_us", "function", "lease", "options", "parent", "queue", "refs",
-        "retries", "seq", "wired",
+        "__weakref__", "arguments", "cancelled", "deadline", "duration", "estimate_us", "force", "function", "lease",
+        "lost_worker", "num_returns", "options", "parent", "queue", "recursive", "refs", "retries", "seq", "target",
+        "timed_out", "wired",
     )  # fmt: skip
 
     def __init__(
@@ -79,13 +100,20 @@ class Task:
         target: TaskTarget,
         arguments: Arguments,
         refs: tuple[ObjectRef[Any], ...],
-        parent: object = None,
+        parent: Running | None = None,
+        deadline: float = NO_DEADLINE,
     ) -> None:
         self.seq = seq
+        self.target = target
+        self.deadline = deadline
+        self.timed_out = False
+        self.force = False  # how it is cancelled
+        self.recursive = True
         self.parent = parent  # the call, in this process, that submitted it
         self.function = target.function
         self.duration = target.function.duration
         self.options = target.options
+        self.num_returns = target.num_returns
         self.arguments = arguments
         self.queue = target.queue
         self.refs = refs
@@ -93,6 +121,7 @@ class Task:
         self.lease: Lease | None = None
         self.estimate_us = 0.0
         self.cancelled = False
+        self.lost_worker = False  # one died that may have been through with it
         self.wired: list[tuple[int, Value]] = []
 
     @property
@@ -120,21 +149,27 @@ class TaskSubmitter:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._queues: dict[frozenset[tuple[str, int]], KeyQueue] = {}
+        self._queues: dict[tuple[frozenset[tuple[str, int]], str], KeyQueue] = {}
         self._by_lease: dict[int, KeyQueue] = {}
         self._workers: dict[str, _Worker] = {}  # by address
         self._lease_ids = itertools.count(1)
         self._dying: dict[int, Lease] = {}  # the worker hung up; the node will say what it died of
         self._surplus_due = False
+        self._waiting_for_arguments: dict[int, Task] = {}
         self._idle_s = runtime.config.lease_idle_ms / 1000
 
-    def queue_for(self, demand: dict[str, int]) -> KeyQueue:
+    def queue_for(self, demand: dict[str, int], environment: str = "") -> KeyQueue:
         """The queue of a scheduling key."""
-        key = frozenset(demand.items())
+        key = frozenset(demand.items()), environment
         queue = self._queues.get(key)
         if queue is None:
             config = self._runtime.config
-            queue = KeyQueue(demand, target_us=config.pipeline_target_ms * 1000, max_depth=config.pipeline_max_depth)
+            queue = KeyQueue(
+                demand,
+                target_us=config.pipeline_target_ms * 1000,
+                max_depth=config.pipeline_max_depth,
+                environment=environment,
+            )
             self._queues[key] = queue
         return queue
 
@@ -142,13 +177,14 @@ class TaskSubmitter:
         """Run `task` when its arguments are there and a worker is."""
         deps = task.arguments.deps
         if deps:
+            self._waiting_for_arguments[task.seq] = task
             when_ready(deps, lambda: self._enqueue(task))
         else:
             self._start(task)
 
     def _enqueue(self, task: Task) -> None:
-        if task.cancelled:
-            return
+        if self._waiting_for_arguments.pop(task.seq, None) is None:
+            return  # it was cancelled
         failed = first_failed(task.arguments.deps)
         if failed is not None:
             fail_with(self._runtime, task, failed)
@@ -173,22 +209,35 @@ class TaskSubmitter:
         if function.fn_id not in worker.exported:
             worker.exported.add(function.fn_id)
             worker.connection.send(Export(function.fn_id, function.data))
+        types = task.target.retry_types
+        if types is not None and types.fn_id not in worker.exported:
+            worker.exported.add(types.fn_id)
+            worker.connection.send(Export(types.fn_id, types.data))
         options = task.options
         arguments = task.arguments
-        send = worker.connection.send_now if len(lease.tasks) == 1 else worker.connection.send
-        send(
-            Call(
-                task.seq,
-                function.fn_id,
-                arguments.data,
-                arguments.kwnames,
-                task.wired,
-                len(task.refs) if options.num_returns != 1 else 1,
-                function.name,
-                options.num_cpus,
-                task.retries == 0,
-            )
+        call = Call(
+            task.seq,
+            function.fn_id,
+            arguments.data,
+            arguments.kwnames,
+            task.wired,
+            task.num_returns,
+            function.name,
+            options.num_cpus,
+            task.retries == 0,
+            retry=task.target.retry,
+            max_calls=options.max_calls,
         )
+        if task.num_returns < 0:
+            call.streaming = self._runtime.streams.start(task.seq, worker.connection)
+        if task.deadline != NO_DEADLINE:
+            call.time_left_us = time_left_us(task, self._runtime.reactor.time())
+        if options.max_calls:
+            lease.reserved = True  # what is behind it would come back, as a rule
+        if len(lease.tasks) == 1:
+            worker.connection.send_now(call)
+        else:
+            worker.connection.send(call)
 
     def _pump(self, queue: KeyQueue) -> None:
         waiting = queue.waiting
@@ -207,7 +256,9 @@ class TaskSubmitter:
             lease_id = next(self._lease_ids)
             queue.requested.add(lease_id)
             self._by_lease[lease_id] = queue
-            self._runtime.link.send(LeaseRequest(lease_id, queue.demand, queue.waiting[0].function.name))
+            self._runtime.link.send(
+                LeaseRequest(lease_id, queue.demand, queue.waiting[0].function.name, queue.environment)
+            )
 
     def _plan_surplus(self, queue: KeyQueue) -> None:
         """Requests that nothing waits for go back at once, idle leases after a moment."""
@@ -230,12 +281,12 @@ class TaskSubmitter:
             self._surplus_due = True
             self._runtime.reactor.call_later(self._idle_s, self._return_idle)
 
-    def _give_up(self, queue: KeyQueue, lease_id: int, *, kill: bool = False) -> None:
+    def _give_up(self, queue: KeyQueue, lease_id: int, *, kill: bool = False, retire: bool = False) -> None:
         lease = queue.gone(lease_id)
         self._by_lease.pop(lease_id, None)
         if lease is not None:
             lease.connection.lease = None
-        self._runtime.link.send(LeaseReturn(lease_id, kill))
+        self._runtime.link.send(LeaseReturn(lease_id, kill, retire))
 
     # what the node says
 
@@ -246,20 +297,31 @@ class TaskSubmitter:
             self._runtime.link.send(LeaseReturn(grant.lease_id))
             return
         worker = self._workers.get(grant.address)
-        if worker is None:
+        if worker is not None:
+            worker.connection.drain()
+            if worker.connection.closed:  # it died before the node knew: no task of ours is to blame
+                self._refuse(queue, grant.lease_id, kill=True)
+                self._pump(queue)
+                return
+        else:
             try:
                 worker = self._connect(grant.address)
             except OSError as exc:
-                self._by_lease.pop(grant.lease_id)
-                queue.gone(grant.lease_id)
-                self._runtime.link.send(LeaseReturn(grant.lease_id, kill=True))
+                ours = exc.errno in NO_MORE_FDS
+                self._refuse(queue, grant.lease_id, kill=not ours)
                 self._runtime.log.warning("a worker could not be reached: %s", exc)
-                self._pump(queue)
+                self._runtime.reactor.call_later(_OWN_FAULT_S if ours else 0.0, lambda: self._pump(queue))
                 return
         lease = Lease(grant.lease_id, worker, grant.worker_id)
         worker.lease = lease
         queue.granted(lease, self._runtime.reactor.time())
         self._pump(queue)
+
+    def _refuse(self, queue: KeyQueue, lease_id: int, *, kill: bool) -> None:
+        """A worker that was granted is of no use."""
+        self._by_lease.pop(lease_id)
+        queue.gone(lease_id)
+        self._runtime.link.send(LeaseReturn(lease_id, kill))
 
     def _connect(self, address: str) -> _Worker:
         runtime = self._runtime
@@ -267,7 +329,7 @@ class TaskSubmitter:
         worker = _Worker(connection)
         connection.tag = (address, worker)
         self._workers[address] = worker
-        connection.send(Greeting(runtime.process_id, runtime.sys_path))
+        connection.send(runtime.greeting())
         return worker
 
     def lost(self, message: LeaseLost) -> None:
@@ -282,16 +344,28 @@ class TaskSubmitter:
         self._dying.pop(message.lease_id, None)
         if lease is not None:
             self._fail_lease(queue, lease, message.reason)
+        elif message.setup_failed:
+            self._cannot_be_set_up(queue, message.reason)
         elif queue.waiting:
             task = queue.waiting.popleft()
-            fail(self._runtime, task, task.crashed(message.reason))
+            self._fail(task, task.crashed(message.reason))
         self._pump(queue)
+
+    def _cannot_be_set_up(self, queue: KeyQueue, reason: str) -> None:
+        """All that waits now fails; what is submitted from here on has it tried again."""
+        for lease_id in list(queue.requested):
+            self._give_up(queue, lease_id)
+        waiting = list(queue.waiting)
+        queue.waiting.clear()
+        for task in waiting:
+            fail(self._runtime, task, RuntimeEnvSetupError(f"{task.name}(): {reason}"))
 
     # what workers say
 
     def _on_messages(self, connection: Connection, messages: list[Any]) -> None:
         lease: Lease | None = connection.tag[1].lease
         if lease is None:
+            self._runtime.streams.came_late(connection, messages)
             return
         queue = self._by_lease[lease.lease_id]
         now = self._runtime.reactor.time()
@@ -301,14 +375,39 @@ class TaskSubmitter:
                 if task is not None:
                     task.duration.observe(message.exec_us)
                     task.refs[0]._complete(READY, Value(message.data), task.function.name)
+                    if task.lost_worker:
+                        self._runtime.objects.void_results(task.refs)
             elif type(message) is Finished:
                 task = queue.take_back(lease, message.seq, now)
                 if task is not None:
                     task.duration.observe(message.exec_us)
-                    complete(self._runtime, task, message.values)
+                    if message.retry and task.retries and not task.cancelled:
+                        self._try_again(queue, task, message.values[0])
+                    else:
+                        complete(self._runtime, task, message.values)
+                        if task.lost_worker:
+                            self._runtime.objects.void_results(task.refs)
+            elif type(message) is Yielded:
+                self._runtime.streams.received(message)
             elif type(message) is GiveBack:
+                if message.leaving:
+                    self._given_back(queue, lease, list(lease.tasks), now)
+                    self._give_up(queue, lease.lease_id, retire=True)
+                    break
                 self._given_back(queue, lease, message.seqs, now)
+        if lease.tasks:
+            first: Task = next(iter(lease.tasks.values()))
+            if first.force:  # it was next in line when it was cancelled
+                self._force(lease, first)
         self._pump(queue)
+
+    def _try_again(self, queue: KeyQueue, task: Task, error: Value) -> None:
+        """It raised what its options say is worth another try."""
+        if task.retries > 0:
+            task.retries -= 1
+        if error.refs and task.refs:
+            self._runtime.link.send(Release(task.refs[0].binary(), []))  # the refs inside the error
+        queue.waiting.append(task)
 
     def _given_back(self, queue: KeyQueue, lease: Lease, seqs: list[int], now: float) -> None:
         for seq in reversed(seqs):
@@ -316,7 +415,7 @@ class TaskSubmitter:
             if task is None:
                 continue
             if task.cancelled:
-                fail(self._runtime, task, cancelled(task))
+                self._fail(task, cancelled(task))
             else:
                 queue.waiting.appendleft(task)
         lease.reserved = bool(lease.tasks)
@@ -324,6 +423,7 @@ class TaskSubmitter:
     def _on_close(self, connection: Connection, reason: str) -> None:
         address, worker = connection.tag
         self._workers.pop(address, None)
+        self._runtime.streams.hung_up(connection)
         lease = worker.lease
         if lease is None:
             return
@@ -351,36 +451,64 @@ class TaskSubmitter:
         tasks, lease.tasks = list(lease.tasks.values()), {}
         for at, task in enumerate(tasks):
             task.lease = None
+            task.lost_worker = True
             if at == 0 and not task.cancelled and task.retries == 0:
-                fail(self._runtime, task, task.crashed(reason))
+                self._fail(task, task.crashed(reason))
                 tasks[0] = None
             elif task.cancelled:
-                fail(self._runtime, task, cancelled(task))
+                self._fail(task, cancelled(task))
                 tasks[at] = None
             elif at == 0 and task.retries > 0:
                 task.retries -= 1
         queue.waiting.extendleft(task for task in reversed(tasks) if task is not None)
 
+    def _fail(self, task: Task, error: Exception) -> None:
+        fail(self._runtime, task, error)
+        if task.lost_worker:
+            self._runtime.objects.void_results(task.refs)
+
     # cancelling
 
-    def cancel(self, task: Task, *, force: bool = False) -> None:
-        """Stop `task` in whatever state it is. Its refs are completed here, or by what the worker answers."""
+    def cancel(self, task: Task, *, force: bool = False, recursive: bool = True) -> None:
+        """Stop `task` in whatever state it is. Its refs are completed here, or by what the worker answers.
+
+        force: end its worker, if it runs. recursive: cancel what it began, too.
+        """
         task.cancelled = True
+        task.recursive = recursive
         lease = task.lease
         if lease is None:
+            self._waiting_for_arguments.pop(task.seq, None)
             if task in task.queue.waiting:
                 task.queue.waiting.remove(task)
-            fail(self._runtime, task, cancelled(task))
+            self._fail(task, cancelled(task))
             self._pump(task.queue)
-        elif force and next(iter(lease.tasks)) == task.seq:
-            self._by_lease.pop(lease.lease_id, None)
-            self._dying.pop(lease.lease_id, None)
-            task.queue.gone(lease.lease_id)
-            self._runtime.link.send(LeaseReturn(lease.lease_id, kill=True))
-            self._fail_lease(task.queue, lease, "cancelled by force")
-            self._pump(task.queue)
-        else:
-            lease.connection.connection.send(Cancel(task.seq))
+        elif not force:
+            lease.connection.connection.send(Cancel(task.seq, recursive=recursive))
+        elif not task.force:
+            task.force = True
+            if next(iter(lease.tasks)) == task.seq:
+                self._force(lease, task)
+            else:
+                lease.connection.connection.send(Cancel(task.seq, recursive=recursive))
+
+    def _force(self, lease: Lease, task: Task) -> None:
+        """End the worker of a task that runs: it does so itself, after its last words to others, or the node does."""
+        task.force = False  # once is enough
+        self._runtime.streams.is_killed(task.seq)
+        self._fail(task, cancelled(task))
+        lease.connection.connection.send(Cancel(task.seq, recursive=task.recursive, force=True))
+        self._runtime.reactor.call_later(_FORCE_GRACE_S, lambda: self._kill_under(lease, task))
+
+    def _kill_under(self, lease: Lease, task: Task) -> None:
+        if task.lease is not lease or next(iter(lease.tasks)) != task.seq:
+            return  # it is through
+        self._by_lease.pop(lease.lease_id, None)
+        self._dying.pop(lease.lease_id, None)
+        task.queue.gone(lease.lease_id)
+        self._runtime.link.send(LeaseReturn(lease.lease_id, kill=True))
+        self._fail_lease(task.queue, lease, "cancelled by force")
+        self._pump(task.queue)
 
     def state_of(self, task: Task) -> tuple[str, int | None]:
         """Where a task is, in words, and the lease request to ask the node about, if it waits for one."""
@@ -403,16 +531,22 @@ class TaskSubmitter:
         return ""
 
     def _tasks_of(self, queue: KeyQueue) -> list[Task]:
-        """All that wait for a worker or have one; not those that wait for arguments."""
+        """All that wait for a worker or for arguments, or have a worker."""
+        without = [task for task in self._waiting_for_arguments.values() if task.queue is queue]
         dying = [lease for lease_id, lease in self._dying.items() if self._by_lease.get(lease_id) is queue]
         leases = [*queue.leases.values(), *dying]
-        return [*(task for lease in leases for task in lease.tasks.values()), *queue.waiting]
+        return [*(task for lease in leases for task in lease.tasks.values()), *queue.waiting, *without]
 
-    def cancel_children(self, parent: object) -> None:
-        """Cancel all that `parent` submitted. What waits for an argument of theirs fails with them."""
+    def cancel_children(self, parent: Running, before: float = math.inf) -> None:
+        """Cancel all that `parent` submitted, here and to actors. What waits for an argument of theirs fails, too.
+
+        before: only calls with lower numbers.
+        """
+        self._runtime.actors.cancel_children(parent, before)
         for queue in list(self._queues.values()):
             for task in self._tasks_of(queue):
-                if task.parent is parent:
+                if task.parent is parent and task.seq < before and not task.cancelled:
+                    task.timed_out = task.deadline <= self._runtime.reactor.time()
                     self.cancel(task)
 
     def close(self, reason: str) -> None:
@@ -423,6 +557,7 @@ class TaskSubmitter:
             queue.waiting.clear()
             queue.leases.clear()
         self._dying.clear()
+        self._waiting_for_arguments.clear()
         for worker in self._workers.values():
             worker.connection.close()
         self._workers.clear()

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 MAX_LOOKS = 2000
 MAX_CHILDREN = 500  # of one object
 
+
+class StaysHere:
+    """Base of what belongs to one process, and says so by itself when it is pickled: no part of it is to blame."""
+
+    __slots__ = ()
+
+
 Child = tuple[str, Any]  # the path from the root, and what is there
 
 
@@ -84,7 +91,7 @@ def _children(path: str, value: Any) -> Iterator[Child]:
 def _parts(path: str, value: Any) -> Iterator[Child]:
     """What pickling `value` would pickle next. Objects say so themselves, functions and classes are taken apart."""
     match value:
-        case None | bool() | int() | float() | str() | bytes():
+        case None | bool() | int() | float() | str() | bytes() | StaysHere():
             pass
         case dict() if type(value) is dict:
             yield from _items(path, value.items())

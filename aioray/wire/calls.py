@@ -15,6 +15,8 @@ class Greeting(msgspec.Struct, array_like=True, tag=1):
 
     process_id: bytes
     sys_path: list[str] = []  # where the driver's modules are found
+    job_id: bytes = b""  # the process id of the driver at the root
+    namespace: str = ""  # of the caller
 
 
 class Export(msgspec.Struct, array_like=True, tag=2):
@@ -22,6 +24,20 @@ class Export(msgspec.Struct, array_like=True, tag=2):
 
     fn: str
     data: bytes
+
+
+# What Call.num_returns says where it is no number.
+STREAMING = -1  # one value after the other, as they are made; then an answer without a value
+DYNAMIC = -2  # the same on the wire: it is the caller who makes one value of them
+
+
+class Streaming(msgspec.Struct, array_like=True):
+    """How a call whose values come one after the other is to begin."""
+
+    ahead: int = -1  # how many values may be made before the first of them is taken; -1: as many as there are
+    skip: int = 0  # it is run again: so many values have reached the caller
+    taken: int = 0  # and so many were taken there
+    id_seqs: list[int] = []  # from earlier `Proceed`s
 
 
 class Call(msgspec.Struct, array_like=True, tag=3, gc=False):
@@ -38,6 +54,10 @@ class Call(msgspec.Struct, array_like=True, tag=3, gc=False):
     once: bool = False  # may not run twice: earlier results are flushed before it starts
     slot: int = 0  # which of the actors of a process that many share; 0 where it is the only one
     group: str = ""  # the concurrency group to run in; empty: the method's own
+    time_left_us: int = 0  # until its deadline, when it was sent; 0: it has none. Becomes a time where it arrives
+    retry: str = ""  # the errors to retry: "*" for all, or the `fn` of an exported tuple of exception types
+    max_calls: int = 0  # the worker goes after so many runs of `fn`; 0: it stays
+    streaming: Streaming | None = None  # where num_returns is STREAMING or DYNAMIC
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=4):
@@ -45,6 +65,8 @@ class Cancel(msgspec.Struct, array_like=True, tag=4):
 
     seq: int
     slot: int = 0  # as in the Call
+    recursive: bool = True  # and all that it began
+    force: bool = False  # by ending the process
 
 
 class Done(msgspec.Struct, array_like=True, tag=5, gc=False):
@@ -61,12 +83,37 @@ class Finished(msgspec.Struct, array_like=True, tag=6, gc=False):
     seq: int
     values: list[Value]
     exec_us: int
+    retry: bool = False  # the error is one that the Call's `retry` names
 
 
 class GiveBack(msgspec.Struct, array_like=True, tag=7):
     """Worker -> caller: these have not begun and will not soon; run them elsewhere."""
 
     seqs: list[int]
+    leaving: bool = False  # and so with all others: this worker is through, and is to be let go
 
 
-CallMessage = Greeting | Export | Call | Cancel | Done | Finished | GiveBack
+class Yielded(msgspec.Struct, array_like=True, tag=8, gc=False):
+    """Worker -> caller: the next values of a stream. Small ones first, then at most one of another kind."""
+
+    seq: int
+    items: list[bytes]
+    value: Value | None = None
+
+
+class Proceed(msgspec.Struct, array_like=True, tag=9):
+    """Caller -> worker: so many values of a stream were taken; and a number for the ids of 65,536 more, or 0."""
+
+    seq: int
+    taken: int
+    id_seq: int = 0
+
+
+class CloseStream(msgspec.Struct, array_like=True, tag=10):
+    """Caller -> worker: nobody wants more values: stop, as a generator stops; an answer still comes."""
+
+    seq: int
+    slot: int = 0  # as in the Call
+
+
+CallMessage = Greeting | Export | Call | Cancel | Done | Finished | GiveBack | Yielded | Proceed | CloseStream

@@ -12,7 +12,7 @@ import msgspec
 
 from aioray.wire.values import Value
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Message(msgspec.Struct, array_like=True):
@@ -48,6 +48,7 @@ class LeaseRequest(Message, tag=3):
     lease_id: int
     demand: dict[str, int]  # unit 1/10,000
     name: str  # what it is for; shown in warnings
+    environment: str = ""  # see aioray.runtime_env.environment
 
 
 class LeaseGrant(Message, tag=4):
@@ -63,6 +64,7 @@ class LeaseReturn(Message, tag=5):
 
     lease_id: int
     kill: bool = False  # end the worker too: it runs something that was cancelled by force
+    retire: bool = False  # let the worker go: it has said that it is through
 
 
 class LeaseLost(Message, tag=6):
@@ -70,6 +72,7 @@ class LeaseLost(Message, tag=6):
 
     lease_id: int
     reason: str
+    setup_failed: bool = False  # no worker can be had in that environment
 
 
 class Blocked(Message, tag=7):
@@ -170,6 +173,8 @@ class ActorSpec(Message, tag=18):
     isolation: str = "process"  # or "shared": a light actor, in a process with others
     slot: int = 0  # node -> worker: its number there, if it is light
     concurrency_groups: dict[str, int] = {}  # name -> how many calls at once
+    job_id: bytes = b""  # of the driver at the root
+    environment: str = ""  # as in LeaseRequest
     max_restarts: int = 0  # -1: without end
     restarts: int = 0  # how often it was constructed again so far; tells one life of it from the next
     checkpoint: Value | None = None  # node -> worker: what to go on from, after the constructor
@@ -184,6 +189,7 @@ class ActorUpdate(Message, tag=19):
     reason: str = ""
     error: Value | None = None  # the constructor's exception
     slot: int = 0  # of a light actor, at its address
+    ended_by: bytes = b""  # the call that wanted it to end, as the id of its result: who made it knows why it fails
 
 
 class ActorStarted(Message, tag=20):
@@ -232,10 +238,11 @@ class LogLines(Message, tag=26):
 
 
 class Exit(Message, tag=27):
-    """Node -> worker: finish and go. Process -> node (a worker): I am going on purpose."""
+    """Node -> worker, or zygote: finish and go. Process -> node (a worker): I am going on purpose."""
 
     reason: str = ""
     crashed: bool = False  # from a worker: not on purpose, so its actor may be constructed again
+    call: bytes = b""  # from a worker: the call that wanted that, as the id of its result
 
 
 class ForkWorker(Message, tag=28):
@@ -243,6 +250,8 @@ class ForkWorker(Message, tag=28):
 
     worker_id: str
     session_dir: str
+    environment: str = ""  # as in LeaseRequest
+    gpus: tuple[str, ...] = ()  # ids of the devices that it may see
 
 
 class Forked(Message, tag=29):
@@ -260,20 +269,35 @@ class Exited(Message, tag=30):
     status: int
 
 
-class EndActor(Message, tag=31):
+class Inherit(Message, tag=31):
+    """Node -> zygote, first: should I end without an Exit to you, remove what my session leaves."""
+
+    session_dir: str
+
+
+class CancelCall(Message, tag=32):
+    """Process -> node -> owner: stop what computes this object. Does nothing when it is done."""
+
+    oid: bytes
+    force: bool = False
+    recursive: bool = True
+
+
+class EndActor(Message, tag=33):
     """Node -> worker: this light actor is over; unless `now`, what has come is done first."""
 
     slot: int
     now: bool
 
 
-class ActorExit(Message, tag=32):
+class ActorExit(Message, tag=34):
     """Worker -> node: this light actor goes."""
 
     actor_id: bytes
     reason: str
     restarts: int = 0  # as in its ActorSpec
     crashed: bool = False  # as in Exit
+    call: bytes = b""  # as in Exit
 
 
 class Checkpoint(Message, tag=36):
@@ -315,6 +339,8 @@ ControlMessage = (
     | ForkWorker
     | Forked
     | Exited
+    | Inherit
+    | CancelCall
     | EndActor
     | ActorExit
     | Checkpoint

@@ -1,6 +1,6 @@
-"""`python -m aioray_node OPTIONS`: a head node as a process of its own, for a driver without an event loop.
+"""A head node as a process of its own, for a driver without an event loop.
 
-OPTIONS is JSON (see `node.NodeOptions`). Its standard input is a pipe whose other end the driver holds: when that
+Its argument is JSON (see `node.NodeOptions`). Its standard input is a pipe whose other end the driver holds: when that
 closes, however the driver ended, the node ends. One JSON line on standard output says where it listens, or what went
 wrong.
 

@@ -22,6 +22,7 @@ from aioray.wire.control import (
     ActorStarted,
     Answer,
     Blocked,
+    CancelCall,
     Checkpoint,
     Exit,
     Fetch,
@@ -41,6 +42,9 @@ from aioray.wire.control import (
     Welcome,
 )
 from aioray.wire.framing import control_decoder
+from aioray.wire.values import owner_of
+from aioray_node import gpus
+from aioray_node.environments.shell import EnvironmentDesk
 from aioray_node.gcs import actors
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.objects import directory
@@ -52,7 +56,7 @@ from aioray_node.scheduling.shell import LeaseDesk
 from aioray_node.session import Session, default_store_nbytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aioray.runtime.reactor import Reactor
 
@@ -70,12 +74,12 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     object_store_memory: int | None = None  # bytes
     temp_dir: str | None = None
 
-    def totals(self) -> dict[str, float]:
-        """The node's resources."""
+    def totals(self, found: Sequence[gpus.Gpu]) -> dict[str, float]:
+        """The node's resources, with the GPUs that were found."""
         cpus = float(len(os.sched_getaffinity(0))) if self.num_cpus is None else float(self.num_cpus)
-        totals = {"CPU": cpus, **self.resources}
-        if self.num_gpus:
-            totals["GPU"] = float(self.num_gpus)
+        totals = {"CPU": cpus, **gpus.kinds(found), **self.resources}
+        if found:
+            totals["GPU"] = float(len(found))
         if self.memory is None:
             totals["memory"] = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         else:
@@ -101,7 +105,8 @@ class Node:
 
     def __init__(self, options: NodeOptions, reactor: Reactor, session: Session) -> None:
         config = options.config
-        totals = options.totals()
+        found = gpus.find(options.num_gpus, os.environ)
+        totals = options.totals(found)
         self.node_id = session.session_id
         self.started_at = time.time()
         self._reactor = reactor
@@ -111,8 +116,14 @@ class Node:
         self._totals = totals
         self._store = ObjectStore(session.capacity_nbytes, self._send, lambda oid: self._actors.unheld(oid))
         self._leases = LeaseDesk(
-            reactor, NodeResources(from_floats(totals)), self._send, exit_grace_s=config.actor_exit_grace_s
+            reactor,
+            NodeResources(from_floats(totals)),
+            self._send,
+            exit_grace_s=config.actor_exit_grace_s,
+            gpu_ids=[gpu.device_id for gpu in found],
         )
+        self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
+        self._leases.environments = self._environments
         self._actors = ActorDesk(
             reactor,
             self._leases,
@@ -161,6 +172,7 @@ class Node:
         zygote, self._first_zygote = self._first_zygote, None
         if zygote is None:
             zygote = ZygoteProcess.spawn(self._config)
+        zygote.inherit(str(self._session.dir))
         self._session.note_zygote(zygote.pid)
         return zygote
 
@@ -175,6 +187,7 @@ class Node:
         with self._reactor.lock:
             if self._listener is not None:
                 self._listener.close()
+            self._environments.close()
             self._pool.close(self._config.shutdown_grace_s)
             for peer in list(self._peers.values()):
                 peer.connection.flush()
@@ -259,15 +272,17 @@ class Node:
 
     def _messages(self, peer: Peer, connection: Connection, messages: list[Any]) -> None:
         for message in messages:
+            if peer.worker is not None and peer.worker.given_up:
+                return  # who gave it up has let go of all that it was to make
             self._handle(peer, connection, message)
 
     def _handle(self, peer: Peer, connection: Connection, message: Any) -> None:
         process = peer.process_id
         match message:
-            case LeaseRequest(number, demand, name):
-                self._leases.request(process, number, demand, name)
-            case LeaseReturn(number, kill):
-                self._leases.give_back(process, number, kill=kill)
+            case LeaseRequest(number, demand, name, environment):
+                self._leases.request(process, number, demand, name, environment)
+            case LeaseReturn(number, kill, retire):
+                self._leases.give_back(process, number, kill=kill, retire=retire)
             case Blocked(blocked):
                 if peer.worker is not None:
                     self._leases.blocked(peer.worker, blocked)
@@ -282,6 +297,8 @@ class Node:
                 self._actors.released(process, oids)
             case Fetch(oid):
                 self._store.feed(directory.Wanted(process, oid))
+            case CancelCall(oid):
+                self._send(owner_of(oid), message)
             case Seal(value, req):
                 self._store.feed(directory.Sealed(value))
                 connection.send(Ack(req))
@@ -321,6 +338,8 @@ class Node:
                 question = self._questions.get(what)
                 if question is None:
                     return Answer(req, error=f"nobody here can answer {what!r}")
+                if (peer := self._peers.get(process)) is not None:
+                    peer.connection.drain()  # what it told us before it asked comes over another line
                 try:
                     return Answer(req, question(self, process, **args))
                 except LookupError as exc:
@@ -358,13 +377,18 @@ class Node:
             "known_objects": self._store.known(),
         }
 
+    def _assigned(self, process: bytes) -> dict[str, float]:
+        peer = self._peers.get(process)
+        return {} if peer is None or peer.worker is None else to_floats(self._leases.assigned(peer.worker))
+
     _questions: ClassVar[dict[str, Callable[..., Any]]] = {
         "nodes": _describe,
         "cluster_resources": lambda self, process: self._with_store(dict(self._totals)),
         "available_resources": _available,
+        "assigned": _assigned,
         "explain": lambda self, process, lease_id: self._leases.explain(process, lease_id),
         "get_actor": lambda self, process, namespace, name: self._actors.find(process, namespace, name),
-        "reserve_name": lambda self, process, **wanted: self._actors.reserve_name(**wanted),
+        "reserve_name": lambda self, process, **wanted: self._actors.reserve_name(process, **wanted),
         "kill_actor": lambda self, process, actor_id, reason, no_restart: self._actors.kill(
             actor_id, reason, no_restart=no_restart
         ),

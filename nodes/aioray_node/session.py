@@ -1,7 +1,8 @@
 """A node's session: its directory, its lock, its shared memory; and sweeping up after nodes that were killed.
 
 The directory is private to the user (0700). A lock on a file in it lives exactly as long as the node's process, so a
-session whose lock can be taken is dead, and whoever starts next on this machine removes what it left.
+session whose lock can be taken is dead. Its zygote removes what it left, or, when that was killed as well, whoever
+starts next on this machine.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import signal
 import tempfile
 import time
 import uuid
+import weakref
 
 import posix_ipc
 
@@ -25,6 +27,7 @@ _PREFIX = "session-"
 _MAX_ROOT_NBYTES = 107 - len("/session-0123456789abcdef/w-0123456789abcdef.sock")  # 107: what the kernel allows
 _NEW_PREFIX = "new-"
 _NEW_FOR_S = 60.0  # a session that is new for longer than this died in the making
+_all: weakref.WeakSet[Session] = weakref.WeakSet()  # for what happens at a fork
 
 
 def sessions_root(temp_dir: str | None) -> pathlib.Path:
@@ -66,6 +69,7 @@ class Session:
         self.dir = self.dir.rename(root / f"{_PREFIX}{self.session_id}")
         # Sparse: a page takes memory when it is first written.
         posix_ipc.SharedMemory(self.segment, posix_ipc.O_CREX, mode=0o600, size=capacity_nbytes).close_fd()
+        _all.add(self)
 
     @property
     def address(self) -> str:
@@ -83,8 +87,21 @@ class Session:
         with contextlib.suppress(posix_ipc.ExistentialError):
             posix_ipc.unlink_shared_memory(self.segment)
         shutil.rmtree(self.dir, ignore_errors=True)
-        os.close(self._lock_fd)
-        self._lock_fd = -1
+        self.disown()
+
+    def disown(self) -> None:
+        """Let go of the lock; in a forked child, whose copy of it would outlive the node."""
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _disown_all() -> None:
+    for session in list(_all):
+        session.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
 
 
 def sweep(root: pathlib.Path) -> int:
@@ -93,6 +110,7 @@ def sweep(root: pathlib.Path) -> int:
     for directory in root.glob(f"{_NEW_PREFIX}*"):
         with contextlib.suppress(OSError):  # it is a session by now
             if time.time() - directory.stat().st_mtime > _NEW_FOR_S:
+                _kill_processes_of(directory)
                 _remove(directory)
     for directory in root.glob(f"{_PREFIX}*"):
         try:
@@ -101,6 +119,7 @@ def sweep(root: pathlib.Path) -> int:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _kill_processes_of(directory)
             _remove(directory)
             swept += 1
         except BlockingIOError:
@@ -110,13 +129,29 @@ def sweep(root: pathlib.Path) -> int:
     return swept
 
 
-def _remove(directory: pathlib.Path) -> None:
-    with contextlib.suppress(posix_ipc.ExistentialError):
-        posix_ipc.unlink_shared_memory(_segment_of(directory.name.rpartition("-")[2]))
+def remove_after_death(directory: pathlib.Path) -> None:
+    """Remove a session when its node is dead. Blocks for as long as the node lives."""
+    try:
+        fd = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # it is gone already
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        _remove(directory)
+    finally:
+        os.close(fd)
+
+
+def _kill_processes_of(directory: pathlib.Path) -> None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it may have died while it wrote this
         for pid, started in json.loads((directory / "session.json").read_text())["processes"]:
             if _start_of(pid) == started:  # else the number was given to somebody else
                 os.kill(pid, signal.SIGKILL)
+
+
+def _remove(directory: pathlib.Path) -> None:
+    with contextlib.suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_shared_memory(_segment_of(directory.name.rpartition("-")[2]))
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -733,6 +733,17 @@ def test_a_thousand_actors_come_and_go_and_nothing_of_them_stays(ray: Any) -> No
 # in an event loop
 
 
+def test_a_name_is_free_as_soon_as_the_last_handle_is_gone(ray: Any) -> None:
+    """What a process let go of, and what it asks next, go over two lines: they may not overtake one another."""
+    counter = Counter.options(num_cpus=0)
+    for _ in range(100):
+        actor = counter.options(name="again", get_if_exists=True).remote()
+        assert ray.get(actor.add.remote(1), timeout=10) == 1
+        del actor
+        with pytest.raises(ValueError, match="no actor called 'again'"):
+            ray.get_actor("again")
+
+
 async def test_actor_calls_are_awaited_and_gathered(cluster: aioray.Cluster) -> None:
     counter = Counter.remote()
     assert await counter.add.remote() == 1

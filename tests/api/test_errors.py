@@ -408,7 +408,7 @@ def test_a_running_task_that_is_cancelled_gets_an_interrupt(machine: Any, tmp_pa
     cleaned.wait()
     error: Any = error_of(ref)
     assert isinstance(error, TaskCancelledError)
-    assert error.task_id == ref.task_id()
+    assert error.task_id == ref.task_id().hex()
     assert ray.get(same.remote(1)) == 1
 
 

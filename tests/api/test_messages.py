@@ -105,7 +105,9 @@ def test_a_cancellation_names_the_function(ray: Any, running: bool, tmp_path: pa
     ref = holder if running else identity.remote(1)
     ray.cancel(ref)
     name = "long" if running else "identity"
-    with pytest.raises(TaskCancelledError, match=rf"{name}\(\): task {ref.task_id()}: it was cancelled") as caught:
+    with pytest.raises(
+        TaskCancelledError, match=rf"{name}\(\): task {ref.task_id().hex()}: it was cancelled"
+    ) as caught:
         ray.get(ref)
     assert caught.value.name == name
     ray.cancel(holder)
@@ -116,9 +118,9 @@ def test_a_cancelled_call_of_an_actor_names_class_and_method(ray: Any) -> None:
     ref = actor.wait.remote()
     ray.get(actor.running.remote())
     ray.cancel(ref)
-    with pytest.raises(TaskCancelledError, match=rf"PlainAsync\.wait\(\): task {ref.task_id()}") as caught:
+    with pytest.raises(TaskCancelledError, match=rf"PlainAsync\.wait\(\): task {ref.task_id().hex()}") as caught:
         ray.get(ref)
-    assert caught.value.task_id == ref.task_id()
+    assert caught.value.task_id == ref.task_id().hex()
 
 
 # constructors

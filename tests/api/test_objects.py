@@ -581,3 +581,19 @@ def test_a_ref_as_a_concurrent_future(machine: Any) -> None:
 
     assert same.remote(5).future().result(10) == 5
     assert isinstance(fail.remote().future().exception(10), KeyError)
+
+
+def test_a_callback_of_a_future_may_wait_for_a_lock_whose_owner_waits_for_the_cluster(machine: Any) -> None:
+    gate = threading.Lock()
+    begun, done = threading.Event(), threading.Event()
+
+    def wait_for_the_gate(_: Any) -> None:
+        begun.set()
+        with gate:
+            done.set()
+
+    with gate:
+        same.remote(1).future().add_done_callback(wait_for_the_gate)
+        assert begun.wait(10)
+        assert ray.get([same.remote(number) for number in range(200)], timeout=10) == list(range(200))
+    assert done.wait(10)

@@ -91,6 +91,27 @@ def test_a_process_that_is_full_is_joined_by_others_up_to_the_limit() -> None:
     assert [len(each.actors) for each in state.hosts.values()] == [hosts.FILL + 1, hosts.FILL + 1]
 
 
+def test_actors_of_different_environments_share_no_process() -> None:
+    """
+    1. two actors of one environment share a process; the third, of another, gets its own
+    2. one process dies: the actor of the other is not disturbed
+    """
+    state = State(max_hosts=1)
+    started = run(state, Wanted(A, "red"))
+    assert isinstance(started[0], StartHost)
+    red = started[0].host
+    assert started == [StartHost(red, "red")]
+    assert run(state, Wanted(B, "red")) == []
+    started = run(state, Wanted(C, "blue"))
+    assert isinstance(started[0], StartHost)
+    blue = started[0].host
+    assert started == [StartHost(blue, "blue")]
+    assert run(state, HostUp(red)) == [Settle(A, red, 1), Settle(B, red, 2)]
+    assert run(state, HostDown(red, "it died")) == [Lost(A, "it died"), Lost(B, "it died")]
+    assert run(state, HostUp(blue)) == [Settle(C, blue, 3)]
+    assert run(state, Over(C)) == [EndHost(blue)]
+
+
 actors = st.sampled_from([bytes([letter]) for letter in b"abcdefgh"])
 
 
@@ -126,10 +147,10 @@ class Hosts(RuleBasedStateMachine):
                     self.starting.discard(name)
                     self.up.discard(name)
 
-    @rule(actor=actors)
-    def want(self, actor: bytes) -> None:
+    @rule(actor=actors, environment=st.sampled_from(["", "red"]))
+    def want(self, actor: bytes, environment: str) -> None:
         self.wanted.add(actor)
-        self.feed(Wanted(actor))
+        self.feed(Wanted(actor, environment))
 
     @rule(actor=actors)
     def over(self, actor: bytes) -> None:

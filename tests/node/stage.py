@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aioray.config import Config
 from aioray.runtime.connection import Connection
 from aioray.runtime.reactor import Reactor
-from aioray.wire.control import Exited, Forked, Hello, Query, Welcome
+from aioray.wire.control import Exited, Forked, ForkWorker, Hello, Query, Welcome
 from aioray.wire.framing import control_decoder
 from aioray_node.node import Node, NodeOptions
 
@@ -55,6 +55,7 @@ class FakeZygote:
 
     def __init__(self) -> None:
         self.ordered: list[str] = []
+        self.orders: dict[str, ForkWorker] = {}
         self.is_open = True
 
     def start(
@@ -63,8 +64,12 @@ class FakeZygote:
         self.report = on_report
         self.die = on_death
 
-    def fork_worker(self, worker_id: str, session_dir: str, stdout_fd: int, stderr_fd: int) -> None:
-        self.ordered.append(worker_id)
+    def inherit(self, session_dir: str) -> None:
+        """There will be nothing to remove."""
+
+    def fork_worker(self, order: ForkWorker, stdout_fd: int, stderr_fd: int) -> None:
+        self.ordered.append(order.worker_id)
+        self.orders[order.worker_id] = order
 
     def hang_up(self) -> None:
         self.is_open = False

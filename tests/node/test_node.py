@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aioray.runtime_env.environment import Environment
 from aioray.wire.calls import Call
 from aioray.wire.control import (
+    Ack,
     ActorSpec,
     ActorStarted,
     ActorUpdate,
     Blocked,
     Checkpoint,
     Exit,
+    Exited,
     Fetch,
     Fetched,
     Hold,
@@ -26,6 +29,7 @@ from aioray.wire.control import (
     Notice,
     Release,
     Reserve,
+    Seal,
     Share,
     WatchActor,
 )
@@ -66,6 +70,28 @@ def test_a_worker_goes_from_lease_to_lease(stage: Stage) -> None:
     driver.say(LeaseReturn(1))
     stage.settle()
     assert driver.take(LeaseGrant) == [LeaseGrant(2, worker_id, f"at-{worker_id}")]
+
+
+def test_a_lease_of_an_environment_gets_a_worker_of_its_own(stage: Stage) -> None:
+    """
+    1. a worker is idle; a lease of an environment has another one ordered, with that environment
+    2. both come back, and each serves its kind again
+    """
+    text = Environment(env_vars={"A": "1"}).text()
+    driver = stage.join(DRIVER)
+    driver.say(LeaseRequest(1, ONE_CPU, "f"))
+    stage.settle()
+    stage.worker_starts()
+    driver.say(LeaseReturn(1), LeaseRequest(2, ONE_CPU, "f", text))
+    stage.settle()
+    plain, odd = stage.zygote.ordered
+    assert [stage.zygote.orders[each].environment for each in (plain, odd)] == ["", text]
+    stage.worker_starts(odd)
+    driver.say(LeaseReturn(2), LeaseRequest(3, ONE_CPU, "f"))
+    stage.settle()
+    driver.say(LeaseReturn(3), LeaseRequest(4, ONE_CPU, "f", text))
+    stage.settle()
+    assert [grant.worker_id for grant in driver.take(LeaseGrant)] == [plain, odd, plain, odd]
 
 
 def test_what_a_worker_wrote_before_it_died_counts_though_its_death_was_told_first(stage: Stage) -> None:
@@ -206,6 +232,40 @@ def test_a_reader_hears_at_once_when_an_owner_dies_before_the_value_is_there(sta
     stage.settle()
     (fetched,) = reader.take(Fetched)
     assert fetched.value.is_error
+
+
+def test_what_a_worker_wrote_before_it_died_counts_and_what_a_killed_one_still_says_does_not(stage: Stage) -> None:
+    """
+    1. a worker registers a result, and dies: the node reads it before it says so, or the owner could not let go of it
+    2. another is killed on the owner's word: the result that it registers all the same is nobody's, and goes with it
+    """
+    driver = stage.join(DRIVER)
+    for number, dies in ((1, True), (2, False)):
+        driver.say(LeaseRequest(number, ONE_CPU, "f"))
+        stage.settle()
+        worker = stage.worker_starts()
+        worker_id = stage.zygote.ordered[-1]
+        process = bytes.fromhex(worker_id)
+        reserved = stage.node.exchange(process, Reserve(64 * 1024))
+        sealed = Seal(Value(nbytes=640, offset=reserved.offset, oid=object_id(DRIVER, number)), req=1)  # type: ignore[attr-defined] # a Reserved
+        with stage.reactor.lock:
+            if dies:
+                worker.connection.send_now(sealed)
+                stage.zygote.report(Exited(worker_id, -9))
+            else:
+                driver.connection.send_now(LeaseReturn(number, kill=True))
+                stage.settle()
+                worker.connection.send_now(sealed)
+        stage.settle()
+        assert bool(worker.take(Ack)) == dies
+        if dies:
+            assert stage.ask("store")["known_objects"] == 1
+            assert len(driver.take(LeaseLost)) == 1
+            driver.say(Release(DRIVER, [object_id(DRIVER, number)]))
+        with stage.reactor.lock:
+            worker.connection.close()
+        stage.settle()
+        assert stage.ask("store") == {"used_nbytes": 0, "capacity_nbytes": 1 << 20, "known_objects": 0}
 
 
 def test_an_actor_is_placed_started_watched_and_mourned(stage: Stage) -> None:

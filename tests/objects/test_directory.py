@@ -98,19 +98,24 @@ def test_a_result_that_comes_after_the_owner_gave_it_up_is_freed_at_once() -> No
     assert run(state, Sealed(value)) == [Unwanted(value)]
 
 
-def test_a_result_that_was_written_twice_is_freed_twice() -> None:
-    """
-    1. a worker writes the result of a call and dies before it answers; the call runs again, and writes it elsewhere
-    2. the caller says where it is, again: nothing new
-    3. nobody looks any more: both are freed
-    """
+def test_a_result_that_is_made_again_replaces_what_the_dead_worker_made() -> None:
+    first, second = (Value(nbytes=640, offset=offset, oid=THING) for offset in (64, 6400))
     state = State()
-    first, second = (Value(nbytes=100, offset=offset, oid=THING) for offset in (0, 128))
+    run(state, Sealed(first))
+    assert run(state, Sealed(second)) == [Unwanted(first)]
+    assert run(state, Released(OWNER, [THING])) == [Forgotten(THING, second)]
+
+
+def test_a_result_that_is_made_again_while_others_look_at_the_first_is_freed_with_it() -> None:
+    first, second = (Value(nbytes=640, offset=offset, oid=THING) for offset in (64, 6400))
+    state = State()
     run(state, Shared(THING))
-    assert run(state, Sealed(first)) == []
+    run(state, Held(OTHER, [THING]))
+    run(state, Sealed(first))
     assert run(state, Sealed(second)) == []
-    assert run(state, Shared(THING, second)) == []
-    assert run(state, Released(OWNER, [THING])) == [Forgotten(THING, first), Unwanted(second)]
+    assert run(state, Wanted(OTHER, THING)) == [Deliver(OTHER, THING, first)]
+    run(state, Released(OWNER, [THING]))
+    assert run(state, Released(OTHER, [THING])) == [Unwanted(second), Forgotten(THING, first)]
 
 
 def test_a_result_that_its_caller_never_heard_of_is_freed_by_the_callers_word() -> None:

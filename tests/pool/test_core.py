@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from aioray_node.pool.core import (
+    DEFAULT,
     Bind,
     Command,
     Event,
@@ -10,6 +11,7 @@ from aioray_node.pool.core import (
     ForkFailed,
     Free,
     Kill,
+    Kind,
     Lost,
     Need,
     Retire,
@@ -45,7 +47,7 @@ def test_the_first_tick_starts_the_prestarted_workers_and_the_next_starts_no_mor
     assert run(state, Tick()) == [Fork(), Fork()]
     assert run(state, Tick()) == []
     assert run(state, WorkerUp("w1")) == []
-    assert list(state.idle) == ["w1"]
+    assert list(state.default.idle) == ["w1"]
 
 
 def test_a_task_takes_the_newest_idle_worker_and_nothing_is_forked_for_it() -> None:
@@ -83,7 +85,7 @@ def test_an_actor_takes_a_warm_worker_and_the_pool_forks_another() -> None:
     state = warm("w1", "w2")
     assert run(state, Need(1, fresh=True)) == [Bind(1, "w2"), Fork()]
     assert run(state, WorkerUp("w3")) == []
-    assert list(state.idle) == ["w1", "w3"]
+    assert list(state.default.idle) == ["w1", "w3"]
 
 
 def test_an_actor_that_has_to_wait_leaves_the_pool_warm_too() -> None:
@@ -100,7 +102,7 @@ def test_a_lease_that_wants_no_worker_any_more_leaves_the_queue() -> None:
     assert run(state, Unneed(2)) == []
     assert run(state, Unneed(2)) == []
     assert run(state, Unneed(1)) == []
-    assert state.bound == {1: "w1"}
+    assert state.default.bound == {1: "w1"}
     assert run(state, WorkerUp("w2")) == []
 
 
@@ -151,7 +153,7 @@ def test_idle_workers_above_the_prestart_count_are_reaped_oldest_first() -> None
     assert run(state, Tick(), now=70.0) == [Retire("w1"), WakeAt(80.0)]
     assert run(state, Tick(), now=80.0) == [Retire("w2")]
     assert run(state, Tick(), now=1000.0) == []
-    assert list(state.idle) == ["w3"]
+    assert list(state.default.idle) == ["w3"]
 
 
 def test_more_idle_workers_than_allowed_are_killed_at_once() -> None:
@@ -190,7 +192,7 @@ def test_a_worker_that_comes_up_ends_the_back_off() -> None:
     run(state, Tick())
     assert run(state, ForkFailed("busy")) == [WakeAt(1.0)]
     assert run(state, WorkerUp("w1")) == [Fork()]
-    assert state.fork_failures == 0
+    assert state.default.fork_failures == 0
 
 
 def test_saying_it_twice_changes_nothing() -> None:
@@ -201,12 +203,65 @@ def test_saying_it_twice_changes_nothing() -> None:
     assert run(state, WorkerUp("w1")) == []
     assert run(state, Need(2, fresh=False)) == []
     assert run(state, Need(2, fresh=True)) == []
-    assert state.fresh == {1}
+    assert state.default.fresh == {1}
 
 
 def test_a_pool_may_not_keep_more_warm_than_it_may_have_idle() -> None:
     with pytest.raises(ValueError, match="prestart=3 must be between 0 and max_idle=2"):
         State(prestart=3, max_idle=2)
+
+
+ODD = Kind(environment="odd")
+GPU_0, GPU_1 = Kind(gpus=("0",)), Kind(gpus=("1",))
+
+
+def test_a_lease_never_gets_a_worker_of_another_kind() -> None:
+    """
+    1. a warm worker is idle, and is not for a lease of another environment: one is forked for that
+    2. it comes back, and is not for a lease of no environment, nor for one with a GPU
+    """
+    state = warm("w1")
+    assert run(state, Need(1, fresh=False, kind=ODD)) == [Fork(ODD)]
+    assert run(state, WorkerUp("w2", ODD)) == [Bind(1, "w2")]
+    assert run(state, Free(1, reusable=True), now=1.0) == [WakeAt(61.0)]
+    assert run(state, Need(2, fresh=False)) == [Bind(2, "w1")]
+    assert run(state, Need(3, fresh=False)) == [Fork()]
+    assert run(state, Need(4, fresh=False, kind=GPU_0)) == [Fork(GPU_0)]
+    assert run(state, Need(5, fresh=False, kind=ODD)) == [Bind(5, "w2")]
+
+
+def test_only_the_default_kind_is_kept_warm_and_idle_ones_of_others_are_reaped() -> None:
+    state = warm("w1")
+    assert run(state, Need(1, fresh=True, kind=ODD)) == [Fork(ODD)]
+    assert run(state, WorkerUp("w2", ODD)) == [Bind(1, "w2")]
+    assert run(state, Free(1, reusable=True), now=10.0) == [WakeAt(70.0)]
+    assert run(state, Tick(), now=70.0) == [Retire("w2")]
+    assert state.stocks.keys() == {DEFAULT}
+
+
+def test_a_worker_that_has_seen_a_gpu_serves_nobody_else() -> None:
+    state = warm("w1")
+    run(state, Need(1, fresh=False, kind=GPU_0))
+    assert run(state, WorkerUp("w2", GPU_0)) == [Bind(1, "w2")]
+    assert run(state, Free(1, reusable=True)) == [Retire("w2")]
+    assert run(state, Need(2, fresh=False, kind=GPU_0)) == [Fork(GPU_0)]
+
+
+def test_too_many_idle_workers_of_odd_kinds_go_before_the_warm_ones() -> None:
+    state = warm("w1", max_idle=1)
+    run(state, Need(1, fresh=False, kind=ODD))
+    run(state, WorkerUp("w2", ODD))
+    assert run(state, Free(1, reusable=True), now=1.0) == [Retire("w2")]
+    assert list(state.default.idle) == ["w1"]
+
+
+def test_an_environment_in_which_no_worker_starts_holds_up_nobody_else() -> None:
+    state = State(prestart=0, max_idle=1, max_fork_failures=1, fork_backoff_s=1.0)
+    assert run(state, Need(1, fresh=False, kind=ODD)) == [Fork(ODD)]
+    assert run(state, Need(2, fresh=False)) == [Fork()]
+    assert run(state, ForkFailed("exited with status 1", ODD)) == [Starved(1, "exited with status 1")]
+    assert run(state, WorkerUp("w1")) == [Bind(2, "w1")]
+    assert run(state, Need(3, fresh=False, kind=ODD)) == [Fork(ODD)]
 
 
 class Pool(RuleBasedStateMachine):
@@ -218,8 +273,9 @@ class Pool(RuleBasedStateMachine):
         super().__init__()
         self.state = State(prestart=2, max_idle=3, idle_reap_s=10.0, fork_backoff_s=1.0)
         self.now = 0.0
-        self.forking = 0
-        self.alive: set[str] = set()
+        self.forking: list[Kind] = []
+        self.alive: dict[str, Kind] = {}
+        self.kinds: dict[int, Kind] = {}  # lease_id -> what it asked for
         self.serving: dict[int, str] = {}  # lease_id -> worker_id
         self.unheard: set[int] = set()  # leases that wait for a word
         self.ids = 0
@@ -231,16 +287,17 @@ class Pool(RuleBasedStateMachine):
     def feed(self, event: Event) -> None:
         for command in handle(self.state, event, self.now):
             match command:
-                case Fork():
-                    self.forking += 1
+                case Fork(kind):
+                    self.forking.append(kind)
                 case Bind(lease_id, worker_id):
                     assert worker_id in self.alive
                     assert worker_id not in self.serving.values()
+                    assert self.alive[worker_id] == self.kinds[lease_id]
                     self.unheard.remove(lease_id)
                     self.serving[lease_id] = worker_id
                 case Kill(worker_id) | Retire(worker_id):
                     assert worker_id not in self.serving.values()
-                    self.alive.remove(worker_id)
+                    del self.alive[worker_id]
                 case Lost(lease_id, worker_id):
                     assert self.serving.pop(lease_id) == worker_id
                 case Starved(lease_id):
@@ -248,11 +305,12 @@ class Pool(RuleBasedStateMachine):
                 case WakeAt(when):
                     assert when > self.now
 
-    @rule(target=leases, fresh=st.booleans())
-    def need(self, fresh: bool) -> int:
+    @rule(target=leases, fresh=st.booleans(), kind=st.sampled_from([DEFAULT, DEFAULT, ODD, GPU_0, GPU_1]))
+    def need(self, fresh: bool, kind: Kind) -> int:
         lease_id = self.new_id()
         self.unheard.add(lease_id)
-        self.feed(Need(lease_id, fresh))
+        self.kinds[lease_id] = kind
+        self.feed(Need(lease_id, fresh, kind))
         return lease_id
 
     @rule(lease_id=leases)
@@ -269,22 +327,21 @@ class Pool(RuleBasedStateMachine):
     @precondition(lambda self: self.forking)
     @rule()
     def come_up(self) -> None:
-        self.forking -= 1
+        kind = self.forking.pop(0)
         worker_id = f"w{self.new_id()}"
-        self.alive.add(worker_id)
-        self.feed(WorkerUp(worker_id))
+        self.alive[worker_id] = kind
+        self.feed(WorkerUp(worker_id, kind))
 
     @precondition(lambda self: self.forking)
     @rule()
     def fail_to_fork(self) -> None:
-        self.forking -= 1
-        self.feed(ForkFailed("no memory"))
+        self.feed(ForkFailed("no memory", self.forking.pop(0)))
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
         worker_id = data.draw(st.sampled_from(sorted(self.alive)))
-        self.alive.remove(worker_id)
+        del self.alive[worker_id]
         self.feed(WorkerDown(worker_id))
 
     @rule(seconds=st.sampled_from([0.5, 11.0]))
@@ -296,10 +353,16 @@ class Pool(RuleBasedStateMachine):
     @invariant()
     def state_is_sound(self) -> None:
         check(self.state)
-        assert self.state.starting == self.forking
-        assert self.state.idle.keys() | self.state.holders.keys() == self.alive
-        assert self.state.bound == self.serving
-        assert self.state.needs.keys() == self.unheard
+        stocks = self.state.stocks
+        for kind in {*stocks, *self.forking}:
+            assert stocks[kind].starting == self.forking.count(kind)
+        idle = {worker_id: kind for kind, stock in stocks.items() for worker_id in stock.idle}
+        serving = {worker_id: self.kinds[lease_id] for lease_id, worker_id in self.serving.items()}
+        assert idle | serving == self.alive
+        assert {lease_id: worker_id for each in stocks.values() for lease_id, worker_id in each.bound.items()} == (
+            self.serving
+        )
+        assert {lease_id for each in stocks.values() for lease_id in each.needs} == self.unheard
 
     def teardown(self) -> None:
         self.pass_time(11.0)  # longer than any back-off
@@ -307,7 +370,8 @@ class Pool(RuleBasedStateMachine):
             self.come_up()  # with forks that work again everybody is served
             self.state_is_sound()
         assert not self.unheard
-        assert len(self.state.idle) + len(self.state.bound) - len(self.state.fresh) >= self.state.prestart
+        default = self.state.default
+        assert len(default.idle) + len(default.bound) - len(default.fresh) >= self.state.prestart
 
 
 TestPool = Pool.TestCase

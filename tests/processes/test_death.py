@@ -99,13 +99,16 @@ def segment_of(session: str) -> pathlib.Path:
     return pathlib.Path("/dev/shm") / pathlib.Path(session).name.replace("session-", "aioray-")
 
 
-def test_workers_die_with_a_head_that_is_killed_and_the_next_one_sweeps_up(
+def is_removed(session: str) -> bool:
+    return not pathlib.Path(session).exists() and not segment_of(session).exists()
+
+
+def test_workers_die_with_a_head_that_is_killed_and_its_zygote_cleans_up(
     tmp_path: pathlib.Path, own_temp_dir: str
 ) -> None:
     """
-    1. the head is killed with -9: zygote and workers, busy ones too, vanish
+    1. the head is killed with -9: workers, busy ones too, vanish, and the session with the zygote
     2. the driver, which waited for a call, hears of it and ends well
-    3. the session directory and the shared memory are left; the next init() removes both
     """
     waits = """
 try:
@@ -119,9 +122,22 @@ ray.shutdown()
         (head,) = psutil.Process(program.pid).children()
         head.kill()
         wait_gone(descendants)
+        assert is_removed(told["session"])
         assert program.line() == "ActorDiedError"
         _, err = program.rest()
         assert program.process.returncode == 0, err
+
+
+def test_what_a_head_leaves_that_is_killed_with_its_zygote_is_swept_up_by_the_next(
+    tmp_path: pathlib.Path, own_temp_dir: str
+) -> None:
+    with Program(tmp_path, SYNC + "ray.get(hanging)", TMPDIR=own_temp_dir) as program:
+        told, descendants = facts(program)
+        (head,) = psutil.Process(program.pid).children()
+        head.suspend()  # else it would start another
+        psutil.Process(told["workers"][0]).kill()
+        head.kill()
+        wait_gone(descendants)
     session, segment = pathlib.Path(told["session"]), segment_of(told["session"])
     assert session.exists()
     assert segment.exists()
@@ -134,20 +150,45 @@ ray.shutdown()
 
 
 @pytest.mark.parametrize("text", [SYNC + "ray.get(hanging)", SYNC + "while True: pass", ASYNC])
-def test_everything_vanishes_with_a_driver_that_is_killed(tmp_path: pathlib.Path, text: str) -> None:
-    with Program(tmp_path, text) as program:
-        _, descendants = facts(program)
-        program.kill()
-        wait_gone(descendants)
-
-
-def test_the_head_of_a_killed_driver_removes_its_session(tmp_path: pathlib.Path) -> None:
-    with Program(tmp_path, SYNC + "ray.get(hanging)") as program:
+def test_everything_vanishes_with_a_driver_that_is_killed(tmp_path: pathlib.Path, own_temp_dir: str, text: str) -> None:
+    with Program(tmp_path, text, TMPDIR=own_temp_dir) as program:
         told, descendants = facts(program)
         program.kill()
         wait_gone(descendants)
-        assert not pathlib.Path(told["session"]).exists()
-        assert not segment_of(told["session"]).exists()
+        assert is_removed(told["session"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("text", [SYNC + "ray.get(hanging)", ASYNC])
+def test_the_session_is_removed_when_a_whole_process_group_is_ended(
+    tmp_path: pathlib.Path, own_temp_dir: str, text: str, number: signal.Signals
+) -> None:
+    with Program(tmp_path, text, TMPDIR=own_temp_dir) as program:
+        told, descendants = facts(program)
+        os.killpg(program.pid, number)
+        wait_gone(descendants)
+        assert is_removed(told["session"])
+
+
+def test_the_session_is_removed_though_a_process_that_the_driver_forked_lives_on(
+    tmp_path: pathlib.Path, own_temp_dir: str
+) -> None:
+    """The fork has a copy of whatever the driver has open: of the lock, and of the line to the zygote."""
+    forks = ASYNC.replace(
+        "        print(json",
+        """\
+        import os
+        if os.fork() == 0:
+            time.sleep(1000)
+        print(json""",
+    )
+    with Program(tmp_path, forks, TMPDIR=own_temp_dir) as program:
+        told, descendants = facts(program)
+        (fork,) = [each for each in psutil.Process(program.pid).children() if each.pid != told["workers"][0]]
+        program.kill()
+        wait_gone([each for each in descendants if each != fork])
+        assert is_removed(told["session"])
+        assert fork.is_running()
 
 
 @pytest.mark.parametrize("text", [SYNC + "ray.get(hanging)", SYNC + "ray.wait([hanging])", ASYNC])

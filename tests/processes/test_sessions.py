@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import select
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING
 import posix_ipc
 import pytest
 
+from aioray.config import Config
+from aioray.wire.control import ForkWorker
+from aioray_node.pool.zygote_process import ZygoteProcess
 from aioray_node.session import Session, sessions_root, sweep
 
 if TYPE_CHECKING:
@@ -83,6 +87,20 @@ def test_a_zygote_that_outlived_its_node_is_killed_with_the_sweep(temp_dir: str,
         for process in (orphan, stranger):
             process.kill()
             process.wait()
+
+
+def test_a_zygote_leaves_a_living_session_alone_though_its_last_report_was_not_read(temp_dir: str) -> None:
+    session = Session(temp_dir, NBYTES)
+    zygote = ZygoteProcess.spawn(Config(zygote_preload=""))
+    zygote.inherit(str(session.dir))
+    with open(os.devnull, "wb") as null:
+        zygote.fork_worker(ForkWorker("0" * 16, str(session.dir)), null.fileno(), null.fileno())
+    assert select.select([zygote.sock], [], [], 10)[0]
+    zygote.close(5)
+    assert zygote._process is not None
+    assert zygote._process.returncode == 0  # it was not killed for waiting too long
+    assert session.dir.exists()
+    session.close()
 
 
 @pytest.mark.parametrize("left", ["", "{", '{"segment": 5}', "[]"])

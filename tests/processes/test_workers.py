@@ -107,6 +107,26 @@ def test_a_worker_that_is_killed_is_replaced(ray: Any) -> None:
     assert pids()[0] == zygote
 
 
+def test_a_task_is_not_blamed_for_a_worker_that_died_before_it(ray: Any) -> None:
+    """
+    1. a worker has run something for us; now it is granted to us again
+    2. it dies before we hear of either: the task has not begun, and runs elsewhere
+    """
+    task = ray.remote(own_pid).options(max_retries=0)
+    ray.get([task.remote() for _ in range(50)])
+    eventually(lambda: ray.available_resources()["CPU"] == 2)
+    workers = pids()[1]
+    reactor = current.get().reactor
+    with reactor.lock:  # nobody here reads meanwhile
+        ref = task.remote()
+        reactor.flush()
+        eventually(lambda: ray.available_resources()["CPU"] == 1)
+        for pid in workers:
+            psutil.Process(pid).kill()
+        eventually(lambda: not any(map(psutil.pid_exists, workers)))
+    assert ray.get(ref, timeout=10) not in workers
+
+
 def test_the_cluster_recovers_when_its_zygote_is_killed(ray: Any) -> None:
     """
     1. with the zygote go all workers: the actor is dead, and says why

@@ -92,23 +92,6 @@ def test_a_block_may_lie_half_in_warm_and_half_in_fresh_memory() -> None:
     assert arena.warm_nbytes == KIB
 
 
-def test_what_was_warmed_in_idle_time_is_used_by_best_fit() -> None:
-    arena = Arena(KIB)
-    first = alloc(arena, 128)
-    alloc(arena, 64)
-    free(arena, first, 128)
-    arena.warmed(512)
-    arena.check()
-    arena.warmed(100)
-    arena.check()
-    assert arena.warm_nbytes == 512
-    assert alloc(arena, 300) == 192
-    arena.warmed(10 * KIB)
-    arena.check()
-    assert arena.warm_nbytes == KIB
-    assert arena.used == 64 + 320
-
-
 def test_freeing_what_is_free_is_refused_with_nothing_changed() -> None:
     arena = Arena(KIB)
     a = alloc(arena, 256)
@@ -169,10 +152,6 @@ class Model(RuleBasedStateMachine):
         if first + lines > len(self.taken) or not all(self.taken[first : first + lines]):
             with pytest.raises(ValueError, match="free already"):
                 self.arena.free(first * ALIGNMENT, lines * ALIGNMENT)
-
-    @rule(nbytes=st.integers(0, 41 * ALIGNMENT))
-    def warm(self, nbytes: int) -> None:
-        self.arena.warmed(nbytes)
 
     @invariant()
     def arena_is_sound(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import struct
 import threading
@@ -256,6 +257,47 @@ def test_a_listener_takes_us_in_and_removes_its_socket(reactor: Reactor, tmp_pat
     assert not os.path.exists(path)
     with pytest.raises(FileNotFoundError):
         dial(path)
+
+
+def test_a_listener_without_file_descriptors_waits_for_some_and_says_so_once(
+    reactor: Reactor, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    1. somebody connects when this process can open nothing more: the listener does not keep it busy
+    2. as soon as it can, they are let in
+    """
+    path = str(tmp_path / "sock")
+    accepted: list[socket.socket] = []
+    with reactor.lock:
+        listener = Listener(reactor, path, accepted.append)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    caller = socket.socket(socket.AF_UNIX)
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(caller.fileno()))
+        caller.connect(path)
+        turns = 0
+
+        def count() -> bool:
+            nonlocal turns
+            turns += 1
+            return bool(accepted)
+
+        assert not reactor.run_until(count, 0.3)
+        assert turns < 20
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert reactor.run_until(lambda: len(accepted) == 1, PATIENCE_S)
+    assert caplog.text.count("cannot accept") == 1
+    for sock in (caller, *accepted):
+        sock.close()
+    with reactor.lock:
+        listener.close()
 
 
 class Interrupted(KeyboardInterrupt):

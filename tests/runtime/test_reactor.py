@@ -50,6 +50,15 @@ class Bell:
         return lambda: self.rings >= count
 
 
+@contextlib.contextmanager
+def shielded(reactor: Reactor) -> Iterator[None]:
+    reactor.raise_shield()
+    try:
+        yield
+    finally:
+        reactor.lower_shield()
+
+
 @pytest.fixture
 def reactor() -> Iterator[Reactor]:
     reactor = Reactor("test")
@@ -335,6 +344,88 @@ def test_an_interrupt_leaves_run_until_of_the_main_thread_only(reactor: Reactor)
         reactor.run_until(lambda: False, PATIENCE_S)
     assert other.finish() is False
     assert not reactor.run_until(lambda: False, 0.01)  # once is enough
+
+
+def test_ctrl_c_under_a_shield_waits_until_what_is_being_handled_is_through(reactor: Reactor, bell: Bell) -> None:
+    """
+    1. Ctrl-C comes while a message is handled: that is through before run_until raises
+    2. it comes outside of any I/O, and after all that was waited for is there: it is not lost, and tears nothing
+    3. without a shield Python has its way again
+    """
+    torn = True
+
+    class Torn(Bell):
+        def on_readable(self) -> None:
+            nonlocal torn
+            os.kill(os.getpid(), signal.SIGINT)
+            super().on_readable()
+            torn = False
+
+    interrupted = Torn(reactor)
+    interrupted.ring()
+    with pytest.raises(KeyboardInterrupt), shielded(reactor):
+        reactor.run_until(interrupted.heard(2), PATIENCE_S)
+    assert not torn
+
+    def interrupted_between() -> None:
+        with shielded(reactor):
+            os.kill(os.getpid(), signal.SIGINT)
+            bell.ring()
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_between()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with shielded(reactor):
+        assert reactor.run_until(bell.heard(1), PATIENCE_S)
+    os.close(interrupted.fd)
+
+
+def test_what_a_finalizer_asks_for_right_before_the_leader_sleeps_is_done_at_once() -> None:
+    """Garbage is collected at any step, also between the leader's last look at what there is to do and its sleep."""
+    done: list[int] = []
+    is_armed = False
+
+    def clock() -> float:
+        nonlocal is_armed
+        if is_armed:  # with a timer set, it is asked for in between
+            is_armed = False
+            restless.call_soon(lambda: done.append(1))
+        return time.monotonic()
+
+    restless = Reactor("test", clock=clock)
+    with contextlib.closing(restless):
+        restless.call_later(PATIENCE_S, lambda: None)
+        is_armed = True
+        started = time.monotonic()
+        assert restless.run_until(lambda: bool(done))
+        assert time.monotonic() - started < PATIENCE_S / 2
+
+
+def test_ctrl_c_wakes_a_main_thread_that_follows(reactor: Reactor, bell: Bell) -> None:
+    leader = threading.Thread(target=reactor.run_until, args=(bell.heard(1), PATIENCE_S))
+    leader.start()
+    until(lambda: bool(reactor._leader))
+
+    def interrupt() -> None:
+        until(lambda: len(reactor._followers) == 1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt), shielded(reactor):
+        reactor.run_until(lambda: False, PATIENCE_S)
+    bell.ring()
+    leader.join()
+    interrupter.join()
+
+
+def test_a_shield_leaves_the_programs_own_handler_alone(reactor: Reactor) -> None:
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        with shielded(reactor):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupt_that_is_not_wanted_any_more_is_forgotten(reactor: Reactor) -> None:

@@ -122,7 +122,7 @@ def test_the_bar_holds_up_only_those_who_want_what_the_front_wants() -> None:
     assert run(state, request(3, CPU=1)) == [Place(3), WakeAt(10.0)]
     run(state, Return(3))
     assert run(state, request(4, CPU=1)) == []
-    assert run(state, request(5, GPU=1)) == [Place(5)]
+    assert run(state, request(5, GPU=1)) == [Place(5, (0,))]
     assert run(state, request(6)) == [Place(6)]
 
 
@@ -156,7 +156,7 @@ def test_a_blocked_worker_lends_its_cpu_and_takes_it_back_by_force() -> None:
     3. the parent ends: still nothing to give; the child ends: the next one goes
     """
     state = node(CPU=1, GPU=1)
-    assert run(state, request(1, name="parent", CPU=1, GPU=1)) == [Place(1)]
+    assert run(state, request(1, name="parent", CPU=1, GPU=1)) == [Place(1, (0,))]
     assert run(state, request(2, name="child", CPU=1)) == []
     assert run(state, Blocked(1)) == [Place(2)]
     assert run(state, Blocked(1)) == []
@@ -193,7 +193,7 @@ def test_a_blocked_lease_that_ends_gives_its_cpu_back_only_once() -> None:
 
 def test_an_actor_placed_with_a_cpu_runs_with_none_and_makes_room() -> None:
     state = node(CPU=1, GPU=1)
-    assert run(state, request(1, CPU=1, GPU=1)) == [Place(1)]
+    assert run(state, request(1, CPU=1, GPU=1)) == [Place(1, (0,))]
     assert run(state, request(2, CPU=1)) == []
     assert run(state, Shrink(1, from_floats({"GPU": 1}))) == [Place(2)]
     assert run(state, Shrink(1, from_floats({"GPU": 1}))) == []
@@ -264,6 +264,44 @@ def test_explain_says_what_was_asked_what_is_free_and_who_is_ahead() -> None:
     )
 
 
+def test_parts_share_a_gpu_and_whole_ones_are_nobody_elses() -> None:
+    """
+    1. two halves go on one device, so that the other is whole for 3
+    2. 4 wants a whole one: two halves that come free on different devices would not do, and there is none
+    3. both halves of device 0 are back: 4 has it
+    """
+    state = node(GPU=2)
+    assert run(state, request(1, GPU=0.5)) == [Place(1, (0,))]
+    assert run(state, request(2, GPU=0.5)) == [Place(2, (0,))]
+    assert run(state, request(3, GPU=1)) == [Place(3, (1,))]
+    assert run(state, request(4, GPU=1)) == []
+    assert run(state, Return(1)) == []
+    assert run(state, Return(2)) == [Place(4, (0,))]
+
+
+def test_parts_of_two_gpus_are_not_a_whole_one() -> None:
+    state = node(GPU=2)
+    run(state, request(1, GPU=0.6))
+    assert run(state, request(2, GPU=0.6)) == [Place(2, (1,))]
+    assert run(state, request(3, GPU=0.4)) == [Place(3, (0,))]
+    run(state, Return(3))
+    run(state, request(4, name="train", GPU=0.8))
+    assert run(state, request(5, GPU=0.4)) == [Place(5, (0,))]
+    assert explain(state, 4) == "train waits for 0.8 GPU; free: 0.4 GPU; 0 ahead of it"
+    run(state, Return(5))
+    assert explain(state, 4).startswith("train waits for 0.8 GPU; free: 0.8 GPU in parts of several devices")
+
+
+def test_several_gpus_are_different_ones_and_come_back() -> None:
+    state = node(GPU=3)
+    assert run(state, request(1, GPU=2)) == [Place(1, (0, 1))]
+    assert run(state, request(2, GPU=2)) == []
+    assert run(state, Shrink(1, from_floats({"GPU": 1}))) == [Place(2, (1, 2))]
+
+
+gpus = st.sampled_from([UNIT, 2 * UNIT, 5_000, 7_000])
+
+
 class CountsLooks(NodeResources):
     looks = 0
 
@@ -319,7 +357,11 @@ class Leases(RuleBasedStateMachine):
         target=leases,
         owner=st.sampled_from(["ann", "bob"]),
         demand=st.fixed_dictionaries(
-            {}, optional={"CPU": st.sampled_from([0, 5_000, UNIT, 4 * UNIT, 5 * UNIT]), "GPU": st.sampled_from([UNIT])}
+            {},
+            optional={
+                "CPU": st.sampled_from([0, 5_000, UNIT, 4 * UNIT, 5 * UNIT]),
+                "GPU": st.sampled_from([UNIT, 2 * UNIT, 5_000, 7_000]),
+            },
         ),
     )
     def ask(self, owner: str, demand: dict[str, int]) -> int:

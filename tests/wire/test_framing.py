@@ -30,19 +30,26 @@ if TYPE_CHECKING:
     import msgspec
 
 PINNED: list[tuple[msgspec.Struct, str]] = [
-    (calls.Greeting(b"\1\2", ["/p"]), "9301c402010291a22f70"),
+    (calls.Greeting(b"\1\2", ["/p"]), "9501c402010291a22f70c400a0"),
     (calls.Export("f", b"code"), "9302a166c404636f6465"),
     (
         Call(7, "f", b"args", ("k",), [(0, Value(b"v"))], 2, "name", 0.5, True),
-        "9c0307a166c4046172677391a16b91920098c40176900000c40090c2a002a46e616d65cb3fe0000000000000c300a0",
+        "dc00100307a166c4046172677391a16b91920098c40176900000c40090c2a002a46e616d65cb3fe0000000000000c300a000a000c0",
     ),
-    (calls.Cancel(7), "93040700"),
+    (calls.Cancel(7), "95040700c3c2"),
     (calls.Done(7, b"data", 12), "940507c404646174610c"),
     (
         calls.Finished(7, [Value(nbytes=64, offset=128, oid=b"o", refs=[b"r"])], 3),
-        "9406079198c4009040cc80c4016f91c40172c2a003",
+        "9506079198c4009040cc80c4016f91c40172c2a003c2",
     ),
-    (calls.GiveBack([1, 2]), "9207920102"),
+    (calls.GiveBack([1, 2]), "9307920102c2"),
+    (
+        Call(1, "f", b"", num_returns=-1, streaming=calls.Streaming(8, 2, 1, [9])),
+        "dc00100301a166c4009090ffa0cb3ff0000000000000c200a000a000940802019109",
+    ),
+    (calls.Yielded(7, [b"a", b"bc"]), "94080792c40161c4026263c0"),
+    (calls.Proceed(7, 3, 5), "9409070305"),
+    (calls.CloseStream(7, 1), "930a0701"),
 ]
 
 
@@ -77,6 +84,9 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
         text,
     )
     by_type["Value | None"] = st.none() | by_type["Value"]
+    by_type["Streaming | None"] = st.none() | st.builds(
+        calls.Streaming, integer, integer, integer, by_type["list[int]"]
+    )
     by_type["list[Value]"] = st.lists(by_type["Value"], max_size=2)
     by_type["list[tuple[int, Value]]"] = st.lists(st.tuples(integer, by_type["Value"]), max_size=2)
     annotations: dict[str, str] = {}
@@ -111,10 +121,10 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
     pinned = """
         1 Hello process_id role pid version namespace sys_path address log_to_driver
         2 Welcome node_id session_dir segment capacity_nbytes error
-        3 LeaseRequest lease_id demand name
+        3 LeaseRequest lease_id demand name environment
         4 LeaseGrant lease_id worker_id address
-        5 LeaseReturn lease_id kill
-        6 LeaseLost lease_id reason
+        5 LeaseReturn lease_id kill retire
+        6 LeaseLost lease_id reason setup_failed
         7 Blocked blocked
         8 Share oid value
         9 Hold holder oids req
@@ -126,22 +136,24 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         15 Reserve nbytes
         16 Reserved offset nbytes used_nbytes
         17 GiveExtent offset nbytes
-        18 ActorSpec actor_id cls cls_data call placement running creator name namespace max_concurrency detached
-           methods is_async num_cpus sys_path get_if_exists error isolation slot concurrency_groups
-           max_restarts restarts checkpoint
-        19 ActorUpdate actor_id state address reason error slot
+        18 ActorSpec actor_id cls cls_data call placement running creator name namespace max_concurrency
+           detached methods is_async num_cpus sys_path get_if_exists error isolation slot concurrency_groups
+           job_id environment max_restarts restarts checkpoint
+        19 ActorUpdate actor_id state address reason error slot ended_by
         20 ActorStarted actor_id error restarts
         21 WatchActor actor_id
         23 Query req what args
         24 Answer req data error
         25 Notice text
         26 LogLines label pid stream lines
-        27 Exit reason crashed
-        28 ForkWorker worker_id session_dir
+        27 Exit reason crashed call
+        28 ForkWorker worker_id session_dir environment gpus
         29 Forked worker_id pid error
         30 Exited worker_id status
-        31 EndActor slot now
-        32 ActorExit actor_id reason restarts crashed
+        31 Inherit session_dir
+        32 CancelCall oid force recursive
+        33 EndActor slot now
+        34 ActorExit actor_id reason restarts crashed call
         36 Checkpoint actor_id oid value restarts
     """
     found: list[str] = []
@@ -149,7 +161,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         found += [str(kind.__struct_config__.tag), kind.__name__, *kind.__struct_fields__]
     # Appended fields are fine: add them here. Anything else needs a new PROTOCOL_VERSION.
     assert found == pinned.split()
-    assert control.PROTOCOL_VERSION == 1
+    assert control.PROTOCOL_VERSION == 2
     assert frame(Ack(5)).hex() == "03000000920e05"
     assert frame(control.Blocked(True)).hex() == "030000009207c3"
 

@@ -74,6 +74,7 @@ class Ended(msgspec.Struct, frozen=True):
     actor_id: bytes
     reason: str
     leaving: bool = False  # its process goes by itself
+    call: bytes = b""  # of its own that wanted that
 
 
 class Died(msgspec.Struct, frozen=True):
@@ -185,13 +186,15 @@ class Actor:
     quick_deaths: int = 0  # in a row, each less than STEADY_S after it was up
     starting: bool = True  # False: it waits before its next restart
     saved: bytes = b""  # id of its newest checkpoint
+    ended_by: bytes = b""  # the call that wanted it to end
 
     @property
     def may_restart(self) -> bool:
         return self.spec.max_restarts < 0 or self.spec.restarts < self.spec.max_restarts
 
     def update(self) -> ActorUpdate:
-        return ActorUpdate(self.spec.actor_id, self.state, self.address, self.reason, self.error, self.spec.slot)
+        spec = self.spec
+        return ActorUpdate(spec.actor_id, self.state, self.address, self.reason, self.error, spec.slot, self.ended_by)
 
 
 class Name(msgspec.Struct, frozen=True):
@@ -243,8 +246,8 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
             return _end(state, actor_id, "init_raised", "its constructor raised", error)
         case Killed():
             return _killed(state, event, now)
-        case Ended(actor_id, reason, leaving):
-            return _end(state, actor_id, "ended", reason, None, DismissActor if leaving else StopActor)
+        case Ended(actor_id, reason, leaving, call):
+            return _end(state, actor_id, "ended", reason, None, DismissActor if leaving else StopActor, call)
         case Died(actor_id, reason):
             return _died(state, actor_id, reason, now)
         case RestartDue(actor_id, restarts):
@@ -349,12 +352,13 @@ def _end(
     reason: str,
     error: Value | None,
     how: type[StopActor | DismissActor] = StopActor,
+    ended_by: bytes = b"",
 ) -> list[Command]:
     actor = state.actors.get(actor_id)
     if actor is None or actor.state == "dead":
         return []
     _move(actor, why)
-    actor.reason, actor.error = reason, error
+    actor.reason, actor.error, actor.ended_by = reason, error, ended_by
     release_name(state, actor_id)
     return [how(actor_id), *_tell(state, actor)]
 

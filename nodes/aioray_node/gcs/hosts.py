@@ -1,7 +1,8 @@
 """In which process each light actor lives (`isolation="shared"`). Pure.
 
 One process serves until it has `FILL` actors; then there may be one for each CPU, so that all of them are used, and a
-new actor goes where the fewest are. A process that has none left is let go.
+new actor goes where the fewest are. A process that has none left is let go. Actors of different runtime environments
+share none: what is said here goes for each environment.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ class Wanted(msgspec.Struct, frozen=True):
     """An actor needs a process."""
 
     actor_id: bytes
+    environment: str = ""
 
 
 class Over(msgspec.Struct, frozen=True):
@@ -39,6 +41,7 @@ class StartHost(msgspec.Struct, frozen=True):
     """Start a process; answer with HostUp or HostDown."""
 
     host: bytes
+    environment: str = ""
 
 
 class Settle(msgspec.Struct, frozen=True):
@@ -68,13 +71,14 @@ Command = StartHost | Settle | Lost | EndHost
 
 @dataclass(slots=True)
 class Host:
+    environment: str = ""
     up: bool = False
     actors: dict[bytes, int] = field(default_factory=dict)  # -> slot, in the order in which they came
 
 
 @dataclass(slots=True)
 class State:
-    max_hosts: int
+    max_hosts: int  # of each environment
     hosts: dict[bytes, Host] = field(default_factory=dict)
     where: dict[bytes, bytes] = field(default_factory=dict)  # actor_id -> host
     host_numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -84,8 +88,8 @@ class State:
 def handle(state: State, event: Event) -> list[Command]:
     """Apply `event`; return what the shell must do, in that order."""
     match event:
-        case Wanted(actor_id):
-            return _settle(state, actor_id) if actor_id not in state.where else []
+        case Wanted(actor_id, environment):
+            return _settle(state, actor_id, environment) if actor_id not in state.where else []
         case Over(actor_id):
             host_id = state.where.pop(actor_id, None)
             if host_id is None:
@@ -111,13 +115,14 @@ def handle(state: State, event: Event) -> list[Command]:
             return [Lost(actor_id, reason) for actor_id in down.actors]
 
 
-def _settle(state: State, actor_id: bytes) -> list[Command]:
+def _settle(state: State, actor_id: bytes, environment: str) -> list[Command]:
     commands: list[Command] = []
-    host_id = min(state.hosts, key=lambda each: len(state.hosts[each].actors), default=None)
-    if host_id is None or (len(state.hosts[host_id].actors) >= FILL and len(state.hosts) < state.max_hosts):
+    alike = [host_id for host_id, host in state.hosts.items() if host.environment == environment]
+    host_id = min(alike, key=lambda each: len(state.hosts[each].actors), default=None)
+    if host_id is None or (len(state.hosts[host_id].actors) >= FILL and len(alike) < state.max_hosts):
         host_id = b"host" + next(state.host_numbers).to_bytes(4, "big")
-        state.hosts[host_id] = Host()
-        commands.append(StartHost(host_id))
+        state.hosts[host_id] = Host(environment)
+        commands.append(StartHost(host_id, environment))
     host = state.hosts[host_id]
     slot = host.actors[actor_id] = next(state.slots)
     state.where[actor_id] = host_id
@@ -134,7 +139,9 @@ def slot_of(state: State, actor_id: bytes) -> tuple[bytes, int] | None:
 
 def check(state: State) -> None:
     """Assert what holds between any two events."""
-    assert len(state.hosts) <= state.max_hosts, state
+    for environment in {host.environment for host in state.hosts.values()}:
+        alike = [host for host in state.hosts.values() if host.environment == environment]
+        assert len(alike) <= state.max_hosts, state
     for host_id, host in state.hosts.items():
         assert host.actors, f"{host_id!r} stands empty: {state}"
         assert all(state.where.get(actor_id) == host_id for actor_id in host.actors), state

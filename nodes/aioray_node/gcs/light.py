@@ -34,7 +34,7 @@ class LightActors:
 
     def settle(self, actor_id: bytes) -> None:
         """It has what it takes to be placed: find it a process."""
-        self._feed(hosts.Wanted(actor_id))
+        self._feed(hosts.Wanted(actor_id, self._spec_of(actor_id).environment))
 
     def leave(self, actor_id: bytes, *, now: bool) -> None:
         """It is over; unless `now`, calls that have come to it are done first."""
@@ -46,6 +46,10 @@ class LightActors:
         if worker is not None and worker.connection is not None:
             worker.connection.send(EndActor(slot, now))
         self._feed(hosts.Over(actor_id))
+
+    def residents(self, host: bytes) -> list[bytes]:
+        """The actors that live in a process, or are to."""
+        return list(self._state.hosts[host].actors)
 
     def is_host(self, name: bytes) -> bool:
         """Whether that is a process of ours, as we call it for the lease desk."""
@@ -66,8 +70,8 @@ class LightActors:
     def _feed(self, event: hosts.Event) -> None:
         for command in hosts.handle(self._state, event):
             match command:
-                case hosts.StartHost(host):
-                    self._leases.place_actor(host, b"", "light actors", {}, {})
+                case hosts.StartHost(host, environment):
+                    self._leases.place_actor(host, b"", "light actors", {}, {}, environment=environment)
                 case hosts.Settle(actor_id, host, slot):
                     spec = self._spec_of(actor_id)
                     spec.slot = slot

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from aioray.exceptions import RuntimeEnvSetupError
+from aioray.runtime.errors import error_value
 from aioray_node.gcs import actors
 from aioray_node.gcs.light import LightActors
 from aioray_node.objects.directory import Held, Released, Shared
@@ -91,7 +93,13 @@ class ActorDesk:
             self._light.settle(spec.actor_id)
         else:
             self._leases.place_actor(
-                spec.actor_id, spec.creator, spec.cls, spec.placement, spec.running, wants_worker=not is_light
+                spec.actor_id,
+                spec.creator,
+                spec.cls,
+                spec.placement,
+                spec.running,
+                wants_worker=not is_light,
+                environment="" if is_light else spec.environment,  # its host has it
             )
 
     def create(self, spec: ActorSpec) -> None:
@@ -130,6 +138,14 @@ class ActorDesk:
         self._workers.pop(actor_id, None)
         self._lost(actor_id, reason)
 
+    def setup_failed(self, actor_id: bytes, reason: str) -> None:
+        """The environment of an actor, or of a process for light ones, cannot be had."""
+        for each in self._light.residents(actor_id) if self._light.is_host(actor_id) else [actor_id]:
+            actor = self._state.actors.get(each)
+            if actor is not None:
+                error = error_value(RuntimeEnvSetupError(f"actor {actor.spec.cls}: {reason}"))
+                self.feed(actors.InitRaised(each, error, actor.spec.restarts))
+
     def _lost(self, actor_id: bytes, reason: str) -> None:
         self.feed(actors.Died(actor_id, reason))
 
@@ -162,7 +178,7 @@ class ActorDesk:
                 ending = functools.partial(self._end_slow_leaver, actor_id, worker)
                 self._reactor.call_later(self._exit_grace_s, ending)
             else:
-                self.feed(actors.Ended(actor_id, message.reason, leaving=True))
+                self.feed(actors.Ended(actor_id, message.reason, leaving=True, call=message.call))
 
     def _end_slow_leaver(self, actor_id: bytes, worker: Worker) -> None:
         if self._workers.get(actor_id) is worker:
@@ -176,7 +192,7 @@ class ActorDesk:
         if message.crashed:
             self.feed(actors.Died(message.actor_id, message.reason))
         else:
-            self.feed(actors.Ended(message.actor_id, message.reason, leaving=True))
+            self.feed(actors.Ended(message.actor_id, message.reason, leaving=True, call=message.call))
 
     def released(self, process: bytes, actor_ids: list[bytes]) -> None:
         """A process let go of handles."""
@@ -184,12 +200,16 @@ class ActorDesk:
             actors.unwatch(self._state, process, actor_id)
 
     def reserve_name(
-        self, namespace: str, name: str, actor_id: bytes, cls: str, methods: dict[str, str]
+        self, process: bytes, namespace: str, name: str, actor_id: bytes, cls: str, methods: dict[str, str]
     ) -> dict[str, Any] | None:
-        """Take a name; what a handle to its owner is made of, if it is taken."""
+        """Take a name. If it is taken: what a handle to its owner is made of, and the asker holds that from now on."""
         wanted = actors.Name(actor_id, cls, methods)
         owner = actors.reserve_name(self._state, namespace, name, wanted)
-        return None if owner.actor_id == actor_id else msgspec.to_builtins(owner, builtin_types=(bytes,))
+        if owner.actor_id == actor_id:
+            return None
+        self._store.feed(Held(process, [owner.actor_id]))
+        taken: dict[str, Any] = msgspec.to_builtins(owner, builtin_types=(bytes,))
+        return taken
 
     def find(self, process: bytes, namespace: str, name: str) -> dict[str, Any]:
         """What a handle is made of; the asker holds the actor from now on. Raises LookupError."""

@@ -73,7 +73,7 @@ class Forgotten(msgspec.Struct, frozen=True):
 
 
 class Unwanted(msgspec.Struct, frozen=True):
-    """These bytes came too late: nobody will ever look at them."""
+    """Nobody looks at these bytes, or ever will: they came too late, or were made once more."""
 
     value: Value
 
@@ -86,9 +86,9 @@ Command = Deliver | OwnerLost | Forgotten | Unwanted
 class Entry:
     known: bool = False
     value: Value | None = None
-    spare: list[Value] = field(default_factory=list)  # other bytes of the same: its call ran twice
     holders: set[bytes] = field(default_factory=set)
     waiters: set[bytes] = field(default_factory=set)
+    copies: list[Value] = field(default_factory=list)  # made again after somebody else was given the value
 
 
 @dataclass(slots=True)
@@ -104,7 +104,7 @@ def handle(state: State, event: Event) -> list[Command]:
         case Shared(oid, value):
             return _shared(state, oid, value)
         case Sealed(value):
-            return _shared(state, value.oid, value)
+            return _sealed(state, value)
         case Held(holder, oids):
             for oid in oids:
                 _hold(state, holder, oid)
@@ -144,14 +144,20 @@ def _shared(state: State, oid: bytes, value: Value | None) -> list[Command]:
         entry.waiters.clear()
     elif value is not None and value.nbytes and entry.value is not None and entry.value.is_error:
         commands.append(Unwanted(value))  # the owner gave it up (it was cancelled) before the worker was through
-    elif value is not None and value.nbytes and not _has_bytes(entry, value.offset):
-        # The worker that made the first died before it answered. Either may be looked at: both go with the object.
-        entry.spare.append(value)
     return commands + _free(state, [oid])
 
 
-def _has_bytes(entry: Entry, offset: int) -> bool:
-    return any(each is not None and each.nbytes and each.offset == offset for each in (entry.value, *entry.spare))
+def _sealed(state: State, value: Value) -> list[Command]:
+    entry = state.entries.get(value.oid)
+    before = entry.value if entry is not None else None
+    if entry is None or before is None or before.is_error:
+        return _shared(state, value.oid, value)
+    # The worker that made it died before its caller heard of it, and so another has made it again.
+    if entry.holders <= {owner_of(value.oid)}:
+        entry.value = value
+        return [Unwanted(before)] if before.nbytes else []
+    entry.copies.append(value)
+    return []
 
 
 def _release(state: State, holder: bytes, oids: list[bytes]) -> list[Command]:
@@ -181,9 +187,9 @@ def _free(state: State, oids: list[bytes]) -> list[Command]:
             continue
         del state.entries[oid]
         commands += [OwnerLost(waiter, oid) for waiter in sorted(entry.waiters)]  # else they would wait for ever
+        commands += [Unwanted(value) for value in entry.copies]
         if entry.known:
             commands.append(Forgotten(oid, entry.value))
-            commands += [Unwanted(spare) for spare in entry.spare]
         for inner in state.held_by.pop(oid, ()):
             if inner_entry := state.entries.get(inner):
                 inner_entry.holders.discard(oid)

@@ -8,7 +8,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from aioray.wire.control import Exit, Exited, Forked
+from aioray.wire.control import Exit, Exited, Forked, ForkWorker
 from aioray_node.pool import core
 from aioray_node.pool.logs import LogPipe
 
@@ -41,6 +41,8 @@ class Worker:
     lease_id: int | None = None
     pipes: list[LogPipe] = field(default_factory=list)
     why_killed: str = ""
+    given_up: bool = False  # it was killed: what it still says counts no more
+    kind: core.Kind = core.DEFAULT
 
 
 class WorkerPool:
@@ -87,8 +89,8 @@ class WorkerPool:
             return
         for command in core.handle(self._state, event, self._reactor.time()):
             match command:
-                case core.Fork():
-                    self._fork()
+                case core.Fork(kind):
+                    self._fork(kind)
                 case core.Bind(lease_id, worker_id):
                     worker = self._workers[worker_id]
                     worker.lease_id = lease_id
@@ -107,8 +109,8 @@ class WorkerPool:
                     delay_s = max(0.0, when - self._reactor.time())
                     self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
 
-    def _fork(self) -> None:
-        worker = Worker(os.urandom(8).hex())
+    def _fork(self, kind: core.Kind) -> None:
+        worker = Worker(os.urandom(8).hex(), kind=kind)
         self._workers[worker.worker_id] = worker
         ends: list[int] = []
         try:
@@ -117,11 +119,12 @@ class WorkerPool:
                 ends.append(write_end)
                 worker.pipes.append(LogPipe(self._reactor, read_end, 0, stream, self._on_log))
             assert self._zygote is not None
-            self._zygote.fork_worker(worker.worker_id, self._session_dir, *ends)
+            order = ForkWorker(worker.worker_id, self._session_dir, kind.environment, kind.gpus)
+            self._zygote.fork_worker(order, *ends)
         except OSError as exc:
             self._drop(worker)
             reason = f"{exc.strerror}"
-            self._reactor.call_soon(lambda: self.feed(core.ForkFailed(reason)))
+            self._reactor.call_soon(lambda: self.feed(core.ForkFailed(reason, kind)))
         finally:
             for fd in ends:
                 os.close(fd)
@@ -134,7 +137,7 @@ class WorkerPool:
             self._gone(worker, _exit_reason(report.status))
         elif report.error:
             self._drop(worker)
-            self.feed(core.ForkFailed(report.error))
+            self.feed(core.ForkFailed(report.error, worker.kind))
         else:
             worker.pid = report.pid
             for pipe in worker.pipes:
@@ -145,17 +148,20 @@ class WorkerPool:
         worker = self._workers.get(worker_id)
         if worker is not None:
             worker.connection, worker.pid, worker.address = connection, pid, address  # Forked may come later
-            self.feed(core.WorkerUp(worker_id))
+            self.feed(core.WorkerUp(worker_id, worker.kind))
         return worker
 
     def _gone(self, worker: Worker, reason: str) -> None:
+        worker.pid = 0  # it is reaped: the number may be somebody else's by now
+        if worker.connection is not None:
+            worker.connection.drain()  # its last words go before the news of its end
         self._drop(worker)
         if worker.lease_id is not None and not self._closed:
             lease_id, worker.lease_id = worker.lease_id, None
             self._tenant.lost(lease_id, worker.why_killed or reason)
             self.feed(core.WorkerDown(worker.worker_id))
         elif worker.connection is None:
-            self.feed(core.ForkFailed(reason))
+            self.feed(core.ForkFailed(reason, worker.kind))
         else:
             self.feed(core.WorkerDown(worker.worker_id))
 
@@ -167,6 +173,7 @@ class WorkerPool:
     def kill(self, worker: Worker, reason: str) -> None:
         """End a worker at once; whoever has a lease on it hears `reason`."""
         worker.why_killed = worker.why_killed or reason
+        worker.given_up = True
         if worker.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGKILL)
@@ -177,13 +184,13 @@ class WorkerPool:
             worker.lease_id = None
             self.kill(worker, reason)
 
-    def free(self, lease_id: int, *, reusable: bool) -> None:
-        """A lease is over."""
+    def free(self, lease_id: int, *, reusable: bool, gently: bool = False) -> None:
+        """A lease is over. A worker that is not `reusable` is killed; `gently`: asked to go."""
         for worker in self._workers.values():
             if worker.lease_id == lease_id:
                 worker.lease_id = None
                 break
-        self.feed(core.Free(lease_id, reusable))
+        self.feed(core.Free(lease_id, reusable, gently))
 
     def _on_zygote_death(self) -> None:
         """Its workers died with it: start anew."""

@@ -2,12 +2,14 @@
 
 It talks to its node over a SOCK_SEQPACKET pair, one message a packet: ForkWorker (with the write ends of the worker's
 stdout and stderr) comes in, Forked and Exited go out. It ends when the node's end is closed; its workers end with it.
+A node that was killed has not said Exit before: then the zygote, the last to go, removes the session.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -16,49 +18,57 @@ import signal
 import socket
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from aioray.config import Config
-from aioray.wire.control import Exited, Forked, ForkWorker
+from aioray.wire.control import Exit, Exited, Forked, ForkWorker, Inherit
 from aioray.wire.framing import control_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
 _MAX_PACKET_NBYTES = 65536
 _QUIET_MS = 100  # nobody wanted a worker for so long: import what workers are likely to want
+_LAST_WAIT_S = 10  # for workers to be gone, and for the lock of a node that is gone
+_FOR_GROUPS = (signal.SIGQUIT, signal.SIGHUP)  # what a terminal sends to the driver, and to us, besides SIGINT
 _encode = msgspec.msgpack.encode
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent is gone, however that happens."""
+def hear_of_parents_end(number: int) -> None:
+    """Have the kernel send this process a signal when its parent is gone, however that happens."""
     import ctypes
 
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, number)
 
 
 class Zygote:
     """Forks on demand, reaps, reports."""
 
-    def __init__(self, sock: socket.socket, run_worker: Callable[[str, str], None], preload: Sequence[str]) -> None:
+    def __init__(self, sock: socket.socket, run_worker: Callable[[ForkWorker], None], preload: Sequence[str]) -> None:
         self._sock = sock
         self._run_worker = run_worker
-        self._preload = list(preload)
+        self._preload = ["aioray_node.session", *preload]
         self._children: dict[int, str] = {}
+        self._session_dir = ""  # to be removed in the end, unless the node says Exit
+        self._for_workers: dict[signal.Signals, Any] = {}  # how they treat signals that we ignore
 
     def serve(self) -> None:
-        """Serve until the node hangs up."""
+        """Serve until the node hangs up, or is gone."""
         parent = os.getppid()
-        die_with_parent()
-        if os.getppid() != parent:
-            return  # it died before the kernel was told
         woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
+        # Who ends a program ends its process group, as a rule, but we go last, to clean up. SIGTERM comes from the
+        # kernel, too: some process that was forked off the node may have a copy of its end of the socket.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._for_workers = {number: signal.signal(number, signal.SIG_IGN) for number in _FOR_GROUPS}
         signal.set_wakeup_fd(waker)
+        hear_of_parents_end(signal.SIGTERM)
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(woken, select.POLLIN)
@@ -71,8 +81,16 @@ class Zygote:
                     os.read(woken, 4096)
                 self._reap()
             if self._sock.fileno() in ready and not self._take_order([woken, waker]):
-                self._end_workers()
-                return
+                break
+            if os.getppid() != parent:
+                break
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_LAST_WAIT_S)  # ends this process, whatever holds it up
+        self._end_workers()
+        if self._session_dir:
+            from aioray_node.session import remove_after_death
+
+            remove_after_death(Path(self._session_dir))
 
     def _end_workers(self) -> None:
         for pid in self._children:
@@ -84,22 +102,39 @@ class Zygote:
 
     def _import_preload(self) -> None:
         name = self._preload.pop(0)
+        hear_of_parents_end(signal.SIGKILL)  # it may never come back from the import
         try:
             importlib.import_module(name)
         except Exception as exc:  # a module that is not there, or broken, is not our business
             print(f"aioray: zygote_preload: {name} cannot be imported: {exc!r}", file=sys.stderr)
+        hear_of_parents_end(signal.SIGTERM)
         gc.freeze()
+
+    def _receive(self) -> tuple[bytes, list[int], int, Any]:
+        try:
+            return socket.recv_fds(self._sock, _MAX_PACKET_NBYTES, 2)
+        except ConnectionError:
+            # Said once, when the node has gone with a report of ours unread. Its last words are still to come.
+            return socket.recv_fds(self._sock, _MAX_PACKET_NBYTES, 2)
 
     def _take_order(self, close_in_child: Sequence[int]) -> bool:
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, _MAX_PACKET_NBYTES, 2)
+            data, fds, _, _ = self._receive()
         except ConnectionError:
             return False
         if not data:
             return False
         order = control_decoder.decode(data)
+        if isinstance(order, Inherit):
+            self._session_dir = order.session_dir
+            return True
+        if isinstance(order, Exit):
+            self._session_dir = ""
+            return False
         assert isinstance(order, ForkWorker)
         try:
+            if len(fds) < 2:  # the kernel drops what there is no room for
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             pid = os.fork()
         except OSError as exc:
             self._tell(Forked(order.worker_id, 0, f"fork failed: {exc.strerror}"))
@@ -114,33 +149,26 @@ class Zygote:
 
     def _be_worker(self, order: ForkWorker, fds: Sequence[int], close: Sequence[int]) -> None:
         """The rest of a worker's life; never returns."""
-        status = 1
-        try:
+
+        def live() -> None:
             parent = os.getppid()
-            die_with_parent()
+            hear_of_parents_end(signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            for number, handler in self._for_workers.items():
+                signal.signal(number, handler)
             self._sock.close()
             null = os.open(os.devnull, os.O_RDONLY)
             for fd, standard in ((null, 0), (fds[0], 1), (fds[1], 2)):
                 os.dup2(fd, standard)
             for fd in (null, *fds, *close):
                 os.close(fd)
-            self._run_worker(order.worker_id, order.session_dir)
-            status = 0
-        except SystemExit as exc:
-            status = _exit_status(exc)
-        except BaseException:  # the last line: it goes to the driver's log
-            traceback.print_exc()
-        finally:
-            with contextlib.suppress(BaseException):
-                atexit._run_exitfuncs()
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(status)
+            self._run_worker(order)
+
+        end_with(live)
 
     def _reap(self) -> None:
         while self._children:
@@ -159,6 +187,25 @@ class Zygote:
             self._sock.send(_encode(message))
 
 
+def end_with(live: Callable[[], None]) -> NoReturn:
+    """Run a worker's life, and end the process with what became of it."""
+    status = 1
+    try:
+        live()
+        status = 0
+    except SystemExit as exc:
+        status = _exit_status(exc)
+    except BaseException:  # the last line: it goes to the driver's log
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            atexit._run_exitfuncs()
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
 def _exit_status(exc: SystemExit) -> int:
     """As Python's own end has it: a text is said, and means failure."""
     if exc.code is None:
@@ -172,6 +219,7 @@ def _exit_status(exc: SystemExit) -> int:
 def serve_zygote(sock: socket.socket, config_json: str) -> None:
     """Be the zygote of the node at the other end of `sock`."""
     from aioray_node.worker.main import run_worker
+    from aioray_node.worker.surroundings import live
 
     config = msgspec.json.decode(config_json, type=Config)
     # What we were started with is no business of user code. Not the driver's, either: a worker may serve several.
@@ -179,7 +227,7 @@ def serve_zygote(sock: socket.socket, config_json: str) -> None:
     preload = [name for name in config.zygote_preload.split(",") if name]
     gc.freeze()  # what is there now is never collected, so its pages stay shared with the workers
     gc.enable()
-    Zygote(sock, lambda worker_id, session_dir: run_worker(worker_id, session_dir, config), preload).serve()
+    Zygote(sock, lambda order: live(order, config, run_worker), preload).serve()
 
 
 def main() -> None:

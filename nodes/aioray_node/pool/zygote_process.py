@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import socket
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from aioray.wire.control import Exited, Forked, ForkWorker
+from aioray.runtime import child_python
+from aioray.wire.control import Exit, Exited, Forked, ForkWorker, Inherit
 from aioray.wire.framing import control_decoder
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class ZygoteProcess:
         ours, theirs = socket_pair()
         with theirs:
             told = [str(theirs.fileno()), msgspec.json.encode(config).decode()]
-            command = [sys.executable, "-m", "aioray_node.pool.zygote", *told]
+            command = child_python.command("aioray_node.pool.zygote", *told)
             process = subprocess.Popen(  # returns at once: nothing to await
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=_child_environment()
             )
@@ -82,9 +83,17 @@ class ZygoteProcess:
     def on_writable(self) -> None:
         """Never asked for: orders are small and few."""
 
-    def fork_worker(self, worker_id: str, session_dir: str, stdout_fd: int, stderr_fd: int) -> None:
+    def inherit(self, session_dir: str) -> None:
+        """Have it remove this session if its node is killed. Does nothing when the zygote is gone."""
+        self._say(Inherit(session_dir))
+
+    def _say(self, message: msgspec.Struct) -> None:
+        with contextlib.suppress(OSError):  # it is gone, which we hear of by reading
+            self.sock.send(msgspec.msgpack.encode(message))
+
+    def fork_worker(self, order: ForkWorker, stdout_fd: int, stderr_fd: int) -> None:
         """Order one worker; Forked reports. Raises OSError when the zygote is gone."""
-        data = msgspec.msgpack.encode(ForkWorker(worker_id, session_dir))
+        data = msgspec.msgpack.encode(order)
         socket.send_fds(self.sock, [data], [stdout_fd, stderr_fd])
 
     def hang_up(self) -> None:
@@ -92,6 +101,7 @@ class ZygoteProcess:
         if self.sock.fileno() >= 0:
             if self._reactor is not None:
                 self._reactor.unregister(self.sock.fileno())
+            self._say(Exit("the node ends it"))
             self.sock.close()
 
     def close(self, timeout_s: float) -> None:
@@ -128,11 +138,8 @@ class ZygoteProcess:
 
 
 def _child_environment() -> dict[str, str]:
-    """Ours, with the import path as it is here, and one thread a library: a fork would lose the others."""
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    environment.update(single_threaded_libraries(environment))
-    return environment
+    """Ours, but with one thread a library: a fork would lose the others."""
+    return {**os.environ, **single_threaded_libraries(dict(os.environ))}
 
 
 def single_threaded_libraries(environment: dict[str, str]) -> dict[str, str]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from aioray_node.scheduling.resources import NodeResources, Resources, in_words, without_zeros
+from aioray_node.scheduling.devices import Devices
+from aioray_node.scheduling.resources import UNIT, NodeResources, Resources, in_words, without_zeros
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -69,6 +70,7 @@ class Place(msgspec.Struct, frozen=True):
     """The resources are taken: get a worker for it."""
 
     lease_id: int
+    gpus: tuple[int, ...] = ()  # devices that are its own, or of which it has a part
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -119,6 +121,7 @@ class Group:
 class Lease:
     request: Request
     demand: Resources
+    gpus: dict[int, int] = field(default_factory=dict)  # device -> how much of it
     blocked: bool = False
     resumed: bool = False  # took its CPU back by force once: may be part of an overbooked CPU count
 
@@ -150,6 +153,10 @@ class State:
     front: Front | None = None
     next_seq: int = 0
     wake_at: float | None = None  # what the shell was last told
+    devices: Devices = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.devices = Devices(self.resources.total.get("GPU", 0) // UNIT)
 
 
 def handle(state: State, event: Event, now: float) -> list[Command]:
@@ -191,7 +198,7 @@ def plan(state: State, now: float) -> list[Command]:
         group = state.groups[key]
         if front and _bars(front, group.demand):
             continue
-        if not state.resources.fits(group.demand):  # nor will the rest of its group, in this pass
+        if not _fits(state, group.demand):  # nor will the rest of its group, in this pass
             front = front or _front(state, group, now)
             continue
         commands.append(_place(state, group))
@@ -221,6 +228,8 @@ def explain(state: State, lease_id: int) -> str:
     ahead = sum(1 for group in state.groups.values() for _ in _before(group, entry.seq))
     free = in_words(state.resources.available)
     demand = state.groups[entry.key].demand
+    if state.resources.fits(demand) and not _fits(state, demand):
+        free += " in parts of several devices"
     text = f"{entry.request.name} waits for {in_words(demand)}; free: {free}; {ahead} ahead of it"
     if state.front and state.front.lease_id != lease_id and _bars(state.front, demand):
         text += f"; {state.waiting[state.front.lease_id].request.name} was overtaken too often and goes first"
@@ -256,8 +265,13 @@ def _place(state: State, group: Group) -> Place:
     lease_id, entry = next(iter(group.queue.items()))
     _leave_queue(state, lease_id)
     state.resources.acquire(group.demand)
-    state.granted[lease_id] = Lease(entry.request, group.demand)
-    return Place(lease_id)
+    gpus = state.devices.acquire(group.demand.get("GPU", 0))
+    state.granted[lease_id] = Lease(entry.request, group.demand, gpus)
+    return Place(lease_id, tuple(gpus))
+
+
+def _fits(state: State, demand: Resources) -> bool:
+    return state.resources.fits(demand) and state.devices.fits(demand.get("GPU", 0))
 
 
 def _leave_queue(state: State, lease_id: int) -> Request:
@@ -274,6 +288,7 @@ def _forget(state: State, lease_id: int) -> None:
         request = _leave_queue(state, lease_id)
     elif lease := state.granted.pop(lease_id, None):
         state.resources.release(lease.held())
+        state.devices.release(lease.gpus)
         request = lease.request
     elif lease_id in state.infeasible:
         request = state.infeasible.pop(lease_id)
@@ -313,6 +328,7 @@ def _shrink(state: State, lease_id: int, demand: Resources) -> None:
     lease.demand = demand  # a new dict: the old one may be its group's
     after = lease.held()
     state.resources.release({name: amount - after.get(name, 0) for name, amount in before.items()})
+    lease.gpus = state.devices.shrink(lease.gpus, demand.get("GPU", 0))
 
 
 def _front(state: State, group: Group, now: float) -> Front:
@@ -370,6 +386,12 @@ def _check_resources(state: State) -> None:
         assert available >= 0 or name == "CPU", f"{name} is overbooked: {state}"
     assert never_forced <= state.resources.total.get("CPU", 0), f"CPU is overbooked, but not by resuming: {state}"
     assert state.resources.available.keys() == state.resources.total.keys(), state
+    for lease in state.granted.values():
+        assert sum(lease.gpus.values()) == lease.demand.get("GPU", 0), f"a lease has not the GPUs it holds: {state}"
+        assert sum(part < UNIT for part in lease.gpus.values()) <= 1, f"a lease has parts of several GPUs: {state}"
+    for device, free in enumerate(state.devices.free):
+        parts = sum(lease.gpus.get(device, 0) for lease in state.granted.values())
+        assert 0 <= free == UNIT - parts, f"GPU {device} leaked or was booked twice: {state}"
 
 
 def _check_plan(state: State) -> None:
@@ -379,9 +401,9 @@ def _check_plan(state: State) -> None:
     front = state.front
     oldest = min(state.waiting.values(), key=lambda entry: entry.seq)
     assert front.lease_id == oldest.request.lease_id, f"the front is not the oldest: {state}"
-    assert not state.resources.fits(state.groups[oldest.key].demand), f"the front fits and still waits: {state}"
+    assert not _fits(state, state.groups[oldest.key].demand), f"the front fits and still waits: {state}"
     assert (front.overtaken >= front.allowance) == (front.barred_until is not None), f"a bar out of turn: {state}"
     free_to_go = [group.demand for group in state.groups.values() if not _bars(front, group.demand)]
-    assert not any(map(state.resources.fits, free_to_go)), f"a request waits that fits: {state}"
+    assert not any(_fits(state, demand) for demand in free_to_go), f"a request waits that fits: {state}"
     if front.barred_until is not None:
         assert state.wake_at == front.barred_until, f"nobody will lift the bar: {state}"

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from aioray.wire.control import Exit, LeaseGrant, LeaseLost, Notice
-from aioray_node.pool.core import Need
+from aioray_node.environments import core as environments
+from aioray_node.pool.core import Kind, Need
 from aioray_node.scheduling import core
 from aioray_node.scheduling.resources import NodeResources, in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import msgspec
 
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
+    from aioray_node.environments.shell import EnvironmentDesk
     from aioray_node.pool.shell import Worker, WorkerPool
 
 
@@ -27,6 +29,7 @@ class ActorHost(Protocol):
     def admitted(self, actor_id: bytes) -> None: ...
     def placed(self, actor_id: bytes, worker: Worker) -> None: ...
     def worker_lost(self, actor_id: bytes, reason: str) -> None: ...
+    def setup_failed(self, actor_id: bytes, reason: str) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +38,8 @@ class _Grant:
 
     process: bytes  # whose it is
     number: int  # as its owner calls it
+    request: core.Request  # for when its environment is there
+    environment: str = ""
     actor_id: bytes = b""
     worker: Worker | None = None
     running: dict[str, int] | None = None  # what an actor keeps once it is placed
@@ -52,10 +57,12 @@ class LeaseDesk:
         send: Callable[[bytes, msgspec.Struct], None],
         *,
         exit_grace_s: float,
+        gpu_ids: Sequence[str] = (),
     ) -> None:
         self._reactor = reactor
         self._exit_grace_s = exit_grace_s
         self._state = core.State(resources)
+        self._gpu_ids = gpu_ids
         self._send = send
         self._ids = itertools.count(1)
         self._grants: dict[int, _Grant] = {}
@@ -64,6 +71,7 @@ class LeaseDesk:
         self._infeasible: dict[tuple[bytes, str], set[int]] = {}  # what was warned of, and the leases that wait for it
         self.pool: WorkerPool
         self.actors: ActorHost
+        self.environments: EnvironmentDesk
 
     @property
     def resources(self) -> NodeResources:
@@ -73,8 +81,8 @@ class LeaseDesk:
         """Let the scheduler decide, and carry it out."""
         for command in core.handle(self._state, event, self._reactor.time()):
             match command:
-                case core.Place(lease_id):
-                    self._placed(lease_id)
+                case core.Place(lease_id, gpus):
+                    self._placed(lease_id, gpus)
                 case core.Ended(lease_id):
                     self._forget(lease_id)
                     self.pool.free(lease_id, reusable=False)
@@ -84,10 +92,11 @@ class LeaseDesk:
                     delay_s = max(0.0, when - self._reactor.time())
                     self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
 
-    def _placed(self, lease_id: int) -> None:
+    def _placed(self, lease_id: int, gpus: tuple[int, ...]) -> None:
         grant = self._grants[lease_id]
         if grant.wants_worker:
-            self.pool.feed(Need(lease_id, fresh=bool(grant.actor_id)))
+            kind = Kind(grant.environment, tuple(self._gpu_ids[gpu] for gpu in gpus))
+            self.pool.feed(Need(lease_id, fresh=bool(grant.actor_id), kind=kind))
             return
         if grant.running is not None:
             self.feed(core.Shrink(lease_id, grant.running))
@@ -105,30 +114,60 @@ class LeaseDesk:
 
     # for callers
 
-    def request(self, process: bytes, number: int, demand: dict[str, int], name: str) -> None:
+    def request(self, process: bytes, number: int, demand: dict[str, int], name: str, environment: str = "") -> None:
         """A caller wants a worker for tasks."""
         if (process, number) in self._by_owner:
             return  # sent twice
         lease_id = next(self._ids)
-        self._grants[lease_id] = _Grant(process, number)
+        request = core.Request(lease_id, process.hex(), demand, name)
+        self._grants[lease_id] = _Grant(process, number, request, environment)
         self._by_owner[process, number] = lease_id
-        self.feed(core.Request(lease_id, process.hex(), demand, name))
+        self._queue(lease_id, environment)
 
-    def give_back(self, process: bytes, number: int, *, kill: bool) -> None:
-        """A caller is through with a lease, or does not want it any more."""
+    def _queue(self, lease_id: int, environment: str) -> None:
+        """First its environment: while that is set up, it holds nothing that others could use."""
+        if environment:
+            self.environments.feed(environments.Wanted(lease_id, environment))
+        else:
+            self.go_on(lease_id)
+
+    def go_on(self, lease_id: int) -> None:
+        """Its environment is there."""
+        self.feed(self._grants[lease_id].request)
+
+    def refuse(self, lease_id: int, reason: str) -> None:
+        """Its environment cannot be had."""
+        grant = self._grants[lease_id]
+        self._forget(lease_id)
+        if grant.actor_id:
+            self.actors.setup_failed(grant.actor_id, reason)
+        else:
+            self._send(grant.process, LeaseLost(grant.number, reason, setup_failed=True))
+
+    def give_back(self, process: bytes, number: int, *, kill: bool, retire: bool = False) -> None:
+        """A caller is through with a lease, or does not want it any more; `retire`: nor is its worker of use."""
         lease_id = self._by_owner.get((process, number))
         if lease_id is not None:
-            self._end(lease_id, reusable=not kill)
+            self._end(lease_id, reusable=not (kill or retire), gently=retire and not kill)
 
     def blocked(self, worker: Worker, blocked: bool) -> None:
         """A worker waits for the cluster, or goes on."""
         if worker.lease_id is not None:
             self.feed(core.Blocked(worker.lease_id) if blocked else core.Unblocked(worker.lease_id))
 
+    def assigned(self, worker: Worker) -> dict[str, int]:
+        """What the lease of a worker gives it: resource name to ten-thousandths."""
+        granted = None if worker.lease_id is None else self._state.granted.get(worker.lease_id)
+        return {} if granted is None else granted.request.demand
+
     def explain(self, process: bytes, number: int) -> str:
         """Why a lease is not there yet."""
         lease_id = self._by_owner.get((process, number))
-        return "its request is on the way to the node" if lease_id is None else core.explain(self._state, lease_id)
+        if lease_id is None:
+            return "its request is on the way to the node"
+        if self.environments.is_awaited_by(lease_id):
+            return "its runtime environment is being set up"
+        return core.explain(self._state, lease_id)
 
     def process_gone(self, process: bytes) -> None:
         """All its leases end, and what runs on them."""
@@ -148,12 +187,16 @@ class LeaseDesk:
         running: dict[str, int],
         *,
         wants_worker: bool = True,
+        environment: str = "",
     ) -> None:
         """An actor wants a worker for life, or just resources: it has a place in some worker then."""
         lease_id = next(self._ids)
-        self._grants[lease_id] = _Grant(creator, 0, actor_id, running=running, wants_worker=wants_worker)
+        request = core.Request(lease_id, "actor:" + actor_id.hex(), placement, name)
+        self._grants[lease_id] = _Grant(
+            creator, 0, request, environment, actor_id, running=running, wants_worker=wants_worker
+        )
         self._by_actor[actor_id] = lease_id
-        self.feed(core.Request(lease_id, "actor:" + actor_id.hex(), placement, name))
+        self._queue(lease_id, environment)
 
     def end_actor(self, actor_id: bytes) -> None:
         """It needs its worker no more, or never will."""
@@ -198,14 +241,15 @@ class LeaseDesk:
         else:
             self._send(grant.process, LeaseLost(grant.number, reason))
 
-    def _end(self, lease_id: int, *, reusable: bool) -> None:
+    def _end(self, lease_id: int, *, reusable: bool, gently: bool = False) -> None:
         self._forget(lease_id)
         self.feed(core.Return(lease_id))
-        self.pool.free(lease_id, reusable=reusable)
+        self.pool.free(lease_id, reusable=reusable, gently=gently)
 
     def _forget(self, lease_id: int) -> None:
         grant = self._grants.pop(lease_id, None)
         if grant is not None:
+            self.environments.feed(environments.Unwanted(lease_id))
             self._by_owner.pop((grant.process, grant.number), None)
             self._by_actor.pop(grant.actor_id, None)
             for said, lease_ids in list(self._infeasible.items()):

@@ -21,7 +21,7 @@ from aioray.wire.framing import decode_call
 from aioray_node.worker.checkpoints import restore
 from aioray_node.worker.exits import is_crash, reason_of
 from aioray_node.worker.hosted_actor import ASYNC_CONCURRENCY, ActorKind, HostedActor
-from aioray_node.worker.runtime import RunningCall, running
+from aioray_node.worker.runtime import Caller, RunningCall, id_of_call_here, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -109,7 +109,7 @@ class ActorHost:
         The node is told, unless there is more to do that must be awaited.
         """
         call = decode_call(actor.spec.call)
-        token = running.set(RunningCall(call, actor.spec.creator, actor))
+        token = running.set(RunningCall(call, _creator_of(actor.spec), actor))
         try:
             args, kwargs = self._runtime.arguments(call)
             actor.instance = actor.kind.cls(*args, **kwargs)
@@ -128,7 +128,7 @@ class ActorHost:
     async def construct_async(self, actor: HostedActor) -> None:
         """What of it must be awaited, and all of it if nothing has been done yet."""
         call = decode_call(actor.spec.call)
-        running.set(RunningCall(call, actor.spec.creator, actor))
+        running.set(RunningCall(call, _creator_of(actor.spec), actor))
         cls: Any = actor.kind.cls
         try:
             if actor.instance is None:
@@ -175,22 +175,23 @@ class ActorHost:
         services = self._services
         loop = services.loop = asyncio.get_running_loop()
         spec = self.expected[0]
+        limit = _SHARED_THREADS
+        if not spec.slot:
+            limit = (spec.max_concurrency or ASYNC_CONCURRENCY) + sum(spec.concurrency_groups.values())
+        services.threads = concurrent.futures.ThreadPoolExecutor(limit + _SPARE_THREADS, "actor")
+        loop.set_default_executor(services.threads)
         if spec.slot:
             services.reactor.attach(loop)
-            limit = _SHARED_THREADS
             self._construct_expected()
         else:
             self.expected.popleft()
             actor = self.prepare(spec)
-            limit = spec.max_concurrency or ASYNC_CONCURRENCY
-            limit += sum(spec.concurrency_groups.values())
             # It may block, as nothing else runs yet: the loop does the I/O only when it is through.
             if actor is not None and not actor.kind.constructor_is_coroutine and not self.construct(actor):
                 actor = None
             services.reactor.attach(loop)
             if actor is not None and _must_await(actor):
                 await self.construct_async(actor)
-        loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(limit + _SPARE_THREADS, "actor"))
         await stopped.wait()
 
     async def finish(self) -> None:
@@ -280,7 +281,8 @@ class ActorHost:
     def _gone_light(self, actor: HostedActor, exc: Exiting) -> None:
         spec, crashed = actor.spec, is_crash(exc)
         with self._services.reactor.lock:
-            self._services.runtime.link.send(ActorExit(spec.actor_id, reason_of(exc), spec.restarts, crashed))
+            leaving = ActorExit(spec.actor_id, reason_of(exc), spec.restarts, crashed, id_of_call_here())
+            self._services.runtime.link.send(leaving)
             # One that will be constructed again must not answer any more.
             self.end(spec.slot, now=crashed)
 
@@ -294,6 +296,10 @@ class ActorHost:
         call = running.get()
         actor = call.actor if call is not None else self.by_slot.get(0)
         return actor if actor is not None and self.by_slot.get(actor.spec.slot) is actor else None
+
+
+def _creator_of(spec: ActorSpec) -> Caller:
+    return Caller(spec.creator, spec.job_id, spec.namespace)
 
 
 def _must_await(actor: HostedActor) -> bool:

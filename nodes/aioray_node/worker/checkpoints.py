@@ -75,7 +75,7 @@ class Saver:
                 if not self._begin():
                     return
                 hook = getattr(self._actor.instance, SAVE)
-                if self._actor.kind.coroutines or inspect.iscoroutinefunction(hook):
+                if self._actor.kind.on_loop or inspect.iscoroutinefunction(hook):
                     state = hook()
                     if inspect.isawaitable(state):
                         state = await state

@@ -10,18 +10,22 @@ from __future__ import annotations
 import asyncio
 import collections
 import inspect
+import os
 import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from aioray.wire.calls import Call, Cancel, Export, GiveBack, Greeting
+from aioray.exceptions import TaskCancelledError
+from aioray.runtime.tasks import RETRY_ALL
+from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greeting, Proceed
 from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray_node.worker.actor_host import ActorHost
 from aioray_node.worker.exits import is_crash, reason_of, status_of
 from aioray_node.worker.lanes import Services
 from aioray_node.worker.replies import Replier
-from aioray_node.worker.runtime import RunningCall, running
+from aioray_node.worker.runtime import Caller, RunningCall, id_of_call_here, running
+from aioray_node.worker.streams import Stopped, Streams
 from aioray_node.worker.threads import ThreadLimit
 
 if TYPE_CHECKING:
@@ -42,16 +46,6 @@ class Interrupted(KeyboardInterrupt):
     """Raised in the main thread, in the middle of user code, when its call is cancelled."""
 
 
-class Caller:
-    """Who is at the other end of a connection."""
-
-    __slots__ = ("exports", "process_id")
-
-    def __init__(self) -> None:
-        self.process_id = b""
-        self.exports: dict[str, bytes] = {}
-
-
 class MainLane:
     """Calls one at a time in the main thread: the queue of the executor, which also cancels what is in it."""
 
@@ -61,7 +55,7 @@ class MainLane:
     def take(self, item: Item) -> None:
         self._queue.append(item)
 
-    def cancel(self, connection: Connection, seq: int) -> bool:
+    def cancel(self, connection: Connection, seq: int, *, recursive: bool) -> bool:
         return False
 
 
@@ -72,16 +66,21 @@ class Executor:
         self._runtime = runtime
         self._reactor = runtime.reactor
         self._replier = Replier(runtime)
+        self._streams = Streams(runtime)
         self._address = address
         self._queue: collections.deque[Item] = collections.deque()
         self._functions: dict[str, Any] = {}
         self._threads = ThreadLimit()
+        self._runs: collections.Counter[str] = collections.Counter()  # of functions that say how many are enough
+        self._worn_out = False  # one has had enough: nothing begins here any more
         self._current: Item | None = None  # in the main thread
+        self._current_call: RunningCall | None = None
+        self._interruptible = False  # the main thread is in user code, or about to be
         self._current_loop_task: asyncio.Task[Any] | None = None
-        self._in_loop = False  # the main thread runs, or is about to run, an async task
         self._busy = False  # the current call takes long, or waits: nothing may queue behind it
         self._interrupting: Item | None = None
-        services = Services(runtime, self._replier, MainLane(self._queue))
+        self._handed_over = False  # the interrupt is for the reactor to raise
+        services = Services(runtime, self._replier, MainLane(self._queue), self._streams)
         self._host = runtime.host = ActorHost(services, self._exit, self._save_soon)
         self._save_due: Saver | None = None
         self._actor: HostedActor | None = None  # whose calls the main thread runs
@@ -110,19 +109,33 @@ class Executor:
         for message in messages:
             match message:
                 case Call(slot=slot):
+                    if message.time_left_us:
+                        message.time_left_us += int(self._reactor.time() * 1e6)
                     if not self._is_actor:
                         queue.append((connection, message))
                     elif (actor := by_slot.get(slot)) is not None:
                         actor.take((connection, message))
                 case Export(fn, data):
                     caller.exports[fn] = data
-                case Cancel(seq, slot):
-                    self._cancel(connection, seq, slot)
-                case Greeting(process_id, sys_path):
-                    caller.process_id = process_id
+                case Cancel(seq):
+                    self._streams.cancel(connection, seq)
+                    self._cancel(connection, message)
+                case Proceed():
+                    self._streams.proceed(connection, message)
+                case CloseStream(seq, slot):
+                    if not self._streams.close(connection, seq):
+                        self._cancel(connection, Cancel(seq, slot))
+                case Greeting(process_id, sys_path, job_id, namespace):
+                    caller.process_id, caller.job_id, caller.namespace = process_id, job_id, namespace
+                    if not self._is_actor:
+                        self._runtime.job_id, self._runtime.namespace = job_id, namespace
                     self._runtime.add_sys_path(sys_path)
-        if self._busy and queue:
+        if (self._busy or self._worn_out) and queue:
             self.give_back()
+
+    def on_caller_gone(self, connection: Connection, reason: str) -> None:
+        """Its node ends its tasks; an actor goes on for others."""
+        self._streams.caller_gone(connection)
 
     def on_actor(self, spec: ActorSpec) -> None:
         """This worker becomes an actor, or gets one more light one."""
@@ -163,51 +176,76 @@ class Executor:
 
     # cancelling
 
-    def _cancel(self, connection: Connection, seq: int, slot: int) -> None:
+    def _cancel(self, connection: Connection, message: Cancel) -> None:
+        seq, recursive = message.seq, message.recursive
         for item in self._queue:
             if item[0] is connection and item[1].seq == seq:
                 self._queue.remove(item)
                 self._replier.cancelled(item)
                 return
-        actor = self._host.by_slot.get(slot)
-        if actor is not None and actor.cancel(connection, seq):
+        actor = self._host.by_slot.get(message.slot)
+        if actor is not None and actor.cancel(connection, seq, recursive=recursive):
             return
-        current = self._current
-        if current is not None and current[0] is connection and current[1].seq == seq:
-            if self._current_loop_task is not None:
-                self._current_loop_task.cancel()
-                return
-            self._interrupting = current
+        current, call = self._current, self._current_call
+        if current is None or call is None or current[0] is not connection or current[1].seq != seq:
+            return
+        call.cancel(self._runtime.next_seq(), recursive=recursive)
+        if message.force and not self._is_actor:
+            self._end_by_force(call)
+        elif self._current_loop_task is not None:
+            self._runtime.cancel_loop_task(self._current_loop_task, call)
+        else:
+            self._interrupting, self._handed_over = current, False
             self._interrupt()
+
+    def _end_by_force(self, call: RunningCall) -> None:
+        """The call is to end with this process; what it has others do ends first."""
+        if not call.spares_children:
+            self._runtime.tasks.cancel_children(call)
+        self._reactor.flush()
+        os._exit(1)
 
     def _interrupt(self) -> None:
         """Interrupt the main thread, again and again until it is through: it may be busy with what must not be torn."""
         if self._interrupting is None or self._interrupting is not self._current:
             return
-        if self._current_loop_task is not None:
-            self._interrupting = None
-            self._reactor.forget_interrupt()
-            self._current_loop_task.cancel()
+        if self._handed_over and not self._reactor.is_interrupting:
+            self._interrupted()
             return
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         self._reactor.call_later(_INTERRUPT_AGAIN_S, self._interrupt)
 
+    def _interrupted(self) -> None:
+        """The current call has its interrupt: once is enough. What it has begun before goes with it.
+
+        Not earlier, or it would see its children fail, and have the interrupt in the middle of what it does then.
+        """
+        self._interrupting = None
+        self._reactor.forget_interrupt()
+        call = self._current_call
+        if call is not None and not call.spares_children:
+            with self._reactor.lock:
+                self._runtime.tasks.cancel_children(call, call.next_seq)
+
     def _stopped_call(self, item: Item, call: RunningCall) -> None:
         """It was cancelled while it ran: what it submitted goes with it."""
-        with self._reactor.lock:
-            self._runtime.tasks.cancel_children(call)
+        if not call.spares_children:
+            with self._reactor.lock:
+                self._runtime.tasks.cancel_children(call)
         self._replier.cancelled(item)
 
     def on_signal(self, *_: Any) -> None:
         """SIGINT, which only `_cancel` sends: raise in user code, but never in the middle of our own."""
         item = self._interrupting
-        if item is None or item is not self._current or self._in_loop:
+        if item is None or item is not self._current or not self._interruptible:
             return
-        if self._reactor.in_our_hands() or self._runtime.memory.is_being_changed:
+        if self._handed_over and not self._reactor.is_interrupting:
+            return  # it was raised while this signal was on its way
+        if self._reactor.in_our_hands() or self._runtime.memory.is_being_changed or self._streams.is_between_values:
+            self._handed_over = True
             self._reactor.interrupt(Interrupted())
         else:
-            self._interrupting = None
-            self._reactor.forget_interrupt()
+            self._interrupted()
             raise Interrupted
 
     # the main thread
@@ -258,40 +296,65 @@ class Executor:
                 if after_once or queue[0][1].once:  # with an older answer unsent, it would seem not to have begun
                     self._reactor.run_until(lambda: not self._replier.unsent)
                     self._reactor.flush()
-                item = queue.popleft()
+                with self._reactor.lock:  # a cancel finds it in the queue, or here
+                    item = queue.popleft()
+                    running_call = RunningCall(item[1], item[0].tag, self._actor)
+                    self._current, self._current_call = item, running_call
             except IndexError:  # given back meanwhile
                 return
             after_once = item[1].once
-            unflushed_us += self._run_one(item)
+            unflushed_us += self._run_one(item, running_call)
+            if item[1].max_calls and self._actor is None and self._is_enough(item):
+                return
             if unflushed_us >= _FLUSH_EVERY_US or item[1].once:  # nor may its own answer be lost with the next one
                 self._reactor.flush()
                 unflushed_us = 0
 
-    def _run_one(self, item: Item) -> int:
+    def _is_enough(self, item: Item) -> bool:
+        """Count a run of a function that wears its worker out; True when this worker is to be let go."""
+        connection, call = item
+        self._runs[call.fn] += 1
+        if self._runs[call.fn] < call.max_calls:
+            return False
+        self._reactor.run_until(lambda: not self._replier.unsent)  # its results first
+        with self._reactor.lock:
+            self._worn_out = True
+            connection.send(GiveBack([], leaving=True))  # so that who has the lease ends it
+            self._queue.clear()
+        self._reactor.flush()
+        return True
+
+    def _run_one(self, item: Item, running_call: RunningCall) -> int:
         """Run one call in the main thread; how long it took, in microseconds."""
         connection, call = item
         caller: Caller = connection.tag
-        running_call = RunningCall(call, caller.process_id, self._actor)
         token = running.set(running_call)
         started = time.perf_counter()
         exec_us = 0
         try:
-            self._current = item
             try:
-                result = self._invoke(caller, call)
+                self._interruptible = True
+                if running_call.is_canceled:  # before it began
+                    raise Interrupted
+                result = self._invoke(item, running_call)
             finally:
-                self._current = None
+                self._interruptible = False
+                self._current = self._current_call = None
                 self._busy = False
                 exec_us = int((time.perf_counter() - started) * 1e6)
-        except (Interrupted, asyncio.CancelledError):
-            self._current = None  # the interrupt may have come right before that
+        except (Interrupted, Stopped, asyncio.CancelledError):
+            self._interruptible = False
+            self._current = self._current_call = None  # the interrupt may have come right before that
             self._busy = False
             self._stopped_call(item, running_call)
         except SystemExit as exc:
             self._exit(exc)
         except BaseException as exc:  # whatever user code raises is its caller's
-            self._save_if_due()
-            self._replier.error(connection, call, exc, exec_us)
+            if self._interrupting is item and isinstance(exc, KeyboardInterrupt):
+                self._stopped_call(item, running_call)  # user code has put a handler of its own in place of ours
+            else:
+                self._save_if_due()
+                self._replier.error(connection, call, exc, exec_us, retry=self._is_worth_a_retry(caller, call, exc))
         else:
             self._save_if_due()
             self._replier.result(connection, caller.process_id, call, result, exec_us)
@@ -308,7 +371,23 @@ class Executor:
         if saver is not None and saver.call_done():
             saver.save()
 
-    def _invoke(self, caller: Caller, call: Call) -> Any:
+    def _is_worth_a_retry(self, caller: Caller, call: Call, exc: BaseException) -> bool:
+        """Whether the options of the call name this error."""
+        if not call.retry or isinstance(exc, TaskCancelledError):
+            return False
+        if call.retry == RETRY_ALL:
+            return isinstance(exc, Exception)
+        try:
+            types = self._functions.get(call.retry)
+            if types is None:
+                types = self._functions[call.retry] = self._runtime.objects.load_arguments(caller.exports[call.retry])
+            return isinstance(exc, types)
+        except Exception:  # a type that cannot be had here is not what was raised here
+            return False
+
+    def _invoke(self, item: Item, running_call: RunningCall) -> Any:
+        connection, call = item
+        caller: Caller = connection.tag
         if self._actor is None:
             function = self._functions.get(call.fn)
             if function is None:
@@ -316,33 +395,46 @@ class Executor:
             self._threads.apply(call.num_cpus)
         else:
             function = self._actor.method(call.fn)
+        running_call.function = function
         args, kwargs = self._runtime.arguments(call)
         result = function(*args, **kwargs)
         if inspect.iscoroutine(result):
+            args, kwargs = (), {}
+            result = self._run_coroutine(result, running_call)
+        elif inspect.isasyncgen(result):
             del args, kwargs
-            return self._run_coroutine(result)
+            finishing = self._streams.finish_async(item, result)
+            try:
+                return self._run_coroutine(finishing, running_call)
+            finally:
+                finishing.close()  # interrupted before it began, it would complain
+        if self._streams.is_asked(item, result):
+            args, kwargs = (), {}  # from here on the generator has them
+            return self._streams.finish(item, result, in_main=True)
         return result
 
-    def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any], call: RunningCall) -> Any:
         """An async task: the main thread becomes its event loop, which does the I/O meanwhile."""
         import uvloop
 
-        self._in_loop = True  # from here on a cancel cancels the asyncio task, once there is one
+        self._interruptible = False  # from here on a cancel cancels the asyncio task, once there is one
+        if self._loop is None:
+            self._loop = uvloop.new_event_loop()
+        loop = self._loop
+        self._reactor.attach(loop)
+        busy = loop.call_later(0.01, self._async_is_long)
         try:
-            if self._loop is None:
-                self._loop = uvloop.new_event_loop()
-            loop = self._loop
-            self._reactor.attach(loop)
-            busy = loop.call_later(0.01, self._async_is_long)
-            try:
-                self._current_loop_task = loop.create_task(coroutine)
-                return loop.run_until_complete(self._current_loop_task)
-            finally:
-                busy.cancel()
-                self._current_loop_task = None
-                self._reactor.detach()
+            with self._reactor.lock:
+                task = self._current_loop_task = loop.create_task(coroutine)
+                self._interrupting = None
+                self._reactor.forget_interrupt()
+                if call.is_canceled:  # before it could be told
+                    self._runtime.cancel_loop_task(task, call)
+            return loop.run_until_complete(task)
         finally:
-            self._in_loop = False
+            busy.cancel()
+            self._current_loop_task = None
+            self._reactor.detach()
 
     def _async_is_long(self) -> None:
         with self._reactor.lock:
@@ -355,7 +447,7 @@ class Executor:
                 return
             self._exit_with = exc if isinstance(exc, SystemExit) else SystemExit(status_of(exc))
             self._crashed = is_crash(exc)
-            self._runtime.link.send(Exit(reason_of(exc), self._crashed))
+            self._runtime.link.send(Exit(reason_of(exc), self._crashed, id_of_call_here()))
             self._reactor.flush()
         self.stop()
 
@@ -366,7 +458,7 @@ class Executor:
         runtime.add_sys_path(spec.sys_path)
         runtime.holds_cpu = bool(spec.running.get("CPU")) and not spec.slot
         if not spec.slot:
-            runtime.actor_id, runtime.actor_name, runtime.namespace = spec.actor_id, spec.name, spec.namespace
+            runtime.actor_spec, runtime.namespace, runtime.job_id = spec, spec.namespace, spec.job_id
             self._label = spec.cls
         if spec.is_async or spec.slot:
             self._serve_on_loop()

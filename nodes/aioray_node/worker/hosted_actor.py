@@ -30,8 +30,7 @@ class ActorKind:
 
     def __init__(self, cls: type, methods: Mapping[str, Any]) -> None:
         self.cls = cls
-        names = [name for name in methods if name]
-        self.coroutines = frozenset(name for name in names if inspect.iscoroutinefunction(getattr(cls, name, None)))
+        self.on_loop = frozenset(name for name in methods if name and _is_async(getattr(cls, name, None)))
         self.groups = groups_of(cls)
         self.constructor_is_coroutine = inspect.iscoroutinefunction(getattr(cls, "__init__", None))
         self.restore_is_coroutine = inspect.iscoroutinefunction(getattr(cls, RESTORE, None))
@@ -59,9 +58,9 @@ class HostedActor:
             return self._terminate_on_loop if self._services.loop is not None else self._terminate
         return method_of(self.instance, name)
 
-    def is_coroutine(self, name: str) -> bool:
-        """Whether that method is to be awaited on the loop."""
-        return name in self.kind.coroutines or name == TERMINATE
+    def runs_on_loop(self, name: str) -> bool:
+        """Whether that method is asynchronous."""
+        return name in self.kind.on_loop or name == TERMINATE
 
     def _terminate(self) -> None:
         """Leave, when what came before is through."""
@@ -111,9 +110,9 @@ class HostedActor:
 
     # the end
 
-    def cancel(self, connection: Connection, seq: int) -> bool:
+    def cancel(self, connection: Connection, seq: int, *, recursive: bool) -> bool:
         """Cancel a call; False when it is in no lane."""
-        return any(lane.cancel(connection, seq) for lane in self._lanes.values())
+        return any(lane.cancel(connection, seq, recursive=recursive) for lane in self._lanes.values())
 
     async def join(self) -> None:
         """Wait, on the loop, until all calls that have come are through."""
@@ -134,6 +133,10 @@ class HostedActor:
         for lane in self._lanes.values():
             if isinstance(lane, LoopLane):
                 lane.abort()
+
+
+def _is_async(member: Any) -> bool:
+    return inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
 
 
 def _nobody_knows_it_yet(item: Item) -> None:

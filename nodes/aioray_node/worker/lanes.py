@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aioray.exceptions import AsyncioActorExit
 from aioray_node.worker.methods import TERMINATE
 from aioray_node.worker.runtime import RunningCall, running
+from aioray_node.worker.streams import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from aioray_node.worker.hosted_actor import HostedActor
     from aioray_node.worker.replies import Replier
     from aioray_node.worker.runtime import WorkerRuntime
+    from aioray_node.worker.streams import Streams
 
 Item = tuple["Connection", "Call"]
 Key = tuple[int, int]
@@ -42,14 +44,17 @@ class Services:
         runtime: WorkerRuntime,
         replier: Replier,
         main_lane: Lane,
+        streams: Streams,
     ) -> None:
         self.runtime = runtime
         self.reactor = runtime.reactor
         self.replier = replier
         self.main_lane = main_lane
+        self.streams = streams
         self.on_exit: Callable[[HostedActor, Exiting], None]
         self.on_save_due: Callable[[Saver], None]
         self.loop: asyncio.AbstractEventLoop | None = None  # of async actors
+        self.threads: concurrent.futures.ThreadPoolExecutor  # for their sync methods
 
 
 class Lane(Protocol):
@@ -58,18 +63,19 @@ class Lane(Protocol):
     def take(self, item: Item) -> None:
         """A call has come."""
 
-    def cancel(self, connection: Connection, seq: int) -> bool:
+    def cancel(self, connection: Connection, seq: int, *, recursive: bool) -> bool:
         """Cancel a call; False when it is not here."""
 
 
 class ThreadLane:
-    """Calls in threads of a pool. One that runs cannot be cancelled, as threads cannot."""
+    """Calls in threads of a pool. One that runs cannot be interrupted: it is told, and what it began is cancelled."""
 
     def __init__(self, services: Services, actor: HostedActor, *, limit: int) -> None:
         self._services = services
         self._actor = actor
         self._pool = concurrent.futures.ThreadPoolExecutor(limit, "actor")
         self._under_way: dict[Key, tuple[Item, concurrent.futures.Future[None]]] = {}
+        self._running: dict[Key, RunningCall] = {}
 
     def take(self, item: Item) -> None:
         key = (id(item[0]), item[1].seq)
@@ -78,18 +84,31 @@ class ThreadLane:
         except RuntimeError:  # it is leaving: who calls hears of its end from the node
             return
 
-    def cancel(self, connection: Connection, seq: int) -> bool:
-        item, future = self._under_way.get((id(connection), seq), (None, None))
-        if item is None or future is None or not future.cancel():
+    def cancel(self, connection: Connection, seq: int, *, recursive: bool) -> bool:
+        key = (id(connection), seq)
+        item, future = self._under_way.get(key, (None, None))
+        if item is None or future is None:
             return False
-        del self._under_way[id(connection), seq]
-        self._services.replier.cancelled(item)
+        if future.cancel():
+            del self._under_way[key]
+            self._services.replier.cancelled(item)
+            return True
+        call = self._running.get(key)
+        if call is None:  # its thread is about to begin
+            call = self._running[key] = self._running_call(item)
+        call.cancel(self._services.runtime.next_seq(), recursive=recursive)
+        if recursive:
+            self._services.runtime.tasks.cancel_children(call)
+            return False
         return True
 
     def under_way(self) -> list[concurrent.futures.Future[None]]:
         """All that has come and is not through, but for those that wait for the others themselves."""
         with self._services.reactor.lock:
             return [future for item, future in self._under_way.values() if item[1].fn != TERMINATE]
+
+    def _running_call(self, item: Item) -> RunningCall:
+        return RunningCall(item[1], item[0].tag, self._actor)
 
     def join(self) -> None:
         """Wait until all that has come is done."""
@@ -98,14 +117,24 @@ class ThreadLane:
     def _run(self, item: Item, key: Key) -> None:
         connection, call = item
         services = self._services
+        with services.reactor.lock:  # `take` may not have noted it yet
+            if self._running.pop(key, None) is not None:  # it was cancelled before it began
+                del self._under_way[key]
+                services.replier.cancelled(item)
+                return
+            running_call = self._running[key] = self._running_call(item)
         caller: bytes = connection.tag.process_id
-        token = running.set(RunningCall(call, caller, self._actor))
+        token = running.set(running_call)
         started = time.perf_counter()
         try:
-            method = self._actor.method(call.fn)
+            method = running_call.function = self._actor.method(call.fn)
             args, kwargs = services.runtime.arguments(call)
             result = method(*args, **kwargs)
             del args, kwargs
+            if services.streams.is_asked(item, result):
+                result = services.streams.finish(item, result)
+        except Stopped:
+            services.replier.cancelled(item)
         except SystemExit as exc:
             services.on_exit(self._actor, exc)
         except BaseException as exc:  # whatever user code raises is its caller's
@@ -117,8 +146,8 @@ class ThreadLane:
             del result
         finally:
             running.reset(token)
-            with services.reactor.lock:  # `take` may not have noted it before
-                self._under_way.pop(key, None)
+            with services.reactor.lock:
+                del self._running[key], self._under_way[key]
         if services.reactor.loop is None:
             services.reactor.flush()
 
@@ -141,7 +170,7 @@ class LoopLane:
         self._actor = actor
         self._limit = limit
         self._backlog: collections.deque[Item] | None = None
-        self._tasks: dict[Key, tuple[asyncio.Task[None], Item]] = {}
+        self._tasks: dict[Key, tuple[asyncio.Task[None], Item, RunningCall]] = {}
         self._closed = False
 
     def take(self, item: Item) -> None:
@@ -156,27 +185,33 @@ class LoopLane:
         loop = self._services.loop
         assert loop is not None
         key = (id(item[0]), item[1].seq)
-        self._tasks[key] = loop.create_task(self._run(item, key)), item
+        running_call = RunningCall(item[1], item[0].tag, self._actor)
+        self._tasks[key] = loop.create_task(self._run(item, key, running_call)), item, running_call
 
-    async def _run(self, item: Item, key: Key) -> None:
+    async def _run(self, item: Item, key: Key, running_call: RunningCall) -> None:
         connection, call = item
         services, actor = self._services, self._actor
         caller: bytes = connection.tag.process_id
-        running_call = RunningCall(call, caller, actor)
         running.set(running_call)
         started = time.perf_counter()
         try:
-            method = actor.method(call.fn)
+            method = running_call.function = actor.method(call.fn)
             args, kwargs = services.runtime.arguments(call)
-            if actor.is_coroutine(call.fn):
-                result = await method(*args, **kwargs)
+            on_loop = actor.runs_on_loop(call.fn)
+            if on_loop:
+                result = method(*args, **kwargs)
             else:
-                # A sync method would stall every other call of the actor.
-                result = await _in_thread(running_call, functools.partial(method, *args, **kwargs))
-                if inspect.iscoroutine(result):  # of a function that was sent along with __ray_call__
-                    result = await result
+                # A sync method would stall every other call of the actor, and so would its generator.
+                result = await _in_thread(
+                    services.threads, functools.partial(_run_sync, services, item, method, args, kwargs)
+                )
+                on_loop = _is_async(result)  # of a function that was sent along with __ray_call__
             del args, kwargs
-        except asyncio.CancelledError:
+            if inspect.iscoroutine(result):
+                result = await result
+            if on_loop and services.streams.is_asked(item, result):
+                result = await services.streams.finish_async(item, result)
+        except (asyncio.CancelledError, Stopped):
             if not self._closed:
                 services.replier.cancelled(item)
         except (SystemExit, KeyboardInterrupt, AsyncioActorExit) as exc:
@@ -214,23 +249,25 @@ class LoopLane:
 
     def under_way(self) -> list[asyncio.Task[None]]:
         """All that has begun and is not through, but for those that wait for the others themselves."""
-        return [task for task, item in self._tasks.values() if item[1].fn != TERMINATE]
+        return [task for task, item, _ in self._tasks.values() if item[1].fn != TERMINATE]
 
     async def join(self) -> None:
         """Wait until all that has come is done."""
         while self._tasks:
-            await asyncio.wait([task for task, _ in self._tasks.values()])
+            await asyncio.wait([task for task, _, _ in self._tasks.values()])
 
     def abort(self) -> None:
         """Cancel all that runs, and forget what waits. Nothing is answered any more: the same calls may have been sent
         to the actor's next life, under the same numbers."""
         self._closed = True
         self._backlog = None
-        for task, item in list(self._tasks.values()):
-            task.cancel()
+        for task, item, call in list(self._tasks.values()):
+            self._services.streams.silence(*item)
+            call.cancel(self._services.runtime.next_seq(), recursive=True)
+            self._services.runtime.cancel_loop_task(task, call)
             task.add_done_callback(functools.partial(self._never_began, item))
 
-    def cancel(self, connection: Connection, seq: int) -> bool:
+    def cancel(self, connection: Connection, seq: int, *, recursive: bool) -> bool:
         for item in self._backlog or ():
             if item[0] is connection and item[1].seq == seq:
                 assert self._backlog is not None
@@ -240,31 +277,46 @@ class LoopLane:
         found = self._tasks.get((id(connection), seq))
         if found is None:
             return False
-        task, item = found
-        task.cancel()
+        task, item, call = found
+        call.cancel(self._services.runtime.next_seq(), recursive=recursive)
+        self._services.runtime.cancel_loop_task(task, call)
         task.add_done_callback(functools.partial(self._never_began, item))
         return True
 
     def _never_began(self, item: Item, task: asyncio.Task[None]) -> None:
         """A task that is cancelled before its first step never runs any of its code: do what that would have done."""
         key = (id(item[0]), item[1].seq)
-        if self._tasks.get(key) == (task, item):
+        entry = self._tasks.get(key)
+        if entry is not None and entry[0] is task:
             if not self._closed:
                 self._services.replier.cancelled(item)
             self._over(key)
 
 
-async def _in_thread(call: RunningCall, fn: Callable[[], Any]) -> Any:
-    """Run `fn` in a thread. Once begun it cannot be stopped: a cancel is told to it, and what it returns counts."""
-    loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(None, contextvars.copy_context().run, fn)
+def _run_sync(
+    services: Services, item: Item, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    result = method(*args, **kwargs)
+    if _is_async(result) or not services.streams.is_asked(item, result):
+        return result
+    return services.streams.finish(item, result)
+
+
+def _is_async(result: Any) -> bool:
+    """Whether it is for the event loop to finish."""
+    return inspect.iscoroutine(result) or inspect.isasyncgen(result)
+
+
+async def _in_thread(threads: concurrent.futures.Executor, fn: Callable[[], Any]) -> Any:
+    """Run `fn` in a thread. Once begun it cannot be interrupted, and what it returns counts."""
+    begun = threads.submit(contextvars.copy_context().run, fn)
+    future = asyncio.wrap_future(begun)
     while True:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            if future.cancelled() or future.cancel():
+            if begun.cancelled() or begun.cancel():
                 raise
-            call.is_canceled = True
 
 
 def us_since(started: float) -> int:

@@ -15,19 +15,20 @@ from aioray.runtime.connection import Connection, Listener
 from aioray.runtime.reactor import Reactor
 from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray.wire.framing import call_decoder
-from aioray_node.worker.executor import Caller, Executor
+from aioray_node.worker.executor import Executor
 from aioray_node.worker.output import labelled_stream
-from aioray_node.worker.runtime import WorkerRuntime
+from aioray_node.worker.runtime import Caller, WorkerRuntime
 
 if TYPE_CHECKING:
     import socket
 
     from aioray.config import Config
-    from aioray.runtime.connection import Connection as _Connection
+    from aioray.wire.control import ForkWorker
 
 
-def run_worker(worker_id: str, session_dir: str, config: Config) -> None:
+def run_worker(order: ForkWorker, config: Config) -> None:
     """Be a worker until the node is gone."""
+    worker_id, session_dir = order.worker_id, order.session_dir
     random.seed()
     if "numpy.random" in sys.modules:  # numpy imports it late, and not even asking for it here saves 7 ms a worker
         sys.modules["numpy.random"].seed()  # else all workers draw the same numbers
@@ -54,6 +55,8 @@ def run_worker(worker_id: str, session_dir: str, config: Config) -> None:
         role="worker",
         on_message=on_message,
         on_lost=on_lost,
+        environment=order.environment,
+        gpus=order.gpus,
     )
     executor = Executor(runtime, address)
     runtime.before_block = executor.before_block
@@ -64,7 +67,7 @@ def run_worker(worker_id: str, session_dir: str, config: Config) -> None:
     aioray.api.set_process_runtime(runtime)
 
     def accept(sock: socket.socket) -> None:
-        connection = Connection(reactor, sock, call_decoder, executor.on_messages, _caller_gone)
+        connection = Connection(reactor, sock, call_decoder, executor.on_messages, executor.on_caller_gone)
         connection.tag = Caller()
 
     try:
@@ -77,7 +80,3 @@ def run_worker(worker_id: str, session_dir: str, config: Config) -> None:
     runtime.welcome(runtime.link.welcomed.value)
     reactor.start_helper()
     executor.run()
-
-
-def _caller_gone(connection: _Connection, reason: str) -> None:
-    """Its node ends its tasks; an actor goes on for others."""

@@ -61,14 +61,18 @@ class Replier:
         oids = [object_id(caller, call.seq, index) for index in range(len(parts))]
         self._send_when_safe(connection, Finished(call.seq, values, exec_us), oids, parts)
 
-    def error(self, connection: Connection, call: Call, exc: BaseException, exec_us: int) -> None:
-        """The call raised."""
+    def error(
+        self, connection: Connection, call: Call, exc: BaseException, exec_us: int, *, retry: bool = False
+    ) -> None:
+        """The call raised; `retry`: what its options call worth another try."""
         name = call.name or call.fn
         value, serialized = serialized_error(exc if _is_ours(exc) else task_error(exc, name))
         exc.__traceback__ = None  # its frames hold the arguments
         held = bool(value.refs and call.num_returns)
         oids = [object_id(connection.tag.process_id, call.seq)] if held else []
-        self._send_when_safe(connection, Finished(call.seq, [value], exec_us), oids, [serialized] if held else [])
+        self._send_when_safe(
+            connection, Finished(call.seq, [value], exec_us, retry), oids, [serialized] if held else []
+        )
 
     def cancelled(self, item: Item) -> None:
         """The call was cancelled, before it began or while it ran."""
@@ -80,7 +84,7 @@ class Replier:
 
     @staticmethod
     def _pickled(call: Call, result: Any) -> list[Serialized]:
-        if call.num_returns == 1:
+        if call.num_returns == 1 or call.num_returns < 0:
             return [serialize_value(result)]
         if call.num_returns == 0:
             return []

@@ -8,34 +8,91 @@ import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aioray.exceptions import AsyncioActorExit
+from aioray.runtime.calls import NO_DEADLINE
 from aioray.runtime.runtime import Runtime
 from aioray.wire.control import Blocked
+from aioray.wire.values import object_id
 from aioray_node.worker.exits import ActorExit
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from aioray.refs import ObjectRef
     from aioray.wire.calls import Call
+    from aioray.wire.control import ActorSpec
     from aioray_node.worker.actor_host import ActorHost
     from aioray_node.worker.hosted_actor import HostedActor
+
+
+class Caller:
+    """Who is at the other end of a connection; or, for constructors, who wanted the actor."""
+
+    __slots__ = ("exports", "job_id", "namespace", "process_id")
+
+    def __init__(self, process_id: bytes = b"", job_id: bytes = b"", namespace: str = "") -> None:
+        self.process_id = process_id
+        self.job_id = job_id
+        self.namespace = namespace
+        self.exports: dict[str, bytes] = {}
 
 
 class RunningCall:
     """The call that a thread, or a coroutine, is busy with."""
 
-    __slots__ = ("actor", "awaiting", "call", "caller", "is_canceled")
+    __slots__ = ("actor", "awaiting", "call", "caller", "function", "is_canceled", "next_seq", "spares_children")
 
-    def __init__(self, call: Call, caller: bytes, actor: HostedActor | None = None) -> None:
+    def __init__(self, call: Call, caller: Caller, actor: HostedActor | None = None) -> None:
         self.call = call
         self.actor = actor
-        self.caller = caller  # process id
+        self.caller = caller
         self.is_canceled = False
+        self.next_seq = 0  # of the first call that it can have made after it was cancelled
+        self.spares_children = False  # it was cancelled, and what it began was not
         self.awaiting = 0  # refs for which its CPU is lent out
+        self.function: Any = None  # what runs, once that is known
+
+    @property
+    def deadline(self) -> float:
+        """On the reactor's clock (s), NO_DEADLINE if there is none."""
+        return self.call.time_left_us / 1e6 if self.call.time_left_us else NO_DEADLINE
+
+    @property
+    def caller_id(self) -> bytes:
+        return self.caller.process_id
+
+    @property
+    def seq(self) -> int:
+        return self.call.seq
+
+    @property
+    def is_constructor(self) -> bool:
+        return self.actor is not None and self.call.seq == 0  # it is part of an ActorSpec
+
+    @property
+    def task_name(self) -> str:
+        return self.call.name if self.actor is None else f"{self.actor.spec.cls}.{self.call.fn}"
+
+    @property
+    def function_name(self) -> str:
+        """As it is written in its module."""
+        return getattr(self.function, "__qualname__", "") or self.task_name
+
+    def cancel(self, next_seq: int, *, recursive: bool) -> None:
+        """It is told that it is cancelled. The lock is held."""
+        self.is_canceled = True
+        self.next_seq = next_seq
+        self.spares_children = not recursive
 
 
 # Follows a coroutine wherever it goes; a thread that user code starts has none.
 running: contextvars.ContextVar[RunningCall | None] = contextvars.ContextVar("aioray_running_call", default=None)
+
+
+def id_of_call_here() -> bytes:
+    """The call that this thread, or this coroutine, is, as the id of its result; b"" where it is none."""
+    call = running.get()
+    return b"" if call is None or call.is_constructor else object_id(call.caller_id, call.seq)
 
 
 class WorkerRuntime(Runtime):
@@ -43,16 +100,48 @@ class WorkerRuntime(Runtime):
 
     holds_cpu = True  # False in actors that run without one
     before_block: Callable[[], None] | None = None
-    actor_id = b""
-    actor_name = ""
+    actor_spec: ActorSpec | None = None  # of the actor that has this process to itself
     host: ActorHost
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._waiting = 0
+        self._sparing = False
 
-    def call_here(self) -> object:
+    def call_here(self) -> RunningCall | None:
         return running.get()
+
+    def spares_children(self) -> bool:
+        call = running.get()
+        return self._sparing or (call is not None and call.spares_children)
+
+    def cancel_loop_task(self, task: asyncio.Task[Any], call: RunningCall) -> None:
+        """Cancel the asyncio task of a call, and what it awaits unless that is spared. In the loop's thread."""
+        self._sparing = call.spares_children  # asyncio goes all the way down to the refs before this returns
+        try:
+            task.cancel()
+        finally:
+            self._sparing = False
+        if not call.spares_children:
+            self.tasks.cancel_children(call)
+
+    def actor_here(self) -> ActorSpec | None:
+        call = running.get()
+        if call is None:
+            return self.actor_spec
+        return None if call.actor is None else call.actor.spec
+
+    def namespace_here(self) -> str:
+        call = running.get()
+        if call is None:
+            return self.namespace
+        return call.caller.namespace if call.actor is None else call.actor.spec.namespace
+
+    def job_here(self) -> bytes:
+        call = running.get()
+        if call is None:
+            return self.job_id
+        return call.caller.job_id if call.actor is None else call.actor.spec.job_id
 
     def in_call(self) -> bool:
         return running.get() is not None

@@ -1,0 +1,1 @@
+"""Environments that take time to set up: once per node, however many ask."""
