@@ -356,7 +356,7 @@ class Streams:
                 let_go(self._runtime, message.value)
 
     def hung_up(self, connection: Connection) -> None:
-        """A worker is gone."""
+        """A worker is gone, and the node has heard what it said."""
         stream = self._killed.pop(connection, None)
         if stream is not None:
             stream.forget_unsent()
