@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from aioray import exceptions, runtime_context, runtime_env
+from aioray import actor, exceptions, runtime_context, runtime_env
 from aioray.actors import ActorClass, ActorHandle, method
 from aioray.api import (
     available_resources,
@@ -22,6 +22,7 @@ from aioray.api import (
     remote,
     shutdown,
 )
+from aioray.checkpoints import checkpoint
 from aioray.cluster import Cluster
 from aioray.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from aioray.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskID, WorkerID
@@ -49,9 +50,11 @@ __all__ = [
     "TaskID",
     "WorkerID",
     "__version__",
+    "actor",
     "as_completed",
     "available_resources",
     "cancel",
+    "checkpoint",
     "cluster_resources",
     "connect",
     "dag",

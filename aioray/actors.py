@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -10,8 +11,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from aioray import current
 from aioray.exceptions import ActorAlreadyExistsError, InvalidOptionError
 from aioray.generators import is_generator_function, submit_stream
-from aioray.options import ACTOR_DEFAULTS, ActorOptions, MethodOptions, actor_options, method_options, returns_of
-from aioray.runtime.actor_calls import MethodTarget
+from aioray.options import (
+    ACTOR_DEFAULTS,
+    METHOD_DEFAULTS,
+    ActorOptions,
+    MethodOptions,
+    actor_options,
+    method_options,
+    returns_of,
+)
+from aioray.runtime.actor_calls import CallRules, MethodTarget
+from aioray.runtime.actor_creation import is_async_class
 from aioray.runtime.serialization import Counted, loading_runtime
 from aioray.signatures import Signature
 
@@ -23,6 +33,9 @@ if TYPE_CHECKING:
     from aioray.runtime.actor_calls import RemoteActor
 
 C = TypeVar("C")
+OF_ALL_CALLS = ""  # where a method's name stands, in what a handle is made of: what concerns all calls of the actor
+# What every actor has beside the methods of its class, and what arguments it takes.
+_OF_EVERY_ACTOR = {"__ray_ready__": "", "__ray_call__": "/fn *args **kwargs", "__ray_terminate__": ""}
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _OPTIONS = "__aioray_method_options__"
@@ -30,7 +43,11 @@ _GENERATES = "is a generator"  # among the options of a method, on its way: no n
 
 
 def method(**options: Any) -> Callable[[F], F]:
-    """Give a method of an actor class options of its own: `num_returns`, `concurrency_group`, `timeout`, and so on.
+    """Give a method of an actor class options of its own: `num_returns`, `concurrency_group`, and so on.
+
+    max_task_retries: how often a call is sent again when the actor died under it and was restarted; default that of the
+    actor. retry_exceptions: True, or a list of types: a call that raises one of these is sent again, too, and runs
+    after the calls that were sent meanwhile. A call has `max_task_retries` retries in all.
 
     timeout (ours): seconds from each call on. deadline (ours): until when calls may take, a datetime with a time zone
     or a time as of time.time(). What takes longer is cancelled, and its refs raise TaskTimeoutError; calls that it
@@ -85,9 +102,20 @@ def _signature_of(cls: type, name: str) -> Signature:
 def _parsed(title: str, text: str) -> tuple[MethodOptions, bool, Signature]:
     """Options, whether it is a generator function, and arguments."""
     before, _, parameters = text.partition("\n")
-    options = json.loads(before)
-    generates = options.pop(_GENERATES, False)
-    return method_options(options), generates, Signature.from_text(title, parameters)
+    given = json.loads(before)
+    generates = given.pop(_GENERATES, False)
+    types = given.pop("retry_exceptions", False)
+    base = dataclasses.replace(METHOD_DEFAULTS, retry_exceptions=types if isinstance(types, bool) else tuple(types))
+    return method_options(given, base), generates, Signature.from_text(title, parameters)
+
+
+def rules_of_calls(options: ActorOptions, *, is_async: bool) -> str:
+    """What callers must know of an actor beside its methods; "" where all is as usual. `CallRules` reads it."""
+    any_order = options.allow_out_of_order_execution
+    if any_order is None:
+        any_order = is_async or (options.max_concurrency or 1) > 1
+    rules = CallRules(options.max_task_retries, options.max_pending_calls, any_order)
+    return "" if rules == CallRules() else json.dumps(dataclasses.astuple(rules))
 
 
 class ActorMethod:
@@ -102,11 +130,16 @@ class ActorMethod:
         self._signature = signature
 
     def remote(self, *args: Any, **kwargs: Any) -> ObjectRef[Any]:
-        """Call it. Calls of one process reach the actor in the order in which they were made.
+        """Call it. Calls of one process reach the actor in the order in which they were made; those of an async or
+        threaded actor (allow_out_of_order_execution) do not wait for others whose arguments are not there yet.
 
         A method that is a generator gives an ObjectRefGenerator, as a function does.
 
-        Raises TypeError when the arguments do not fit, SerializationError when one cannot be sent.
+        While the actor is restarted, calls that were not sent wait for it. A call that was under way when it died is
+        sent again, in its place, if it has retries left (max_task_retries); else it fails with ActorUnavailableError,
+        or ActorDiedError if the actor does not come back. Raises TypeError when the arguments do not fit,
+        SerializationError when one cannot be sent, PendingCallsLimitExceeded (max_pending_calls: of all handles to the
+        actor in this process).
         """
         self._signature.check(args, kwargs)
         actor = self._actor
@@ -132,7 +165,8 @@ class ActorMethod:
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options (see `aioray.method`). Raises InvalidOptionError."""
         target, new = self._target, method_options(options, self._options)
-        new_target = MethodTarget(target.method, target.name, new, generates=target.generates)
+        rules = self._actor.line.rules
+        new_target = MethodTarget(target.method, target.name, new, rules, generates=target.generates)
         return ActorMethod(self._actor, new_target, new, self._signature)
 
     def _remote(
@@ -156,14 +190,15 @@ class ActorHandle(Counted):
         if actor is None:
             raise AttributeError(name)
         text = actor.methods.get(name)
-        if text is None and name == "__ray_ready__":
-            text = "{}\n"  # every actor has it
-        if text is None:
-            known = ", ".join(sorted(actor.methods)) or "none"
+        if text is None and name in _OF_EVERY_ACTOR:
+            text = f"{{}}\n{_OF_EVERY_ACTOR[name]}"
+        if text is None or name == OF_ALL_CALLS:
+            known = ", ".join(sorted(filter(None, actor.methods))) or "none"
             raise AttributeError(f"actor {actor.cls} has no method {name!r}; it has: {known}")
         title = f"{actor.cls}.{name}"
         options, generates, signature = _parsed(title, text)
-        bound = ActorMethod(actor, MethodTarget(name, title, options, generates=generates), options, signature)
+        target = MethodTarget(name, title, options, actor.line.rules, generates=generates)
+        bound = ActorMethod(actor, target, options, signature)
         self.__dict__[name] = bound  # the next look-up does not come here
         return bound
 
@@ -261,9 +296,12 @@ class ActorClass(Generic[C]):
         return ClassNode(self, args, kwargs)
 
     def methods(self) -> dict[str, str]:
-        """The methods that handles will have, as `methods_of` has them."""
+        """What handles are made of: the methods, as `methods_of` has them, and the rules of all calls."""
         if self._methods is None:
-            self._methods = methods_of(self._cls)
+            methods = self._methods = methods_of(self._cls)
+            rules = rules_of_calls(self._options, is_async=is_async_class(self._cls, methods))
+            if rules:
+                methods[OF_ALL_CALLS] = rules
         return self._methods
 
     def options(self, **options: Any) -> ActorClass[C]:

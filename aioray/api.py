@@ -283,13 +283,18 @@ def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
-    """End an actor now. Calls under way, and later ones, raise ActorDiedError."""
+    """End an actor now. Calls under way, and later ones, raise ActorDiedError.
+
+    With no_restart=False it is constructed again, if it has restarts left (`max_restarts`; this one counts). Calls
+    under way are sent again if they have retries left (`max_task_retries`), else they raise ActorUnavailableError.
+    """
     if not isinstance(actor, ActorHandle):
         raise TypeError(f"kill takes an actor handle, not {type(actor).__name__}; a call is ended with cancel(ref)")
-    if not no_restart:
-        raise InvalidOptionError("no_restart", no_restart, "True", "restarting actors is not there yet")
+    if not isinstance(no_restart, bool):
+        raise InvalidOptionError("no_restart", no_restart, "True, False", "not a bool")
     remote_actor = actor._actor
-    remote_actor.runtime.actors.kill(remote_actor.actor_id, "it was killed with aioray.kill()")
+    reason = "it was killed with aioray.kill()"
+    remote_actor.runtime.actors.kill(remote_actor.actor_id, reason, no_restart=no_restart)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:

@@ -126,8 +126,28 @@ def _only(*supported: Any, later: Callable[[Any], bool] = lambda value: False) -
     return check
 
 
-def _count(value: Any) -> bool:
-    return type(value) is int and value >= -1
+def _at_least_one(value: Any) -> int:
+    count = _whole(-1)(value)
+    if count == 0:
+        raise ValueError("no call could ever be made")
+    return count
+
+
+def _exceptions_by_name(value: Any) -> bool | tuple[str, ...]:
+    """Types go by name: a method's options travel with its handle, and whoever calls need not have the classes."""
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError("neither a bool nor a list of exception types")
+    for each in value:
+        if not (isinstance(each, type) and issubclass(each, Exception)):
+            raise ValueError(f"{each!r} is no type of exceptions")
+    return tuple(type_name(each) for each in value)
+
+
+def type_name(cls: type) -> str:
+    """How `MethodOptions.retry_exceptions` names a type."""
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _groups(value: Any) -> dict[str, int]:
@@ -268,12 +288,14 @@ _ROWS = [
     Option("namespace", ACTOR, None, _text, "a str that is not empty"),
     Option("get_if_exists", ACTOR, False, _flag, "True, False"),
     Option("lifetime", ACTOR, None, _only("detached", "non_detached"), "None, 'detached', 'non_detached'"),
-    Option("max_restarts", ACTOR, 0, _only(0, later=_count), "0"),
-    Option("max_task_retries", ACTOR, 0, _only(0, later=_count), "0"),
-    Option("max_pending_calls", ACTOR, -1, _only(-1, later=_count), "-1 (without limit)"),
+    Option("max_restarts", ACTOR, 0, _whole(-1), "a whole number >= -1 (-1: without end)"),
+    Option("max_task_retries", ACTOR, 0, _whole(-1), "a whole number >= -1 (-1: without end)"),
+    Option("max_task_retries", METHOD, None, _whole(-1), "a whole number >= -1 (-1: without end)"),
+    Option("retry_exceptions", METHOD, False, _exceptions_by_name, "True, False, a list of exception types"),
+    Option("max_pending_calls", ACTOR, -1, _at_least_one, "a whole number >= 1, -1 (without limit)"),
     Option("concurrency_groups", ACTOR, {}, _groups, "a dict of names to how many calls at once, each >= 1"),
     Option("concurrency_group", METHOD, None, _text, "the name of one of the actor's concurrency_groups"),
-    _planned("allow_out_of_order_execution", ACTOR, False),
+    Option("allow_out_of_order_execution", ACTOR, None, _flag, "True, False"),
     Option("isolation", ACTOR, "process", _only("process", "shared"), "'process', 'shared'"),  # (ours)
 ]
 
@@ -334,9 +356,10 @@ class ActorOptions:
     namespace: str | None
     get_if_exists: bool
     lifetime: str | None
-    max_restarts: int
-    max_task_retries: int
+    max_restarts: int  # -1: without end
+    max_task_retries: int  # -1: without end
     max_pending_calls: int  # -1: without limit
+    allow_out_of_order_execution: bool | None  # None: True for async and threaded actors
     concurrency_groups: Mapping[str, int] = dataclasses.field(hash=False)
     isolation: str
     _placement: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
@@ -373,6 +396,8 @@ class MethodOptions:
     concurrency_group: str | None
     timeout: float | None  # s, from the call on
     deadline: float | None  # as time.time()
+    max_task_retries: int | None  # None: as the actor's
+    retry_exceptions: bool | tuple[str, ...]  # names as `type_name` gives them
 
 
 def returns_of(options: TaskOptions | MethodOptions, *, generates: bool) -> int:

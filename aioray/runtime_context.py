@@ -197,7 +197,7 @@ class RuntimeContext:
         """Whether the actor that asks was restarted. Raises RuntimeError where there is no actor."""
         if self._spec() is None:
             raise RuntimeError("there is no current actor: this is not a method of one")
-        return False
+        return bool(self._spec().restarts)
 
     # placement groups
 

@@ -96,10 +96,6 @@ def test_an_option_that_is_yet_to_come_is_refused_and_says_so(kind: Kind, row: O
     ("kind", "given"),
     [
         ("task", {"scheduling_strategy": object()}),
-        ("actor", {"max_restarts": 1}),
-        ("actor", {"max_restarts": -1}),
-        ("actor", {"max_task_retries": 3}),
-        ("actor", {"max_pending_calls": 10}),
     ],
 )
 def test_a_value_that_is_yet_to_come_is_refused_and_says_so(kind: Kind, given: dict[str, Any]) -> None:
@@ -153,6 +149,9 @@ def test_an_amount_that_cannot_be_is_refused(name: str, value: Any) -> None:
         ("actor", {"get_if_exists": 1}),
         ("actor", {"max_restarts": -2}),
         ("actor", {"max_restarts": False}),
+        ("actor", {"max_task_retries": -2}),
+        ("actor", {"max_pending_calls": 0}),
+        ("actor", {"allow_out_of_order_execution": 1}),
         ("actor", {"namespace": ""}),
     ],
 )

@@ -139,7 +139,7 @@ class ClassNode(CallNode):
             raise AttributeError(name)
         methods = self._cls.methods()
         if name not in methods:
-            known = ", ".join(sorted(methods)) or "none"
+            known = ", ".join(sorted(filter(None, methods))) or "none"
             raise AttributeError(f"{self._cls!r} has no method {name!r}; it has: {known}")
         return UnboundMethod(self, name, {})
 

@@ -1,14 +1,20 @@
-"""The caller's side of actors: where each lives, its calls in order, and what becomes of them when it dies."""
+"""The caller's side of actors: where each lives, its calls in order, and what becomes of them when it dies.
+
+An actor that is restarted goes on where its calls stood: what was answered is answered, what was not sent waits, what
+was under way is sent again, in its old place, if it may be, and fails if not.
+"""
 
 from __future__ import annotations
 
 import collections
 import functools
+import json
 import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioray.exceptions import ActorDiedError
-from aioray.options import returns_of
+from aioray.exceptions import ActorDiedError, ActorUnavailableError, PendingCallsLimitExceeded, RayTaskError
+from aioray.options import returns_of, type_name
 from aioray.refs import PENDING, READY, ObjectRef
 from aioray.runtime.calls import (
     NO_DEADLINE,
@@ -40,12 +46,30 @@ if TYPE_CHECKING:
 _LAST_WORDS_S = 1.0  # how long the node may take to say why an actor died
 
 
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """What concerns all calls of an actor; it travels with its handles, as text."""
+
+    max_task_retries: int = 0  # -1: without end
+    max_pending_calls: int = -1  # -1: without limit
+    any_order: bool = False  # a call whose arguments are late does not hold up others
+
+
+@functools.lru_cache(maxsize=256)
+def _rules_of(text: str) -> CallRules:
+    return CallRules(*json.loads(text)) if text else CallRules()
+
+
 class MethodTarget:
     """A method with its options: what all calls of one `handle.method` have in common."""
 
-    __slots__ = ("ahead", "generates", "group", "limits", "method", "name", "num_returns")
+    __slots__ = (
+        "ahead", "generates", "group", "limits", "max_retries", "method", "name", "num_returns", "retry_on",
+    )  # fmt: skip
 
-    def __init__(self, method: str, name: str, options: MethodOptions, *, generates: bool = False) -> None:
+    def __init__(
+        self, method: str, name: str, options: MethodOptions, rules: CallRules, *, generates: bool = False
+    ) -> None:
         self.method = method
         self.name = name  # with the class, for messages
         self.generates = generates  # it is a generator function
@@ -53,14 +77,17 @@ class MethodTarget:
         self.ahead = options._generator_backpressure_num_objects
         self.group = options.concurrency_group or ""
         self.limits = limits_of(options)
+        retries = options.max_task_retries
+        self.max_retries = rules.max_task_retries if retries is None else retries
+        self.retry_on = options.retry_exceptions
 
 
 class ActorCallRecord:
     """One method call, until it has a result."""
 
     __slots__ = (
-        "__weakref__", "actor", "arguments", "cancelled", "deadline", "parent", "refs", "sent", "seq", "target",
-        "timed_out",
+        "__weakref__", "actor", "arguments", "cancelled", "deadline", "lost_worker", "parent", "refs", "retries_left",
+        "sent", "seq", "target", "timed_out",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +110,16 @@ class ActorCallRecord:
         self.refs = refs
         self.sent = False
         self.cancelled = False
+        self.lost_worker = False  # one died that may have been through with it
+        self.retries_left = target.max_retries  # -1: without end
+
+    def take_retry(self) -> bool:
+        """Whether it may be sent again; uses that up."""
+        if self.cancelled or self.retries_left == 0:
+            return False
+        if self.retries_left > 0:
+            self.retries_left -= 1
+        return True
 
     @property
     def name(self) -> str:
@@ -135,32 +172,42 @@ class ActorLine:
         "actor_id",
         "address",
         "cls",
+        "ended_by",
         "error",
         "killed_here",
+        "late",
+        "on_hold",
         "process",
         "queue",
         "reason",
         "remote",
         "remotes",
+        "rules",
         "slot",
         "state",
         "unseen",
+        "updates",
         "watched",
     )
 
-    def __init__(self, actor_id: bytes, cls: str) -> None:
+    def __init__(self, actor_id: bytes, cls: str, rules: CallRules) -> None:
         self.actor_id = actor_id
         self.cls = cls
+        self.rules = rules
         self.state = "pending"
         self.address = ""
         self.reason = ""
+        self.ended_by = b""  # the call that wanted it to end, as the id of its result
         self.error: Value | None = None
         self.slot = 0  # its number in its process, if that has others
         self.process: ActorProcess | None = None
         self.queue: collections.deque[ActorCallRecord] = collections.deque()
+        self.late: dict[int, ActorCallRecord] = {}  # in any order: calls that wait for arguments, by seq
         self.remote: weakref.ref[RemoteActor] | None = None
         self.remotes = 0  # one as a rule, two while one is dying as the next handle arrives
         self.watched = False
+        self.updates = 0  # how often the node has told of it
+        self.on_hold = False  # it was ended, and the node is about to say so
         self.killed_here = False  # this process asked for it: its calls fail as they should
         self.unseen: Unseen | None = None  # of a constructor's error, where it was called
 
@@ -177,7 +224,7 @@ class ActorCaller:
         """The one RemoteActor of this process for an actor; `held`: the node counts us as a holder already."""
         line = self._lines.get(actor_id)
         if line is None:
-            line = self._lines[actor_id] = ActorLine(actor_id, cls)
+            line = self._lines[actor_id] = ActorLine(actor_id, cls, _rules_of(methods.get("", "")))
         remote = line.remote() if line.remote is not None else None
         if remote is None or remote.is_going:  # the second: its finalizer is running in another thread
             line.remotes += 1
@@ -219,21 +266,46 @@ class ActorCaller:
 
     # calls
 
+    def require_room(self, line: ActorLine, name: str) -> None:
+        """Raises PendingCallsLimitExceeded when as many calls are unanswered as may be."""
+        limit = line.rules.max_pending_calls
+        if limit < 0:
+            return
+        with self._runtime.reactor.lock:
+            waiting = len(line.queue) + len(line.late)
+            process = line.process
+            if process is not None and waiting + len(process.flight) >= limit:  # that counts its neighbours', too
+                waiting += len(process.flight_of(line))
+        if waiting >= limit:
+            raise PendingCallsLimitExceeded(
+                f"{name}(): {waiting} calls to actor {line.actor_id.hex()} are pending here, max_pending_calls={limit}"
+            )
+
     def submit(self, line: ActorLine, record: ActorCallRecord) -> None:
         """Send a call when all before it are sent and its arguments are there."""
         if line.state == "dead":
             self._fail(record, line)
             return
-        line.queue.append(record)
         deps = record.arguments.deps
         if deps and any(ref._status == PENDING for _, ref in deps):
-            when_ready(deps, lambda: self._pump(line))
+            if line.rules.any_order:
+                line.late[record.seq] = record
+                when_ready(deps, lambda: self._no_longer_late(line, record))
+            else:
+                line.queue.append(record)
+                when_ready(deps, lambda: self._pump(line))
         else:
+            line.queue.append(record)
+            self._pump(line)
+
+    def _no_longer_late(self, line: ActorLine, record: ActorCallRecord) -> None:
+        if line.late.pop(record.seq, None) is not None:  # else cancelled meanwhile, or the actor has died
+            line.queue.append(record)
             self._pump(line)
 
     def _pump(self, line: ActorLine) -> None:
         process = line.process
-        if process is None or process.connection.closed:
+        if process is None or process.connection.closed or line.on_hold:
             return
         connection, flight = process.connection, process.flight
         queue = line.queue
@@ -248,6 +320,7 @@ class ActorCaller:
                 if failed is not None:
                     queue.popleft()
                     fail_with(self._runtime, record, failed)
+                    self._void(record)
                     continue
                 wired = wire_deps(self._runtime, deps)
             queue.popleft()
@@ -275,15 +348,25 @@ class ActorCaller:
             complete(self._runtime, record, [line.error])
         else:
             error = ActorDiedError(line.actor_id.hex(), line.reason, record.name)
-            fail(self._runtime, record, error, expected=line.killed_here)
+            wanted = any(ref.binary() == line.ended_by for ref in record.refs)
+            fail(self._runtime, record, error, expected=line.killed_here or wanted)
+        self._void(record)
+
+    def _void(self, record: ActorCallRecord) -> None:
+        """A call is over: what a worker that died had made for it is nobody's."""
+        if record.lost_worker and not self._runtime.closed:
+            self._runtime.objects.void_results(record.refs)
 
     def cancel(self, record: ActorCallRecord, *, recursive: bool = True) -> None:
         """Stop one call; `recursive`: and all that it began."""
         record.cancelled = True
         line = record.actor.line
-        if record in line.queue:
+        if line.late.pop(record.seq, None) is not None:
+            fail(self._runtime, record, cancelled(record))
+        elif record in line.queue:
             line.queue.remove(record)
             fail(self._runtime, record, cancelled(record))
+            self._void(record)
             self._pump(line)
         elif line.process is not None:
             line.process.connection.send(Cancel(record.seq, line.slot, recursive))
@@ -291,32 +374,53 @@ class ActorCaller:
     def cancel_children(self, parent: Running, before: float) -> None:
         """Cancel all calls that `parent` made, of those with numbers lower than `before`."""
         sent = [record for process in self._processes.values() for record in process.flight.values()]
-        for record in [*sent, *(record for line in list(self._lines.values()) for record in line.queue)]:
+        lines = list(self._lines.values())
+        unsent = [record for line in lines for record in (*line.queue, *line.late.values())]
+        for record in [*sent, *unsent]:
             if record.parent is parent and record.seq < before and not record.cancelled:
                 record.timed_out = record.deadline <= self._runtime.reactor.time()
                 self.cancel(record)
 
-    def kill(self, actor_id: bytes, reason: str) -> None:
+    def kill(self, actor_id: bytes, reason: str, *, no_restart: bool = True) -> None:
         """End an actor now; calls under way fail. Asked, not told: when this returns, its name is free."""
         line = self._lines.get(actor_id)
-        if line is not None:
-            line.killed_here = True
-        self._runtime.ask("kill_actor", actor_id=actor_id, reason=reason)
+        if line is None:
+            self._runtime.ask("kill_actor", actor_id=actor_id, reason=reason, no_restart=no_restart)
+            return
+        line.killed_here = True
+        heard = line.updates
+        self._runtime.ask("kill_actor", actor_id=actor_id, reason=reason, no_restart=no_restart)
+        with self._runtime.reactor.lock:
+            if line.updates == heard:  # what became of it is on its way here: what is called now is for its next life
+                line.on_hold = True
 
     # what the node says
 
     def updated(self, update: ActorUpdate) -> None:
-        """An actor is up, or gone."""
+        """An actor is up, or gone, or will be back."""
         line = self._lines.get(update.actor_id)
         if line is None:
             return
-        if update.state == "alive" and line.state != "alive":
+        line.updates += 1
+        line.on_hold = False
+        if update.state == "alive":
+            if line.state == "alive" and line.process is not None and not line.process.connection.closed:
+                return  # told twice
+            if line.state == "alive":  # it lives on, and only the connection to it broke
+                self._interrupt(line, f"the connection to it broke ({line.reason or 'it could not be reached'})")
             line.state, line.address, line.slot = "alive", update.address, update.slot
             self._connect(line)
+        elif update.state == "restarting":
+            if line.process is not None:
+                line.process.connection.drain()  # what it got done is not lost with it
+            line.state, line.reason = "restarting", update.reason
+            self._interrupt(line, f"{update.reason}; it is being restarted")
+            line.killed_here = False
         elif update.state == "dead":
             if line.process is not None:
                 line.process.connection.drain()  # what it got done is not lost with it
             line.state, line.reason, line.error = "dead", update.reason, update.error
+            line.ended_by = update.ended_by
             if line.error is not None and owner_of(line.actor_id) == self._runtime.process_id:
                 line.unseen = unseen(self._runtime, f"the constructor of {line.cls}", line.error)
             self._fail_all(line)
@@ -332,28 +436,54 @@ class ActorCaller:
                 sock = dial(line.address)
             except OSError as exc:
                 # Dying already, as a rule, and the node will say so.
-                reason = f"{exc.strerror}"
-                runtime.reactor.call_later(_LAST_WORDS_S, lambda: self._died_untold(line, reason))
+                line.reason = f"{exc.strerror}"
+                runtime.reactor.call_later(_LAST_WORDS_S, lambda: self._ask_about(line, line.address))
                 return
             connection = Connection(runtime.reactor, sock, call_decoder, self._on_messages, self._on_close)
             process = connection.tag = self._processes[line.address] = ActorProcess(connection)
             connection.send(runtime.greeting())
+        else:
+            process.connection.drain()  # what it said of an earlier life of the actor has nothing to do with this one
         line.process = process
         process.lines[line] = None
         self._pump(line)
 
-    def _fail_all(self, line: ActorLine) -> None:
-        sent = [] if line.process is None else line.process.flight_of(line)
+    def _recall(self, line: ActorLine) -> list[ActorCallRecord]:
+        """What was sent to it and not answered, oldest first. Nothing goes there any more, or comes from there."""
+        process = line.process
+        sent = [] if process is None else process.flight_of(line)
         for record in sent:
-            assert line.process is not None
-            del line.process.flight[record.seq]
+            assert process is not None
+            del process.flight[record.seq]
+            record.lost_worker = True
         self._leave(line)
-        records = [*sent, *line.queue]
+        return sent
+
+    def _interrupt(self, line: ActorLine, why: str) -> None:
+        """It cannot be reached for now: what was sent is sent again when it is back, or fails if it may not be."""
+        again = []
+        sent = self._recall(line)
+        for record in sent:
+            if record.take_retry():
+                record.sent = False
+                again.append(record)
+                continue
+            if record.cancelled:
+                fail(self._runtime, record, cancelled(record))
+            else:
+                reason = f"{why}; the call had been sent, and may have run, wholly or in part"
+                error = ActorUnavailableError(line.actor_id.hex(), reason, record.name)
+                fail(self._runtime, record, error, expected=line.killed_here)
+            self._void(record)
+        line.queue.extendleft(reversed(again))
+
+    def _fail_all(self, line: ActorLine) -> None:
+        sent = self._recall(line)
+        records = [*sent, *line.queue, *line.late.values()]
         line.queue.clear()
+        line.late.clear()
         for record in records:
             self._fail(record, line)
-            if record.sent and not self._runtime.closed:
-                self._runtime.objects.void_results(record.refs)
         if not line.remotes:
             self._forget(line)
 
@@ -370,8 +500,35 @@ class ActorCaller:
                 continue
             if type(message) is Done:
                 record.refs[0]._complete(READY, Value(message.data), record.name)
+                self._void(record)
             elif type(message) is Finished:
-                complete(self._runtime, record, message.values)
+                if record.target.retry_on and self._retries(record, message.values):
+                    self._again(record)
+                else:
+                    complete(self._runtime, record, message.values)
+                    self._void(record)
+
+    def _retries(self, record: ActorCallRecord, values: list[Value]) -> bool:
+        """Whether a call is to be sent again because of what it raised; uses up a retry."""
+        if len(values) != 1 or not values[0].is_error or not values[0].summary or not record.retries_left:
+            return False
+        types = record.target.retry_on
+        if types is not True:
+            assert isinstance(types, tuple)
+            try:
+                error = self._runtime.objects.load(values[0])
+            except Exception:  # it cannot be had here, and so is none of those that were named
+                return False
+            cause = error.cause if isinstance(error, RayTaskError) and error.cause is not None else error
+            if not any(type_name(cls) in types for cls in type(cause).__mro__):
+                return False
+        return record.take_retry()
+
+    def _again(self, record: ActorCallRecord) -> None:
+        line = record.actor.line
+        record.sent = False
+        line.queue.appendleft(record)
+        self._pump(line)
 
     def _on_close(self, connection: Connection, reason: str) -> None:
         # The node hears of the death as well, and knows the reason: its update fails the calls.
@@ -379,13 +536,16 @@ class ActorCaller:
         for line in process.lines:
             if self._processes.get(line.address) is process:
                 del self._processes[line.address]  # should one live on there, the way to it is a new one
-            self._runtime.reactor.call_later(_LAST_WORDS_S, functools.partial(self._died_untold, line, reason))
+            if line.state == "alive":
+                line.reason = reason
+            self._runtime.reactor.call_later(_LAST_WORDS_S, functools.partial(self._ask_about, line, line.address))
 
-    def _died_untold(self, line: ActorLine, reason: str) -> None:
-        """The node has not said that it died: it lives, and only its connection broke, with all that was under way."""
-        if line.state != "dead":
-            line.state, line.reason = "dead", f"the connection to it broke ({reason})"
-            self._fail_all(line)
+    def _ask_about(self, line: ActorLine, address: str) -> None:
+        """The node has not said that it died: have it say what it knows."""
+        if self._lines.get(line.actor_id) is not line or line.state != "alive" or line.address != address:
+            return
+        if line.process is None or line.process.connection.closed:
+            self._runtime.link.send(WatchActor(line.actor_id))
 
     def state_of(self, record: ActorCallRecord) -> str:
         """Where a call is, in words."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from aioray.checkpoints import RESTORE, SAVE
 from aioray.runtime.calls import first_failed, pack_arguments, when_ready, wire_deps
 from aioray.runtime.errors import constructor_error, error_value
 from aioray.runtime.unseen import looked_at
@@ -14,6 +15,8 @@ from aioray.wire.framing import encode_call
 from aioray.wire.values import object_id
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aioray.options import ActorOptions
     from aioray.runtime.actor_calls import RemoteActor
     from aioray.runtime.runtime import Runtime
@@ -39,7 +42,7 @@ def create_actor(
         taken = runtime.ask("reserve_name", namespace=namespace, **wanted)
         if taken is not None:
             return runtime.adopt_actor(taken["actor_id"], taken["cls"], taken["methods"]), True
-    is_async = any(_is_async(getattr(cls, name)) for name in methods)
+    is_async = is_async_class(cls, methods)
     with runtime.reactor.lock:
         actor = runtime.adopt_actor(actor_id, cls.__name__, methods)
         actor.creation_pins = (arguments, function)
@@ -77,7 +80,7 @@ def create_actor(
                     options.max_concurrency or (0 if is_async else 1),
                     options.lifetime == "detached",
                     methods,
-                    is_async,
+                    is_async or _needs_loop(cls),
                     options.num_cpus or 0.0,
                     runtime.sys_path,
                     error=error,
@@ -85,11 +88,22 @@ def create_actor(
                     concurrency_groups=dict(options.concurrency_groups),
                     job_id=job_id,
                     environment=environment,
+                    max_restarts=options.max_restarts,
                 )
             )
 
         when_ready(arguments.deps, send)
     return actor, False
+
+
+def is_async_class(cls: type, methods: Mapping[str, str]) -> bool:
+    """Whether its actors have async methods."""
+    return any(_is_async(getattr(cls, name)) for name in methods if name)
+
+
+def _needs_loop(cls: type) -> bool:
+    """Whether its actors need an event loop even if their methods do not."""
+    return any(_is_async(getattr(cls, name, None)) for name in ("__init__", SAVE, RESTORE))
 
 
 def _is_async(member: Any) -> bool:

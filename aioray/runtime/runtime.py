@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aioray.exceptions import (
     BlockingCallError,
@@ -428,6 +428,10 @@ class Runtime:
         """What the actor is made of that this thread, or this coroutine, works for."""
         return None
 
+    def exit_actor(self) -> NoReturn:
+        """See aioray.actor."""
+        raise TypeError("exit_actor() is for the code of an actor, and this is none")
+
     @property
     def node_address(self) -> str:
         """Where our node listens."""
@@ -521,8 +525,9 @@ class Runtime:
         kwargs: dict[str, Any],
         stream: Stream | None = None,
     ) -> tuple[ObjectRef[Any], ...]:
-        """Queue one call of an actor; its refs. `stream`: as in `submit_task`."""
+        """Queue one call of an actor; its refs. `stream`: as in `submit_task`. Raises PendingCallsLimitExceeded."""
         self.require_open()
+        self.actors.require_room(actor.line, target.name)
         arguments = pack_arguments(self, args, kwargs)
         seq = next(self._seqs)
         if target.num_returns == 1:

@@ -340,6 +340,7 @@ class TaskSubmitter:
         lease = queue.gone(message.lease_id) or self._dying.get(message.lease_id)
         if lease is not None:
             lease.connection.connection.drain()  # what it got done is not lost with it
+            self._runtime.streams.worker_lost(lease.connection.connection)
         self._by_lease.pop(message.lease_id, None)
         self._dying.pop(message.lease_id, None)
         if lease is not None:
@@ -424,12 +425,11 @@ class TaskSubmitter:
         address, worker = connection.tag
         self._workers.pop(address, None)
         lease = worker.lease
-        if lease is None:
+        queue = None if lease is None else self._by_lease.get(lease.lease_id)
+        if lease is None or queue is None:
             self._runtime.streams.worker_lost(connection)
             return
-        queue = self._by_lease.get(lease.lease_id)
-        if queue is None:
-            return
+        # The node says what it died of, when it has read all that the worker told it: only then is that let go of.
         queue.gone(lease.lease_id)
         self._dying[lease.lease_id] = lease
         self._runtime.reactor.call_later(
@@ -442,6 +442,7 @@ class TaskSubmitter:
         if lease is not None:
             queue = self._by_lease.pop(lease_id)
             self._runtime.link.send(LeaseReturn(lease_id, kill=True))
+            self._runtime.streams.worker_lost(lease.connection.connection)
             self._fail_lease(queue, lease, reason)
             self._pump(queue)
 

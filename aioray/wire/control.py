@@ -175,10 +175,13 @@ class ActorSpec(Message, tag=18):
     concurrency_groups: dict[str, int] = {}  # name -> how many calls at once
     job_id: bytes = b""  # of the driver at the root
     environment: str = ""  # as in LeaseRequest
+    max_restarts: int = 0  # -1: without end
+    restarts: int = 0  # how often it was constructed again so far; tells one life of it from the next
+    checkpoint: Value | None = None  # node -> worker: what to go on from, after the constructor
 
 
 class ActorUpdate(Message, tag=19):
-    """Node -> process: what became of an actor. `state`: pending, alive, dead."""
+    """Node -> process: what became of an actor. `state`: pending, alive, restarting, dead."""
 
     actor_id: bytes
     state: str
@@ -186,6 +189,7 @@ class ActorUpdate(Message, tag=19):
     reason: str = ""
     error: Value | None = None  # the constructor's exception
     slot: int = 0  # of a light actor, at its address
+    ended_by: bytes = b""  # the call that wanted it to end, as the id of its result: who made it knows why it fails
 
 
 class ActorStarted(Message, tag=20):
@@ -193,6 +197,7 @@ class ActorStarted(Message, tag=20):
 
     actor_id: bytes
     error: Value | None = None
+    restarts: int = 0  # as in its ActorSpec: late words of an earlier life mean nothing
 
 
 class WatchActor(Message, tag=21):
@@ -236,6 +241,8 @@ class Exit(Message, tag=27):
     """Node -> worker, or zygote: finish and go. Process -> node (a worker): I am going on purpose."""
 
     reason: str = ""
+    crashed: bool = False  # from a worker: not on purpose, so its actor may be constructed again
+    call: bytes = b""  # from a worker: the call that wanted that, as the id of its result
 
 
 class ForkWorker(Message, tag=28):
@@ -284,10 +291,22 @@ class EndActor(Message, tag=33):
 
 
 class ActorExit(Message, tag=34):
-    """Worker -> node: this light actor goes on purpose."""
+    """Worker -> node: this light actor goes."""
 
     actor_id: bytes
     reason: str
+    restarts: int = 0  # as in its ActorSpec
+    crashed: bool = False  # as in Exit
+    call: bytes = b""  # as in Exit
+
+
+class Checkpoint(Message, tag=36):
+    """Worker -> node: go on from this when the actor is constructed again. The node knows the object already."""
+
+    actor_id: bytes
+    oid: bytes
+    value: Value
+    restarts: int  # as in its ActorSpec
 
 
 ControlMessage = (
@@ -324,4 +343,5 @@ ControlMessage = (
     | CancelCall
     | EndActor
     | ActorExit
+    | Checkpoint
 )

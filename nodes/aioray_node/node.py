@@ -23,6 +23,7 @@ from aioray.wire.control import (
     Answer,
     Blocked,
     CancelCall,
+    Checkpoint,
     Exit,
     Fetch,
     GiveExtent,
@@ -124,7 +125,12 @@ class Node:
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
         self._leases.environments = self._environments
         self._actors = ActorDesk(
-            self._leases, self._store, self._send, max_light_hosts=max(1, min(_MAX_PRESTART, int(totals["CPU"])))
+            reactor,
+            self._leases,
+            self._store,
+            self._send,
+            exit_grace_s=config.actor_exit_grace_s,
+            max_light_hosts=max(1, min(_MAX_PRESTART, int(totals["CPU"]))),
         )
         warm = config.prestart_workers if config.prestart_workers >= 0 else int(totals["CPU"])
         self._pool = WorkerPool(
@@ -307,6 +313,8 @@ class Node:
                     self._actors.started(peer.worker, message)
             case ActorExit():
                 self._actors.light_exit(message)
+            case Checkpoint():
+                self._actors.saved(message)
             case Exit():
                 if peer.worker is not None:
                     peer.worker.why_killed = peer.worker.why_killed or message.reason
@@ -381,7 +389,9 @@ class Node:
         "explain": lambda self, process, lease_id: self._leases.explain(process, lease_id),
         "get_actor": lambda self, process, namespace, name: self._actors.find(process, namespace, name),
         "reserve_name": lambda self, process, **wanted: self._actors.reserve_name(process, **wanted),
-        "kill_actor": lambda self, process, actor_id, reason: self._actors.kill(actor_id, reason),
+        "kill_actor": lambda self, process, actor_id, reason, no_restart: self._actors.kill(
+            actor_id, reason, no_restart=no_restart
+        ),
         "list_named_actors": lambda self, process, namespace: self._actors.names(namespace),
         "store": _store_figures,
         "pids": lambda self, process: self._pool.pids,

@@ -14,7 +14,9 @@ from aioray_node.gcs.actors import (
     Command,
     Constructed,
     Created,
+    Died,
     DismissActor,
+    DropArguments,
     Ended,
     Event,
     IllegalMove,
@@ -22,11 +24,16 @@ from aioray_node.gcs.actors import (
     Killed,
     Name,
     ProcessGone,
+    RestartDue,
+    Saved,
     StartActor,
+    StartLater,
     State,
     StopActor,
+    SwapCheckpoint,
     Tell,
     Unheld,
+    VacateActor,
     Watched,
     check,
     find,
@@ -51,8 +58,8 @@ def spec(which: bytes = A, **changes: Any) -> ActorSpec:
     return ActorSpec(which, "Counter", b"class", b"call", {}, {}, creator=which[:8], **changes)
 
 
-def run(state: State, event: Event) -> list[Command]:
-    commands = handle(state, event)
+def run(state: State, event: Event, now: float = 0.0) -> list[Command]:
+    commands = handle(state, event, now)
     check(state)
     return commands
 
@@ -72,7 +79,7 @@ def test_an_actor_is_started_and_who_watches_hears_when_it_is_up_and_when_it_has
     assert run(state, Watched(DRIVER, A)) == []
     assert run(state, Created(spec())) == [StartActor(A)]
     assert run(state, Created(spec())) == []  # sent twice
-    assert run(state, Constructed(A, "w1.sock")) == [Tell(DRIVER, ActorUpdate(A, "alive", "w1.sock"))]
+    assert run(state, Constructed(A, "w1.sock")) == [DropArguments(A), Tell(DRIVER, ActorUpdate(A, "alive", "w1.sock"))]
     assert run(state, Watched(OTHER, A)) == [Tell(OTHER, ActorUpdate(A, "alive", "w1.sock"))]
     told = dead(A, "its process died", address="w1.sock")
     assert run(state, Ended(A, "its process died")) == [StopActor(A), Tell(DRIVER, told), Tell(OTHER, told)]
@@ -171,7 +178,7 @@ def test_the_actors_that_a_worker_created_outlive_it_as_long_as_somebody_holds_t
     which = actor_id(WORKER)
     run(state, Created(spec(which)))
     assert run(state, ProcessGone(WORKER)) == []
-    assert run(state, Constructed(which, "w2.sock")) == []
+    assert run(state, Constructed(which, "w2.sock")) == [DropArguments(which)]
     assert run(state, Unheld(which)) == [DismissActor(which)]
 
 
@@ -188,7 +195,7 @@ def test_a_second_constructor_is_a_bug_of_ours() -> None:
     run(state, Created(spec()))
     run(state, Constructed(A, "w1.sock"))
     with pytest.raises(IllegalMove, match="alive: constructed"):
-        handle(state, Constructed(A, "w1.sock"))
+        handle(state, Constructed(A, "w1.sock"), 0.0)
 
 
 def test_who_let_go_of_its_handles_is_told_no_more() -> None:
@@ -198,7 +205,145 @@ def test_who_let_go_of_its_handles_is_told_no_more() -> None:
     run(state, Created(spec()))
     unwatch(state, OTHER, A)
     unwatch(state, OTHER, A)
-    assert run(state, Constructed(A, "w1.sock")) == [Tell(DRIVER, ActorUpdate(A, "alive", "w1.sock"))]
+    assert run(state, Constructed(A, "w1.sock")) == [DropArguments(A), Tell(DRIVER, ActorUpdate(A, "alive", "w1.sock"))]
+
+
+def up(state: State, **changes: Any) -> State:
+    """A is alive, and the driver watches it."""
+    run(state, Watched(DRIVER, A))
+    run(state, Created(spec(**changes)))
+    run(state, Constructed(A, "w1.sock"))
+    return state
+
+
+def restarting(reason: str) -> ActorUpdate:
+    return ActorUpdate(A, "restarting", "", reason)
+
+
+def test_an_actor_that_died_is_constructed_again_as_often_as_it_may_be() -> None:
+    """
+    1. its arguments are kept while it may be restarted
+    2. it dies after a while: it is started again at once, and who watches hears so
+    3. it is up again, for the last time: its arguments may go
+    4. it dies: that was it
+    """
+    state = up(State(), max_restarts=1)
+    assert run(state, Died(A, "crash"), now=60.0) == [
+        VacateActor(A),
+        StartActor(A),
+        Tell(DRIVER, restarting("crash")),
+    ]
+    assert run(state, Watched(OTHER, A)) == [Tell(OTHER, restarting("crash"))]
+    alive = ActorUpdate(A, "alive", "w2.sock", "crash")
+    assert run(state, Constructed(A, "w2.sock", restarts=1), now=61.0) == [
+        DropArguments(A),
+        Tell(DRIVER, alive),
+        Tell(OTHER, alive),
+    ]
+    told = dead(A, "again", address="w2.sock")
+    assert run(state, Died(A, "again"), now=90.0) == [StopActor(A), Tell(DRIVER, told), Tell(OTHER, told)]
+
+
+def test_words_of_an_earlier_life_mean_nothing() -> None:
+    state = up(State(), max_restarts=-1)
+    run(state, Died(A, "crash"), now=60.0)
+    assert run(state, Constructed(A, "w1.sock", restarts=0)) == []
+    assert run(state, InitRaised(A, ERROR, restarts=0)) == []
+    assert run(state, Saved(A, b"oid", Value(b"x"), restarts=0)) == []
+    assert state.actors[A].state == "restarting"
+
+
+def test_an_actor_that_dies_at_once_again_and_again_waits_longer_each_time() -> None:
+    """
+    1. the first time it is started at once, the second after 0.1 s, then twice as long each time, 10 s at most
+    2. a due time of an earlier life does nothing, nor does one that comes twice
+    3. when it was up for long enough, all begins anew
+    """
+    state = up(State(), max_restarts=-1)
+    assert StartActor(A) in run(state, Died(A, "crash"), now=0.1)
+    waits = []
+    for life in range(1, 12):
+        commands = run(state, Died(A, "crash"), now=0.2)
+        later = next(command for command in commands if isinstance(command, StartLater))
+        waits.append(later.after_s)
+        assert run(state, RestartDue(A, life)) == []
+        assert run(state, RestartDue(A, life + 1)) == [StartActor(A)]
+        assert run(state, RestartDue(A, life + 1)) == []
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0, 10.0]
+    run(state, Constructed(A, "w9.sock", restarts=12), now=1.0)
+    assert StartActor(A) in run(state, Died(A, "crash"), now=2.0)
+
+
+def test_a_crash_of_the_constructor_counts_as_a_restart() -> None:
+    state = State()
+    run(state, Watched(DRIVER, A))
+    run(state, Created(spec(max_restarts=1)))
+    assert run(state, Died(A, "crash")) == [VacateActor(A), StartActor(A), Tell(DRIVER, restarting("crash"))]
+    assert run(state, Died(A, "crash")) == [StopActor(A), Tell(DRIVER, dead(A, "crash"))]
+
+
+def test_a_constructor_that_raises_is_not_tried_again_not_even_in_a_later_life() -> None:
+    state = up(State(), max_restarts=-1)
+    run(state, Died(A, "crash"))
+    told = dead(A, "its constructor raised", ERROR)
+    assert run(state, InitRaised(A, ERROR, restarts=1)) == [StopActor(A), Tell(DRIVER, told)]
+
+
+def test_kill_is_for_good_unless_it_says_otherwise() -> None:
+    state = up(State(), max_restarts=2)
+    again = [VacateActor(A), StartActor(A), Tell(DRIVER, restarting("killed"))]
+    for _ in range(2):  # each time at once: that is no crash loop
+        assert run(state, Killed(A, "killed", no_restart=False)) == again
+    assert run(state, Killed(A, "killed")) == [StopActor(A), Tell(DRIVER, dead(A, "killed"))]
+    assert run(state, Died(A, "late news")) == []
+    state = up(State())
+    told = dead(A, "killed", address="w1.sock")
+    assert run(state, Killed(A, "killed", no_restart=False)) == [StopActor(A), Tell(DRIVER, told)]
+
+
+def test_a_kill_with_restart_that_overtakes_the_creation_uses_up_a_restart() -> None:
+    state = State()
+    run(state, Killed(A, "killed", no_restart=False))
+    assert run(state, Created(spec(max_restarts=1))) == [StartActor(A)]
+    assert state.actors[A].spec.restarts == 1
+    state = State()
+    run(state, Killed(A, "killed", no_restart=False))
+    assert run(state, Created(spec())) == [StopActor(A)]
+
+
+def test_an_actor_that_goes_on_purpose_is_not_restarted() -> None:
+    state = up(State(), max_restarts=-1)
+    told = dead(A, "exit_actor()", address="w1.sock")
+    assert run(state, Ended(A, "exit_actor()", leaving=True)) == [DismissActor(A), Tell(DRIVER, told)]
+
+
+def test_an_actor_that_nobody_holds_is_not_restarted() -> None:
+    state = up(State(), max_restarts=-1)
+    run(state, Died(A, "crash"))
+    told = dead(A, "all handles to it are gone")
+    assert run(state, Unheld(A)) == [DismissActor(A), Tell(DRIVER, told)]
+    assert run(state, RestartDue(A, 1)) == []
+
+
+def test_the_newest_checkpoint_goes_with_the_actor_into_its_next_life() -> None:
+    state = up(State(), max_restarts=1)
+    first, second = Value(b"1"), Value(b"2")
+    assert run(state, Saved(A, b"one", first, restarts=0)) == [SwapCheckpoint(A, b"one", b"")]
+    assert run(state, Saved(A, b"two", second, restarts=0)) == [SwapCheckpoint(A, b"two", b"one")]
+    run(state, Died(A, "crash"))
+    assert state.actors[A].spec.checkpoint == second
+    run(state, Constructed(A, "w2.sock", restarts=1))
+    assert run(state, Saved(A, b"three", first, restarts=1)) == []  # nobody will go on from it
+
+
+def test_the_name_of_an_actor_stays_while_it_is_restarted() -> None:
+    state = State()
+    reserve_name(state, "", "n", Name(A, "Counter", {}))
+    up(state, max_restarts=1)
+    run(state, Died(A, "crash"))
+    assert find(state, "", "n") is not None
+    run(state, Died(A, "crash"))
+    assert find(state, "", "n") is None
 
 
 processes = st.sampled_from([DRIVER, WORKER, OTHER])
@@ -212,11 +357,13 @@ class Directory(RuleBasedStateMachine):
         super().__init__()
         self.state = State()
         self.heard: dict[tuple[bytes, bytes], str] = {}  # (process, actor_id) -> last state told since it watches
-        self.constructing: set[bytes] = set()
+        self.now = 0.0
+        self.constructing: dict[bytes, int] = {}  # -> in which of its lives
+        self.due: dict[bytes, int] = {}  # waits before its next life
         self.gone: set[bytes] = set()
 
     def feed(self, event: Event) -> list[Command]:
-        commands = handle(self.state, event)
+        commands = handle(self.state, event, self.now)
         for command in commands:
             match command:
                 case Tell(process, update):
@@ -224,15 +371,23 @@ class Directory(RuleBasedStateMachine):
                     assert self.heard.get((process, update.actor_id)) != "dead", "it died twice"
                     self.heard[process, update.actor_id] = update.state
                 case StartActor(which):
-                    self.constructing.add(which)
-                case StopActor(which) | DismissActor(which):
-                    self.constructing.discard(which)
+                    assert which not in self.constructing, "it has two lives at once"
+                    self.constructing[which] = self.state.actors[which].spec.restarts
+                case StartLater(which, restarts):
+                    self.due[which] = restarts
+                case VacateActor(which) | StopActor(which) | DismissActor(which):
+                    self.constructing.pop(which, None)
         return commands
 
-    @rule(which=ids, detached=st.booleans(), failed=st.booleans())
-    def created(self, which: bytes, detached: bool, failed: bool) -> None:
+    @rule(seconds=st.sampled_from([0.1, 0.6, 30.0]))
+    def time_goes_by(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(which=ids, detached=st.booleans(), failed=st.booleans(), max_restarts=st.integers(-1, 2))
+    def created(self, which: bytes, detached: bool, failed: bool, max_restarts: int) -> None:
         if which[:8] not in self.gone and which not in self.forgotten:
-            self.feed(Created(spec(which, detached=detached, error=ERROR if failed else None)))
+            error = ERROR if failed else None
+            self.feed(Created(spec(which, detached=detached, error=error, max_restarts=max_restarts)))
             self.created_once = self.created_once | {which}
 
     created_once: frozenset[bytes] = frozenset()
@@ -242,15 +397,42 @@ class Directory(RuleBasedStateMachine):
     @rule(data=st.data(), raises=st.booleans())
     def constructor_ends(self, data: st.DataObject, raises: bool) -> None:
         which = data.draw(st.sampled_from(sorted(self.constructing)))
-        self.constructing.discard(which)
-        self.feed(InitRaised(which, ERROR) if raises else Constructed(which, "sock"))
+        restarts = self.constructing.pop(which)
+        self.feed(InitRaised(which, ERROR, restarts) if raises else Constructed(which, "sock", restarts))
+        assert self.state.actors[which].state == ("dead" if raises else "alive")
 
-    @rule(which=ids, reason=st.sampled_from(["a", "b"]))
-    def killed(self, which: bytes, reason: str) -> None:
+    @rule(which=ids, restarts=st.integers(0, 2))
+    def a_word_of_an_earlier_life(self, which: bytes, restarts: int) -> None:
+        actor = self.state.actors.get(which)
+        if actor is not None and restarts < actor.spec.restarts:
+            before = actor.state
+            assert self.feed(Constructed(which, "old", restarts)) == []
+            assert self.feed(InitRaised(which, ERROR, restarts)) == []
+            assert self.feed(Saved(which, b"old", ERROR, restarts)) == []
+            assert actor.state == before
+
+    @rule(which=ids, reason=st.sampled_from(["a", "b"]), no_restart=st.booleans())
+    def killed(self, which: bytes, reason: str, no_restart: bool) -> None:
         if which not in self.forgotten:
-            self.feed(Killed(which, reason))
+            self.feed(Killed(which, reason, no_restart))
             actor = self.state.actors.get(which)
-            assert actor is None or actor.state == "dead"
+            assert actor is None or actor.state in (("dead",) if no_restart else ("dead", "restarting"))
+
+    @rule(which=ids)
+    def died(self, which: bytes) -> None:
+        self.feed(Died(which, "it crashed"))
+        actor = self.state.actors.get(which)
+        assert actor is None or actor.state in ("dead", "restarting")
+
+    @precondition(lambda self: self.due)
+    @rule(data=st.data())
+    def restart_is_due(self, data: st.DataObject) -> None:
+        which = data.draw(st.sampled_from(sorted(self.due)))
+        self.feed(RestartDue(which, self.due.pop(which)))
+
+    @rule(which=ids, oid=st.sampled_from([b"one", b"two"]), restarts=st.integers(0, 2))
+    def saved(self, which: bytes, oid: bytes, restarts: int) -> None:
+        self.feed(Saved(which, oid, Value(oid), restarts))
 
     @rule(which=ids, leaving=st.booleans())
     def ended(self, which: bytes, leaving: bool) -> None:
@@ -298,6 +480,9 @@ class Directory(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         check(self.state)
+        for which, actor in self.state.actors.items():
+            if actor.state in ("pending", "restarting"):
+                assert which in self.constructing or which in self.due, f"nobody will ever start it: {actor}"
 
 
 TestDirectory = Directory.TestCase

@@ -16,6 +16,7 @@ from aioray.wire.control import (
     ActorStarted,
     ActorUpdate,
     Blocked,
+    Checkpoint,
     Exit,
     Exited,
     Fetch,
@@ -91,6 +92,44 @@ def test_a_lease_of_an_environment_gets_a_worker_of_its_own(stage: Stage) -> Non
     driver.say(LeaseReturn(3), LeaseRequest(4, ONE_CPU, "f", text))
     stage.settle()
     assert [grant.worker_id for grant in driver.take(LeaseGrant)] == [plain, odd, plain, odd]
+
+
+def test_what_a_worker_wrote_before_it_died_counts_though_its_death_was_told_first(stage: Stage) -> None:
+    """
+    1. an actor that may be restarted is up
+    2. it writes a checkpoint and dies: the zygote's word of that is handled before the checkpoint is read
+    3. its next life is given the checkpoint
+    4. it writes that it goes on purpose, and dies: it is not restarted
+    """
+    actor_id = object_id(DRIVER, 1)
+    driver = stage.join(DRIVER)
+    spec = ActorSpec(actor_id, "A", b"", encode_call(Call(0, "__init__", b"")), {}, {}, DRIVER, max_restarts=-1)
+    driver.say(Hold(DRIVER, [actor_id]), WatchActor(actor_id), spec)
+    stage.settle()
+    first = stage.zygote.ordered[0]
+    worker = stage.worker_starts(first)
+    worker.say(ActorStarted(actor_id))
+    stage.settle()
+    saved = Value(b"state")
+    oid = object_id(bytes.fromhex(first), 1)
+    with stage.reactor.lock:
+        worker.say(Share(oid, saved), Checkpoint(actor_id, oid, saved, 0))
+        worker.connection.flush()
+    stage.worker_dies(first)
+    assert [update.state for update in driver.take(ActorUpdate)] == ["alive", "restarting"]
+    second = stage.zygote.ordered[-1]
+    assert second != first
+    worker = stage.worker_starts(second)
+    given = worker.take(ActorSpec)
+    assert [(each.restarts, each.checkpoint) for each in given] == [(1, saved)]
+    worker.say(ActorStarted(actor_id, restarts=1))
+    stage.settle()
+    with stage.reactor.lock:
+        worker.say(Exit("it exited on purpose"))
+        worker.connection.flush()
+    stage.worker_dies(second, 0)
+    told = driver.take(ActorUpdate)
+    assert [(update.state, update.reason) for update in told[1:]] == [("dead", "it exited on purpose")]
 
 
 def test_a_lease_that_is_asked_for_or_given_back_twice_counts_once(stage: Stage) -> None:

@@ -118,6 +118,15 @@ def test_a_result_that_is_made_again_while_others_look_at_the_first_is_freed_wit
     assert run(state, Released(OTHER, [THING])) == [Unwanted(second), Forgotten(THING, first)]
 
 
+def test_a_result_that_its_caller_never_heard_of_is_freed_by_the_callers_word() -> None:
+    state = State()
+    first = Value(nbytes=100, offset=0, oid=THING)
+    assert run(state, Released(OWNER, [THING])) == []  # never written
+    run(state, Sealed(first))
+    assert run(state, Released(OWNER, [THING])) == [Forgotten(THING, first)]
+    assert state.entries == {}
+
+
 def test_readers_hear_when_the_owner_dies_before_the_value_is_there() -> None:
     state = State()
     run(state, Shared(THING))

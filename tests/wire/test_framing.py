@@ -138,22 +138,23 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         17 GiveExtent offset nbytes
         18 ActorSpec actor_id cls cls_data call placement running creator name namespace max_concurrency
            detached methods is_async num_cpus sys_path get_if_exists error isolation slot concurrency_groups
-           job_id environment
-        19 ActorUpdate actor_id state address reason error slot
-        20 ActorStarted actor_id error
+           job_id environment max_restarts restarts checkpoint
+        19 ActorUpdate actor_id state address reason error slot ended_by
+        20 ActorStarted actor_id error restarts
         21 WatchActor actor_id
         23 Query req what args
         24 Answer req data error
         25 Notice text
         26 LogLines label pid stream lines
-        27 Exit reason
+        27 Exit reason crashed call
         28 ForkWorker worker_id session_dir environment gpus
         29 Forked worker_id pid error
         30 Exited worker_id status
         31 Inherit session_dir
         32 CancelCall oid force recursive
         33 EndActor slot now
-        34 ActorExit actor_id reason
+        34 ActorExit actor_id reason restarts crashed call
+        36 Checkpoint actor_id oid value restarts
     """
     found: list[str] = []
     for kind in CONTROLS:

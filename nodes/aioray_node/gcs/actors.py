@@ -1,4 +1,8 @@
-"""The actor directory: what exists, by id and by name, where it lives, and why it does not any more. Pure."""
+"""The actor directory: what exists, by id and by name, where it lives, and why it does not any more. Pure.
+
+An actor that dies while it may be restarted is constructed again, with what it was made of. The first time at once; one
+that dies again less than `STEADY_S` after it was up waits longer each time, so that a crash loop does not spin.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,11 @@ import msgspec
 from aioray.wire.control import ActorSpec, ActorUpdate
 from aioray.wire.values import Value, owner_of
 
-ActorState = Literal["pending", "alive", "dead"]
+ActorState = Literal["pending", "alive", "restarting", "dead"]
+
+STEADY_S = 1.0  # one that was up for so long has not died at once
+_FIRST_WAIT_S = 0.1  # before the second restart of one that dies at once; doubles with each
+_LONGEST_WAIT_S = 10.0
 
 # Each edge says why it exists. A missing one raises IllegalMove: our bug, never the user's.
 MOVES: dict[tuple[ActorState, str], ActorState] = {
@@ -20,6 +28,13 @@ MOVES: dict[tuple[ActorState, str], ActorState] = {
     ("alive", "ended"): "dead",
     ("pending", "unheld"): "dead",  # nobody can call it any more
     ("alive", "unheld"): "dead",
+    ("pending", "died"): "restarting",  # what killed the constructor may not kill it again, and restarts are counted
+    ("alive", "died"): "restarting",  # a crash, or a kill that asked for it, and it may be restarted
+    ("restarting", "died"): "restarting",  # while it was constructed again: counts like any other
+    ("restarting", "constructed"): "alive",
+    ("restarting", "init_raised"): "dead",  # as the first time
+    ("restarting", "ended"): "dead",  # killed for good, or it has no restart left
+    ("restarting", "unheld"): "dead",
 }
 
 
@@ -32,28 +47,57 @@ class Created(msgspec.Struct, frozen=True):
 
 
 class Constructed(msgspec.Struct, frozen=True):
+    """Its constructor is through; `restarts` says in which of its lives. Late words of an earlier one do nothing."""
+
     actor_id: bytes
     address: str
+    restarts: int = 0
 
 
 class InitRaised(msgspec.Struct, frozen=True):
     actor_id: bytes
     error: Value
+    restarts: int = 0
 
 
 class Killed(msgspec.Struct, frozen=True):
-    """Somebody wants it dead. May overtake the word of its creation."""
+    """Somebody wants it dead, or restarted if it may be. May overtake the word of its creation."""
 
     actor_id: bytes
     reason: str
+    no_restart: bool = True
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """Its process died, or says that it is about to. Late or repeated news do nothing."""
+    """It goes on purpose, or what it needs is gone: no restart. Late or repeated news do nothing."""
 
     actor_id: bytes
     reason: str
     leaving: bool = False  # its process goes by itself
+    call: bytes = b""  # of its own that wanted that
+
+
+class Died(msgspec.Struct, frozen=True):
+    """It crashed, or its process did. Who tells this knows that it is about the life that counts."""
+
+    actor_id: bytes
+    reason: str
+
+
+class RestartDue(msgspec.Struct, frozen=True):
+    """The time of a StartLater has come."""
+
+    actor_id: bytes
+    restarts: int
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """It has a checkpoint, in that life."""
+
+    actor_id: bytes
+    oid: bytes
+    value: Value
+    restarts: int
 
 
 class Unheld(msgspec.Struct, frozen=True):
@@ -87,6 +131,34 @@ class StartActor(msgspec.Struct, frozen=True):
     actor_id: bytes
 
 
+class VacateActor(msgspec.Struct, frozen=True):
+    """End its worker, or its search for one, at once: it will want another one."""
+
+    actor_id: bytes
+
+
+class StartLater(msgspec.Struct, frozen=True):
+    """Feed RestartDue in `after_s` seconds."""
+
+    actor_id: bytes
+    restarts: int
+    after_s: float
+
+
+class SwapCheckpoint(msgspec.Struct, frozen=True):
+    """The actor's id holds `oid` from now on, and no longer `before` (b"": none)."""
+
+    actor_id: bytes
+    oid: bytes
+    before: bytes
+
+
+class DropArguments(msgspec.Struct, frozen=True):
+    """Nobody will construct it again: what it was made of is nobody's but its own to hold."""
+
+    actor_id: bytes
+
+
 class StopActor(msgspec.Struct, frozen=True):
     """End its worker, or its search for one, at once."""
 
@@ -99,8 +171,8 @@ class DismissActor(msgspec.Struct, frozen=True):
     actor_id: bytes
 
 
-Event = Created | Constructed | InitRaised | Killed | Ended | Unheld | Watched | ProcessGone
-Command = Tell | StartActor | StopActor | DismissActor
+Event = Created | Constructed | InitRaised | Killed | Ended | Died | RestartDue | Saved | Unheld | Watched | ProcessGone
+Command = Tell | StartActor | VacateActor | StartLater | SwapCheckpoint | DropArguments | StopActor | DismissActor
 
 
 @dataclass(slots=True)
@@ -110,9 +182,19 @@ class Actor:
     address: str = ""
     reason: str = ""
     error: Value | None = None
+    up_since: float | None = None  # (s); None: it is being constructed, or was never up
+    quick_deaths: int = 0  # in a row, each less than STEADY_S after it was up
+    starting: bool = True  # False: it waits before its next restart
+    saved: bytes = b""  # id of its newest checkpoint
+    ended_by: bytes = b""  # the call that wanted it to end
+
+    @property
+    def may_restart(self) -> bool:
+        return self.spec.max_restarts < 0 or self.spec.restarts < self.spec.max_restarts
 
     def update(self) -> ActorUpdate:
-        return ActorUpdate(self.spec.actor_id, self.state, self.address, self.reason, self.error, self.spec.slot)
+        spec = self.spec
+        return ActorUpdate(spec.actor_id, self.state, self.address, self.reason, self.error, spec.slot, self.ended_by)
 
 
 class Name(msgspec.Struct, frozen=True):
@@ -129,7 +211,7 @@ class State:
     names: dict[tuple[str, str], Name] = field(default_factory=dict)  # (namespace, name); never of a dead actor
     named: dict[bytes, set[tuple[str, str]]] = field(default_factory=dict)  # `names` the other way round
     watchers: dict[bytes, set[bytes]] = field(default_factory=dict)  # actor_id -> processes
-    doomed: dict[bytes, str] = field(default_factory=dict)  # killed before it was created -> why
+    doomed: dict[bytes, Killed] = field(default_factory=dict)  # killed before it was created
     gone: set[bytes] = field(default_factory=set)  # processes that will create nothing any more
 
 
@@ -150,27 +232,32 @@ def release_name(state: State, actor_id: bytes) -> None:
         del state.names[key]
 
 
-def handle(state: State, event: Event) -> list[Command]:
-    """Apply `event`; return what the shell must do, in that order."""
+def handle(state: State, event: Event, now: float) -> list[Command]:
+    """Apply `event` at time `now` (s); return what the shell must do, in that order."""
     match event:
         case Created(spec):
-            return _create(state, spec)
-        case Constructed(actor_id, address):
+            return _create(state, spec, now)
+        case Constructed(actor_id, address, restarts):
+            return _constructed(state, actor_id, address, restarts, now)
+        case InitRaised(actor_id, error, restarts):
             actor = state.actors.get(actor_id)
-            if actor is None or actor.state == "dead":
-                return []  # killed meanwhile
-            _move(actor, "constructed")
-            actor.address = address
-            return _tell(state, actor)
-        case InitRaised(actor_id, error):
+            if actor is None or actor.spec.restarts != restarts:
+                return []
             return _end(state, actor_id, "init_raised", "its constructor raised", error)
-        case Killed(actor_id, reason):
-            if actor_id not in state.actors and owner_of(actor_id) not in state.gone:
-                state.doomed.setdefault(actor_id, reason)
-                release_name(state, actor_id)
-            return _end(state, actor_id, "ended", reason, None)
-        case Ended(actor_id, reason, leaving):
-            return _end(state, actor_id, "ended", reason, None, DismissActor if leaving else StopActor)
+        case Killed():
+            return _killed(state, event, now)
+        case Ended(actor_id, reason, leaving, call):
+            return _end(state, actor_id, "ended", reason, None, DismissActor if leaving else StopActor, call)
+        case Died(actor_id, reason):
+            return _died(state, actor_id, reason, now)
+        case RestartDue(actor_id, restarts):
+            actor = state.actors.get(actor_id)
+            if actor is None or actor.state != "restarting" or actor.spec.restarts != restarts or actor.starting:
+                return []
+            actor.starting = True
+            return [StartActor(actor_id)]
+        case Saved(actor_id, oid, value, restarts):
+            return _saved(state, actor_id, oid, value, restarts)
         case Unheld(actor_id):
             return _unheld(state, actor_id)
         case Watched(process, actor_id):
@@ -179,7 +266,7 @@ def handle(state: State, event: Event) -> list[Command]:
             return _process_gone(state, process, driver=driver)
 
 
-def _create(state: State, spec: ActorSpec) -> list[Command]:
+def _create(state: State, spec: ActorSpec, now: float) -> list[Command]:
     actor_id = spec.actor_id
     if actor_id in state.actors:
         return []  # sent twice
@@ -187,9 +274,64 @@ def _create(state: State, spec: ActorSpec) -> list[Command]:
     doom = state.doomed.pop(actor_id, None)
     if spec.error is not None:
         return _end(state, actor_id, "init_raised", "an argument of its constructor failed", spec.error)
+    if doom is not None and (doom.no_restart or not spec.max_restarts):
+        return _end(state, actor_id, "ended", doom.reason, None)
     if doom is not None:
-        return _end(state, actor_id, "ended", doom, None)
+        spec.restarts = 1  # there is nothing to end: its first life is its second
     return [StartActor(actor_id)]
+
+
+def _constructed(state: State, actor_id: bytes, address: str, restarts: int, now: float) -> list[Command]:
+    actor = state.actors.get(actor_id)
+    if actor is None or actor.state == "dead" or actor.spec.restarts != restarts:
+        return []  # killed meanwhile
+    _move(actor, "constructed")
+    actor.address, actor.up_since = address, now
+    return [*([] if actor.may_restart else [DropArguments(actor_id)]), *_tell(state, actor)]
+
+
+def _killed(state: State, event: Killed, now: float) -> list[Command]:
+    actor_id = event.actor_id
+    if actor_id in state.actors:
+        if event.no_restart:
+            return _end(state, actor_id, "ended", event.reason, None)
+        return _died(state, actor_id, event.reason, now, wanted=True)
+    if owner_of(actor_id) not in state.gone:
+        before = state.doomed.get(actor_id)
+        if before is None or (event.no_restart and not before.no_restart):
+            state.doomed[actor_id] = event
+        if event.no_restart:
+            release_name(state, actor_id)
+    return []
+
+
+def _died(state: State, actor_id: bytes, reason: str, now: float, *, wanted: bool = False) -> list[Command]:
+    actor = state.actors.get(actor_id)
+    if actor is None or actor.state == "dead":
+        return []
+    if not actor.may_restart:
+        return _end(state, actor_id, "ended", reason, None)
+    quick = actor.up_since is None or now - actor.up_since < STEADY_S
+    _move(actor, "died")
+    actor.quick_deaths = actor.quick_deaths + 1 if quick and not wanted else 0
+    actor.address, actor.reason, actor.up_since = "", reason, None
+    spec = actor.spec
+    spec.restarts += 1
+    told = _tell(state, actor)
+    if actor.quick_deaths <= 1:
+        actor.starting = True
+        return [VacateActor(actor_id), StartActor(actor_id), *told]
+    actor.starting = False
+    after_s = min(_FIRST_WAIT_S * 2.0 ** min(actor.quick_deaths - 2, 32), _LONGEST_WAIT_S)
+    return [VacateActor(actor_id), StartLater(actor_id, spec.restarts, after_s), *told]
+
+
+def _saved(state: State, actor_id: bytes, oid: bytes, value: Value, restarts: int) -> list[Command]:
+    actor = state.actors.get(actor_id)
+    if actor is None or actor.state == "dead" or actor.spec.restarts != restarts or not actor.may_restart:
+        return []  # nobody will ever go on from it
+    before, actor.saved, actor.spec.checkpoint = actor.saved, oid, value
+    return [SwapCheckpoint(actor_id, oid, before)]
 
 
 def _move(actor: Actor, why: str) -> None:
@@ -210,12 +352,13 @@ def _end(
     reason: str,
     error: Value | None,
     how: type[StopActor | DismissActor] = StopActor,
+    ended_by: bytes = b"",
 ) -> list[Command]:
     actor = state.actors.get(actor_id)
     if actor is None or actor.state == "dead":
         return []
     _move(actor, why)
-    actor.reason, actor.error = reason, error
+    actor.reason, actor.error, actor.ended_by = reason, error, ended_by
     release_name(state, actor_id)
     return [how(actor_id), *_tell(state, actor)]
 
@@ -283,10 +426,15 @@ def check(state: State) -> None:
         assert key in state.named[name.actor_id], state
         actor = state.actors.get(name.actor_id)
         assert actor is None or actor.state != "dead", f"{key} names a dead actor: {state}"
-        assert name.actor_id not in state.doomed, f"{key} names an actor that will never be: {state}"
+        doom = state.doomed.get(name.actor_id)
+        assert doom is None or not doom.no_restart, f"{key} names an actor that will never be: {state}"
         assert actor is not None or owner_of(name.actor_id) not in state.gone, f"{key} is taken for ever: {state}"
     for actor in state.actors.values():
         assert (actor.state == "alive") <= bool(actor.address), actor
+        assert (actor.state == "alive") <= (actor.up_since is not None), actor
+        assert actor.spec.max_restarts < 0 or actor.spec.restarts <= actor.spec.max_restarts, f"one too many: {actor}"
+        assert actor.starting or actor.state in ("restarting", "dead"), f"nobody will start it: {actor}"
+        assert bool(actor.saved) == (actor.spec.checkpoint is not None), actor
     for actor_id, watchers in state.watchers.items():
         assert watchers, f"{actor_id.hex()} is watched by nobody: {state}"
         assert not (watchers & state.gone), f"a process that is gone watches {actor_id.hex()}: {state}"

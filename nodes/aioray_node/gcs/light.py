@@ -62,7 +62,9 @@ class LightActors:
         self._feed(hosts.HostUp(host))
 
     def worker_lost(self, host: bytes, reason: str) -> None:
-        self._workers.pop(host, None)
+        worker = self._workers.pop(host, None)
+        if worker is not None and worker.connection is not None:
+            worker.connection.drain()  # checkpoints may lie there unread
         self._feed(hosts.HostDown(host, reason))
 
     def _feed(self, event: hosts.Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +16,8 @@ from aioray_node.objects.directory import Held, Released, Shared
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioray.wire.control import ActorExit, ActorSpec, ActorStarted, Exit
+    from aioray.runtime.reactor import Reactor
+    from aioray.wire.control import ActorExit, ActorSpec, ActorStarted, Checkpoint, Exit
     from aioray_node.objects.store import ObjectStore
     from aioray_node.pool.shell import Worker, WorkerPool
     from aioray_node.scheduling.shell import LeaseDesk
@@ -28,12 +30,16 @@ class ActorDesk:
 
     def __init__(
         self,
+        reactor: Reactor,
         leases: LeaseDesk,
         store: ObjectStore,
         send: Callable[[bytes, msgspec.Struct], None],
         *,
+        exit_grace_s: float,
         max_light_hosts: int = 1,
     ) -> None:
+        self._reactor = reactor
+        self._exit_grace_s = exit_grace_s
         self._state = actors.State()
         self._leases = leases
         self._light = LightActors(
@@ -46,22 +52,40 @@ class ActorDesk:
 
     def feed(self, event: actors.Event) -> None:
         """Let the directory decide, and carry it out."""
-        for command in actors.handle(self._state, event):
+        for command in actors.handle(self._state, event, self._reactor.time()):
             match command:
                 case actors.Tell(process, update):
                     self._send(process, update)
                 case actors.StartActor(actor_id):
                     self._start(self._state.actors[actor_id].spec)
+                case actors.VacateActor(actor_id):
+                    self._workers.pop(actor_id, None)
+                    self._light.leave(actor_id, now=True)
+                    self._leases.end_actor(actor_id)
+                case actors.StartLater(actor_id, restarts, after_s):
+                    due = actors.RestartDue(actor_id, restarts)
+                    self._reactor.call_later(after_s, functools.partial(self.feed, due))
+                case actors.SwapCheckpoint(actor_id, oid, before):
+                    self._store.feed(Held(actor_id, [oid]))
+                    if before:
+                        self._store.feed(Released(actor_id, [before]))
+                case actors.DropArguments(actor_id):
+                    self._store.feed(Released(actor_id, []))
                 case actors.StopActor(actor_id):
                     self._workers.pop(actor_id, None)
                     self._light.leave(actor_id, now=True)
                     self._leases.end_actor(actor_id)
-                    self._store.feed(Released(_DETACHED_HOLDER, [actor_id]))
+                    self._let_go(actor_id)
                 case actors.DismissActor(actor_id):
                     self._workers.pop(actor_id, None)
                     self._light.leave(actor_id, now=False)
                     self._leases.dismiss_actor(actor_id)
-                    self._store.feed(Released(_DETACHED_HOLDER, [actor_id]))
+                    self._let_go(actor_id)
+
+    def _let_go(self, actor_id: bytes) -> None:
+        """It is dead: nobody will construct it again, or go on from its checkpoint."""
+        self._store.feed(Released(actor_id, []))
+        self._store.feed(Released(_DETACHED_HOLDER, [actor_id]))
 
     def _start(self, spec: ActorSpec) -> None:
         is_light = spec.isolation == "shared"
@@ -107,9 +131,12 @@ class ActorDesk:
     def worker_lost(self, actor_id: bytes, reason: str) -> None:
         if self._light.is_host(actor_id):
             self._light.worker_lost(actor_id, reason)
-        else:
-            self._workers.pop(actor_id, None)
-            self._lost(actor_id, reason)
+            return
+        worker = self._workers.get(actor_id)
+        if worker is not None and worker.connection is not None:
+            worker.connection.drain()  # its last words may lie there unread: a checkpoint, or that it goes on purpose
+        self._workers.pop(actor_id, None)
+        self._lost(actor_id, reason)
 
     def setup_failed(self, actor_id: bytes, reason: str) -> None:
         """The environment of an actor, or of a process for light ones, cannot be had."""
@@ -117,36 +144,55 @@ class ActorDesk:
             actor = self._state.actors.get(each)
             if actor is not None:
                 error = error_value(RuntimeEnvSetupError(f"actor {actor.spec.cls}: {reason}"))
-                self.feed(actors.InitRaised(each, error))
+                self.feed(actors.InitRaised(each, error, actor.spec.restarts))
 
     def _lost(self, actor_id: bytes, reason: str) -> None:
-        self.feed(actors.Ended(actor_id, reason))
+        self.feed(actors.Died(actor_id, reason))
 
     def started(self, worker: Worker, message: ActorStarted) -> None:
-        """The worker has run the constructor: what the actor was made of is nobody's but its own to hold."""
-        self._store.feed(Released(message.actor_id, []))
+        """The worker has run the constructor."""
         if message.error is not None:
-            self.feed(actors.InitRaised(message.actor_id, message.error))
+            self.feed(actors.InitRaised(message.actor_id, message.error, message.restarts))
         else:
-            self.feed(actors.Constructed(message.actor_id, worker.address))
+            self.feed(actors.Constructed(message.actor_id, worker.address, message.restarts))
+
+    def saved(self, message: Checkpoint) -> None:
+        """An actor has a new checkpoint."""
+        self.feed(actors.Saved(message.actor_id, message.oid, message.value, message.restarts))
 
     def unheld(self, actor_id: bytes) -> None:
         """The last handle is gone."""
         self.feed(actors.Unheld(actor_id))
 
-    def kill(self, actor_id: bytes, reason: str) -> None:
-        """Somebody wants it dead: it is, when this returns."""
-        self.feed(actors.Killed(actor_id, reason))
+    def kill(self, actor_id: bytes, reason: str, *, no_restart: bool) -> None:
+        """Somebody wants it dead, or restarted if it may be: it is not alive any more when this returns."""
+        self.feed(actors.Killed(actor_id, reason, no_restart))
 
     def exiting(self, worker: Worker, message: Exit) -> None:
-        """An actor's worker says that it goes on purpose."""
+        """An actor's worker says that it goes."""
         for actor_id, its_worker in list(self._workers.items()):
-            if its_worker is worker:
-                self.feed(actors.Ended(actor_id, message.reason, leaving=True))
+            if its_worker is not worker:
+                continue
+            if message.crashed and self._state.actors[actor_id].may_restart:
+                # It leaves in peace, and is constructed again when it has left: two of it would be one too many.
+                ending = functools.partial(self._end_slow_leaver, actor_id, worker)
+                self._reactor.call_later(self._exit_grace_s, ending)
+            else:
+                self.feed(actors.Ended(actor_id, message.reason, leaving=True, call=message.call))
+
+    def _end_slow_leaver(self, actor_id: bytes, worker: Worker) -> None:
+        if self._workers.get(actor_id) is worker:
+            self.pool.kill(worker, "")
 
     def light_exit(self, message: ActorExit) -> None:
-        """A light actor says that it goes on purpose."""
-        self.feed(actors.Ended(message.actor_id, message.reason, leaving=True))
+        """A light actor says that it goes."""
+        actor = self._state.actors.get(message.actor_id)
+        if actor is None or actor.spec.restarts != message.restarts:
+            return
+        if message.crashed:
+            self.feed(actors.Died(message.actor_id, message.reason))
+        else:
+            self.feed(actors.Ended(message.actor_id, message.reason, leaving=True, call=message.call))
 
     def released(self, process: bytes, actor_ids: list[bytes]) -> None:
         """A process let go of handles."""

@@ -10,6 +10,7 @@ import asyncio
 import collections
 import concurrent.futures
 import functools
+import inspect
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -17,14 +18,18 @@ from typing import TYPE_CHECKING, Any
 from aioray.runtime.errors import constructor_error, error_value
 from aioray.wire.control import ActorExit, ActorStarted
 from aioray.wire.framing import decode_call
+from aioray_node.worker.checkpoints import restore
+from aioray_node.worker.exits import is_crash, reason_of
 from aioray_node.worker.hosted_actor import ASYNC_CONCURRENCY, ActorKind, HostedActor
-from aioray_node.worker.runtime import Caller, RunningCall, running
+from aioray_node.worker.runtime import Caller, RunningCall, id_of_call_here, running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from aioray.wire.control import ActorSpec
     from aioray.wire.values import Value
+    from aioray_node.worker.checkpoints import Saver
+    from aioray_node.worker.exits import Exiting
     from aioray_node.worker.lanes import Services
 
 _SPARE_THREADS = 32  # beyond those for sync methods of async actors: user code has to_thread, too
@@ -35,10 +40,16 @@ _CONSTRUCT_FOR_S = 0.005  # how long constructors of light actors may go on befo
 class ActorHost:
     """Constructs actors, knows them by slot, ends them."""
 
-    def __init__(self, services: Services, on_process_exit: Callable[[SystemExit | KeyboardInterrupt], None]) -> None:
+    def __init__(
+        self,
+        services: Services,
+        on_process_exit: Callable[[Exiting], None],
+        on_save_due: Callable[[Saver], None],
+    ) -> None:
         self._services = services
         self._runtime = services.runtime
         self._on_process_exit = on_process_exit
+        self._on_save_due = on_save_due
         self.by_slot: dict[int, HostedActor] = {}
         self.expected: collections.deque[ActorSpec] = collections.deque()
         self._kinds: weakref.WeakValueDictionary[bytes, ActorKind] = weakref.WeakValueDictionary()
@@ -46,6 +57,7 @@ class ActorHost:
         self._leaving: set[asyncio.Task[None]] = set()
         self._woken = False
         services.on_exit = self.on_exit
+        services.on_save_due = self._save_due
 
     # what the node says, with the lock held
 
@@ -87,45 +99,59 @@ class ActorHost:
                 cls = self._runtime.objects.load_arguments(spec.cls_data)
                 kind = self._kinds[spec.cls_data] = ActorKind(cls, spec.methods)
             except BaseException as exc:  # whatever importing user code raises goes to who calls the actor
-                self._failed(spec, exc)
+                self._report(spec, error_value(constructor_error(exc, spec.cls, spec.actor_id)))
                 return None
         return HostedActor(spec, kind)
 
     def construct(self, actor: HostedActor) -> bool:
-        """Run the constructor here and now, and tell the node; whether there is an actor."""
+        """Run the constructor here and now, and restore; whether there is an actor so far.
+
+        The node is told, unless there is more to do that must be awaited.
+        """
         call = decode_call(actor.spec.call)
         token = running.set(RunningCall(call, _creator_of(actor.spec), actor))
         try:
             args, kwargs = self._runtime.arguments(call)
             actor.instance = actor.kind.cls(*args, **kwargs)
             del args, kwargs
+            if not actor.kind.restore_is_coroutine:
+                restore(self._services, actor)
         except BaseException as exc:  # whatever it raises goes to who calls the actor
-            self._failed(actor.spec, exc)
+            self._failed(actor, exc)
             return False
         finally:
             running.reset(token)
-        self._up(actor)
+        if not _must_await(actor):
+            self._up(actor)
         return True
 
-    async def construct_async(self, actor: HostedActor) -> bool:
-        """The same where `__init__` is a coroutine function."""
+    async def construct_async(self, actor: HostedActor) -> None:
+        """What of it must be awaited, and all of it if nothing has been done yet."""
         call = decode_call(actor.spec.call)
         running.set(RunningCall(call, _creator_of(actor.spec), actor))
         cls: Any = actor.kind.cls
         try:
-            args, kwargs = self._runtime.arguments(call)
-            instance = cls.__new__(cls, *args, **kwargs)
-            await instance.__init__(*args, **kwargs)
-            actor.instance = instance
-            del args, kwargs
+            if actor.instance is None:
+                args, kwargs = self._runtime.arguments(call)
+                if actor.kind.constructor_is_coroutine:
+                    instance = cls.__new__(cls, *args, **kwargs)
+                    await instance.__init__(*args, **kwargs)
+                else:
+                    instance = cls(*args, **kwargs)
+                actor.instance = instance
+                del args, kwargs
+            restoring = restore(self._services, actor)
+            if inspect.isawaitable(restoring):
+                await restoring
         except BaseException as exc:  # whatever it raises goes to who calls the actor
-            self._failed(actor.spec, exc)
-            return False
-        self._up(actor)
-        return True
+            self._failed(actor, exc)
+        else:
+            self._up(actor)
 
-    def _failed(self, spec: ActorSpec, exc: BaseException) -> None:
-        self._report(spec, error_value(constructor_error(exc, spec.cls, spec.actor_id)))
+    def _failed(self, actor: HostedActor, exc: BaseException) -> None:
+        reason = "" if actor.instance is None else "its __aioray_restore__ raised"
+        spec = actor.spec
+        self._report(spec, error_value(constructor_error(exc, spec.cls, spec.actor_id, reason)))
 
     def _up(self, actor: HostedActor) -> None:
         spec = actor.spec
@@ -133,12 +159,12 @@ class ActorHost:
             actor.open_lanes(self._services)
             self.by_slot[spec.slot] = actor
             self._report(spec, None)
-            spec.call = b""  # was for the constructor, and it is through
+            spec.call, spec.checkpoint = b"", None  # were for the constructor, and it is through
 
     def _report(self, spec: ActorSpec, error: Value | None) -> None:
         runtime = self._runtime
         with runtime.reactor.lock:
-            started = ActorStarted(spec.actor_id, error)
+            started = ActorStarted(spec.actor_id, error, spec.restarts)
             if not runtime.objects.settle(lambda: runtime.link.send(started)):
                 runtime.link.send(started)
 
@@ -161,10 +187,10 @@ class ActorHost:
             self.expected.popleft()
             actor = self.prepare(spec)
             # It may block, as nothing else runs yet: the loop does the I/O only when it is through.
-            if actor is not None and not actor.kind.constructor_is_coroutine:
-                self.construct(actor)
+            if actor is not None and not actor.kind.constructor_is_coroutine and not self.construct(actor):
+                actor = None
             services.reactor.attach(loop)
-            if actor is not None and actor.kind.constructor_is_coroutine:
+            if actor is not None and _must_await(actor):
                 await self.construct_async(actor)
         await stopped.wait()
 
@@ -186,8 +212,8 @@ class ActorHost:
             actor = self.prepare(spec)
             if actor is None:
                 continue
-            if actor.kind.constructor_is_coroutine:
-                task = self._constructing[spec.slot] = loop.create_task(self._construct_light(actor))
+            if _must_await(actor):
+                task = self._constructing[spec.slot] = loop.create_task(self.construct_async(actor))
                 task.add_done_callback(functools.partial(self._constructed, spec.slot))
             else:
                 self.construct(actor)
@@ -198,24 +224,85 @@ class ActorHost:
     def _constructed(self, slot: int, _: asyncio.Task[None]) -> None:
         self._constructing.pop(slot, None)
 
-    async def _construct_light(self, actor: HostedActor) -> None:
-        await self.construct_async(actor)
+    # checkpoints
 
-    def on_exit(self, actor: HostedActor, exc: SystemExit | KeyboardInterrupt) -> None:
-        """User code of an actor called sys.exit: it ends, and with it the process if that is its own."""
+    def _save_due(self, saver: Saver) -> None:
+        loop = self._services.loop
+        if loop is None:
+            self._on_save_due(saver)
+        else:
+            loop.call_soon_threadsafe(self._on_loop, saver.save_on_loop())
+
+    def _on_loop(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        assert self._services.loop is not None
+        task = self._services.loop.create_task(coroutine)
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    def save(self) -> None:
+        """Take a last checkpoint of an actor whose calls run in threads."""
+        for actor in self.by_slot.values():
+            if actor.saver is not None:
+                actor.saver.save_last()
+
+    async def save_on_loop(self) -> None:
+        """Take a last checkpoint of an async actor."""
+        for actor in self.by_slot.values():
+            if actor.saver is not None:
+                await actor.saver.save_last_on_loop()
+
+    # exits
+
+    def on_exit(self, actor: HostedActor, exc: Exiting) -> None:
+        """User code of an actor ends it: with its process, if that is its own. From any thread, and more than once."""
+        loop = self._services.loop
         if not actor.spec.slot:
             self._on_process_exit(exc)
+        elif loop is not None and not self._services.reactor.runs_in(loop):
+            loop.call_soon_threadsafe(self._exit_light, actor, exc)
+        else:
+            self._exit_light(actor, exc)
+
+    def _exit_light(self, actor: HostedActor, exc: Exiting) -> None:
+        if self.by_slot.get(actor.spec.slot) is not actor:
             return
+        if is_crash(exc) and actor.saver is not None:
+            del self.by_slot[actor.spec.slot]  # no new calls
+            self._on_loop(self._save_and_exit(actor, exc))
+        else:
+            self._gone_light(actor, exc)
+
+    async def _save_and_exit(self, actor: HostedActor, exc: Exiting) -> None:
+        assert actor.saver is not None
+        await actor.saver.save_last_on_loop()
+        self.by_slot[actor.spec.slot] = actor
+        self._gone_light(actor, exc)
+
+    def _gone_light(self, actor: HostedActor, exc: Exiting) -> None:
+        spec, crashed = actor.spec, is_crash(exc)
         with self._services.reactor.lock:
-            self._services.runtime.link.send(ActorExit(actor.spec.actor_id, exit_reason(exc)))
-            self.end(actor.spec.slot, now=False)
+            leaving = ActorExit(spec.actor_id, reason_of(exc), spec.restarts, crashed, id_of_call_here())
+            self._services.runtime.link.send(leaving)
+            # One that will be constructed again must not answer any more.
+            self.end(spec.slot, now=crashed)
+
+    @property
+    def on_loop(self) -> bool:
+        """Whether the actors here are served on an event loop."""
+        return self._services.loop is not None
+
+    def current(self) -> HostedActor | None:
+        """Whose code runs here; None when that cannot be told, or there is none yet."""
+        call = running.get()
+        actor = call.actor if call is not None else self.by_slot.get(0)
+        return actor if actor is not None and self.by_slot.get(actor.spec.slot) is actor else None
 
 
 def _creator_of(spec: ActorSpec) -> Caller:
     return Caller(spec.creator, spec.job_id, spec.namespace)
 
 
-def exit_reason(exc: SystemExit | KeyboardInterrupt) -> str:
-    """Why an actor or a worker went, in words."""
-    code = exc.code if isinstance(exc, SystemExit) else None
-    return f"it called sys.exit({'' if code is None else repr(code)})"
+def _must_await(actor: HostedActor) -> bool:
+    """Whether there is something in its construction that must be awaited."""
+    kind = actor.kind
+    return kind.constructor_is_coroutine or (kind.restore_is_coroutine and actor.spec.checkpoint is not None)

@@ -20,10 +20,11 @@ from aioray.exceptions import TaskCancelledError
 from aioray.runtime.tasks import RETRY_ALL
 from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greeting, Proceed
 from aioray.wire.control import ActorSpec, EndActor, Exit
-from aioray_node.worker.actor_host import ActorHost, exit_reason
+from aioray_node.worker.actor_host import ActorHost
+from aioray_node.worker.exits import is_crash, reason_of, status_of
 from aioray_node.worker.lanes import Services
 from aioray_node.worker.replies import Replier
-from aioray_node.worker.runtime import Caller, RunningCall, running
+from aioray_node.worker.runtime import Caller, RunningCall, id_of_call_here, running
 from aioray_node.worker.streams import Stopped, Streams
 from aioray_node.worker.threads import ThreadLimit
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from aioray.runtime.connection import Connection
+    from aioray_node.worker.checkpoints import Saver
+    from aioray_node.worker.exits import Exiting
     from aioray_node.worker.hosted_actor import HostedActor
     from aioray_node.worker.lanes import Item
     from aioray_node.worker.runtime import WorkerRuntime
@@ -78,7 +81,8 @@ class Executor:
         self._interrupting: Item | None = None
         self._handed_over = False  # the interrupt is for the reactor to raise
         services = Services(runtime, self._replier, MainLane(self._queue), self._streams)
-        self._host = ActorHost(services, self._exit)
+        self._host = runtime.host = ActorHost(services, self._exit, self._save_soon)
+        self._save_due: Saver | None = None
         self._actor: HostedActor | None = None  # whose calls the main thread runs
         self._is_actor = False  # or many
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -86,6 +90,7 @@ class Executor:
         self._label = ""
         self._leaving = False  # asked to go: what was begun, and what has come already, is done first
         self._exit_with: SystemExit | None = None
+        self._crashed = False  # not on purpose
         self.stopping = False
 
     @property
@@ -251,19 +256,28 @@ class Executor:
         reactor = self._reactor
 
         def ready() -> bool:
-            return bool(queue or expected) or self._leaving or self.stopping
+            return bool(queue or expected or self._save_due) or self._leaving or self.stopping
 
         while not self.stopping:
             if not queue:
                 reactor.run_until(ready)
             if expected:
                 self._become_actor(expected[0])
+            elif self._save_due is not None:
+                saver, self._save_due = self._save_due, None
+                saver.save()
             elif queue:
                 self._run_queue()
             elif self._leaving:
                 self._finish()
         if self._exit_with is not None:
+            if self._crashed:
+                self._host.save()
             raise self._exit_with
+
+    def _save_soon(self, saver: Saver) -> None:
+        self._save_due = saver
+        self._reactor.wake()
 
     def _finish(self) -> None:
         """Do what others still wait for; whatever user code has left running is its own to end at exit."""
@@ -339,8 +353,10 @@ class Executor:
             if self._interrupting is item and isinstance(exc, KeyboardInterrupt):
                 self._stopped_call(item, running_call)  # user code has put a handler of its own in place of ours
             else:
+                self._save_if_due()
                 self._replier.error(connection, call, exc, exec_us, retry=self._is_worth_a_retry(caller, call, exc))
         else:
+            self._save_if_due()
             self._replier.result(connection, caller.process_id, call, result, exec_us)
             del result
         running.reset(token)
@@ -349,6 +365,11 @@ class Executor:
             self._interrupting = None
             self._reactor.forget_interrupt()
         return exec_us
+
+    def _save_if_due(self) -> None:
+        saver = None if self._actor is None else self._actor.saver
+        if saver is not None and saver.call_done():
+            saver.save()
 
     def _is_worth_a_retry(self, caller: Caller, call: Call, exc: BaseException) -> bool:
         """Whether the options of the call name this error."""
@@ -419,11 +440,14 @@ class Executor:
         with self._reactor.lock:
             self.give_back()
 
-    def _exit(self, exc: SystemExit | KeyboardInterrupt) -> None:
-        """User code called sys.exit: this worker ends, with that status, whichever thread it was in."""
-        self._exit_with = exc if isinstance(exc, SystemExit) else SystemExit(128 + signal.SIGINT)
+    def _exit(self, exc: Exiting) -> None:
+        """User code ends this worker, with a status, whichever thread it was in."""
         with self._reactor.lock:
-            self._runtime.link.send(Exit(exit_reason(exc)))
+            if self._exit_with is not None:
+                return
+            self._exit_with = exc if isinstance(exc, SystemExit) else SystemExit(status_of(exc))
+            self._crashed = is_crash(exc)
+            self._runtime.link.send(Exit(reason_of(exc), self._crashed, id_of_call_here()))
             self._reactor.flush()
         self.stop()
 
@@ -459,6 +483,9 @@ class Executor:
             await self._host.serve(stopped)
             if not self.stopping:
                 await self._host.finish()
+            elif self._crashed:
+                await self._host.save_on_loop()
+                self._crashed = False  # it is saved
 
         try:
             loop.run_until_complete(serve())

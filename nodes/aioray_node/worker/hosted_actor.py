@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import inspect
 from typing import TYPE_CHECKING, Any
 
 from aioray.actors import groups_of
+from aioray.checkpoints import RESTORE, period_of
+from aioray_node.worker.checkpoints import Saver
+from aioray_node.worker.exits import ActorExit
 from aioray_node.worker.lanes import LoopLane, ThreadLane
-from aioray_node.worker.methods import method_of
+from aioray_node.worker.methods import TERMINATE, method_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from aioray.wire.control import ActorSpec
     from aioray_node.worker.lanes import Item, Lane, Services
 
+TERMINATED = "it exited on purpose: __ray_terminate__ was called"
 ASYNC_CONCURRENCY = 1000  # calls of an async actor at once, unless max_concurrency says otherwise
 
 
@@ -24,27 +30,50 @@ class ActorKind:
 
     def __init__(self, cls: type, methods: Mapping[str, Any]) -> None:
         self.cls = cls
-        self.on_loop = frozenset(name for name in methods if _is_async(getattr(cls, name, None)))
+        self.on_loop = frozenset(name for name in methods if name and _is_async(getattr(cls, name, None)))
         self.groups = groups_of(cls)
         self.constructor_is_coroutine = inspect.iscoroutinefunction(getattr(cls, "__init__", None))
+        self.restore_is_coroutine = inspect.iscoroutinefunction(getattr(cls, RESTORE, None))
+        self.checkpoint_period = period_of(cls)
 
 
 class HostedActor:
     """Small: a process may have a hundred thousand of them."""
 
-    __slots__ = ("_lanes", "_services", "instance", "kind", "spec", "take")
+    __slots__ = ("_lanes", "_services", "instance", "is_up", "kind", "saver", "spec", "take")
 
     def __init__(self, spec: ActorSpec, kind: ActorKind) -> None:
         self.spec = spec
         self.kind = kind
         self.instance: Any = None
+        self.is_up = False  # constructed, and not over yet
+        self.saver: Saver | None = None
         self._services: Services
         self._lanes: dict[str, Lane] = {}
         self.take: Callable[[Item], None] = _nobody_knows_it_yet
 
     def method(self, name: str) -> Callable[..., Any]:
         """What a call of `name` runs."""
+        if name == TERMINATE:
+            return self._terminate_on_loop if self._services.loop is not None else self._terminate
         return method_of(self.instance, name)
+
+    def runs_on_loop(self, name: str) -> bool:
+        """Whether that method is asynchronous."""
+        return name in self.kind.on_loop or name == TERMINATE
+
+    def _terminate(self) -> None:
+        """Leave, when what came before is through."""
+        lanes = [lane for lane in self._lanes.values() if isinstance(lane, ThreadLane)]
+        concurrent.futures.wait([future for lane in lanes for future in lane.under_way()])
+        raise ActorExit(TERMINATED)
+
+    async def _terminate_on_loop(self) -> None:
+        lanes = [lane for lane in self._lanes.values() if isinstance(lane, LoopLane)]
+        others = [task for lane in lanes for task in lane.under_way()]
+        if others:
+            await asyncio.wait(others)
+        raise ActorExit(TERMINATED)
 
     # lanes
 
@@ -63,6 +92,10 @@ class HostedActor:
             for group, limit in spec.concurrency_groups.items():
                 lanes[group] = ThreadLane(services, self, limit=limit)
         self.take = self._take_by_group if len(lanes) > 1 else lanes[""].take
+        period = self.kind.checkpoint_period
+        if period is not None and (spec.max_restarts < 0 or spec.restarts < spec.max_restarts):
+            self.saver = Saver(services, self, *period)
+        self.is_up = True
 
     def _take_by_group(self, item: Item) -> None:
         connection, call = item
@@ -95,7 +128,8 @@ class HostedActor:
                 lane.join()
 
     def abort(self) -> None:
-        """It is to be gone now: cancel what runs on the loop."""
+        """It is to be gone now: cancel what runs on the loop. Nothing of it is answered any more."""
+        self.is_up = False
         for lane in self._lanes.values():
             if isinstance(lane, LoopLane):
                 lane.abort()

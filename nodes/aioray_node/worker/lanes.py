@@ -15,6 +15,8 @@ import inspect
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aioray.exceptions import AsyncioActorExit
+from aioray_node.worker.methods import TERMINATE
 from aioray_node.worker.runtime import RunningCall, running
 from aioray_node.worker.streams import Stopped
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from aioray.runtime.connection import Connection
     from aioray.wire.calls import Call
+    from aioray_node.worker.checkpoints import Saver
+    from aioray_node.worker.exits import Exiting
     from aioray_node.worker.hosted_actor import HostedActor
     from aioray_node.worker.replies import Replier
     from aioray_node.worker.runtime import WorkerRuntime
@@ -47,7 +51,8 @@ class Services:
         self.replier = replier
         self.main_lane = main_lane
         self.streams = streams
-        self.on_exit: Callable[[HostedActor, SystemExit | KeyboardInterrupt], None]
+        self.on_exit: Callable[[HostedActor, Exiting], None]
+        self.on_save_due: Callable[[Saver], None]
         self.loop: asyncio.AbstractEventLoop | None = None  # of async actors
         self.threads: concurrent.futures.ThreadPoolExecutor  # for their sync methods
 
@@ -69,33 +74,38 @@ class ThreadLane:
         self._services = services
         self._actor = actor
         self._pool = concurrent.futures.ThreadPoolExecutor(limit, "actor")
-        self._waiting: dict[Key, tuple[Item, concurrent.futures.Future[None]]] = {}
+        self._under_way: dict[Key, tuple[Item, concurrent.futures.Future[None]]] = {}
         self._running: dict[Key, RunningCall] = {}
 
     def take(self, item: Item) -> None:
         key = (id(item[0]), item[1].seq)
         try:
-            self._waiting[key] = item, self._pool.submit(self._run, item, key)
+            self._under_way[key] = item, self._pool.submit(self._run, item, key)
         except RuntimeError:  # it is leaving: who calls hears of its end from the node
             return
 
     def cancel(self, connection: Connection, seq: int, *, recursive: bool) -> bool:
         key = (id(connection), seq)
-        item, future = self._waiting.get(key, (None, None))
-        call = self._running.get(key)
-        if item is not None and future is not None and future.cancel():
-            del self._waiting[key]
+        item, future = self._under_way.get(key, (None, None))
+        if item is None or future is None:
+            return False
+        if future.cancel():
+            del self._under_way[key]
             self._services.replier.cancelled(item)
-        elif item is not None:  # its thread is about to begin
-            self._running[key] = call = self._running_call(item)
-            call.cancel(self._services.runtime.next_seq(), recursive=recursive)
-        elif call is not None:
-            call.cancel(self._services.runtime.next_seq(), recursive=recursive)
-            if recursive:
-                self._services.runtime.tasks.cancel_children(call)
-        else:
+            return True
+        call = self._running.get(key)
+        if call is None:  # its thread is about to begin
+            call = self._running[key] = self._running_call(item)
+        call.cancel(self._services.runtime.next_seq(), recursive=recursive)
+        if recursive:
+            self._services.runtime.tasks.cancel_children(call)
             return False
         return True
+
+    def under_way(self) -> list[concurrent.futures.Future[None]]:
+        """All that has come and is not through, but for those that wait for the others themselves."""
+        with self._services.reactor.lock:
+            return [future for item, future in self._under_way.values() if item[1].fn != TERMINATE]
 
     def _running_call(self, item: Item) -> RunningCall:
         return RunningCall(item[1], item[0].tag, self._actor)
@@ -108,10 +118,8 @@ class ThreadLane:
         connection, call = item
         services = self._services
         with services.reactor.lock:  # `take` may not have noted it yet
-            self._waiting.pop(key, None)
-            running_call = self._running.get(key)
-            if running_call is not None:
-                del self._running[key]
+            if self._running.pop(key, None) is not None:  # it was cancelled before it began
+                del self._under_way[key]
                 services.replier.cancelled(item)
                 return
             running_call = self._running[key] = self._running_call(item)
@@ -130,15 +138,23 @@ class ThreadLane:
         except SystemExit as exc:
             services.on_exit(self._actor, exc)
         except BaseException as exc:  # whatever user code raises is its caller's
+            self._save_if_due()
             services.replier.error(connection, call, exc, us_since(started))
         else:
+            self._save_if_due()
             services.replier.result(connection, caller, call, result, us_since(started))
             del result
         finally:
             running.reset(token)
-            del self._running[key]
+            with services.reactor.lock:
+                del self._running[key], self._under_way[key]
         if services.reactor.loop is None:
             services.reactor.flush()
+
+    def _save_if_due(self) -> None:
+        saver = self._actor.saver
+        if saver is not None and saver.call_done():
+            saver.save()
 
 
 class LoopLane:
@@ -181,27 +197,35 @@ class LoopLane:
         try:
             method = running_call.function = actor.method(call.fn)
             args, kwargs = services.runtime.arguments(call)
-            if call.fn in actor.kind.on_loop:
+            on_loop = actor.runs_on_loop(call.fn)
+            if on_loop:
                 result = method(*args, **kwargs)
-                if inspect.iscoroutine(result):
-                    result = await result
-                del args, kwargs
-                if services.streams.is_asked(item, result):
-                    result = await services.streams.finish_async(item, result)
             else:
                 # A sync method would stall every other call of the actor, and so would its generator.
                 result = await _in_thread(
                     services.threads, functools.partial(_run_sync, services, item, method, args, kwargs)
                 )
-                del args, kwargs
+                on_loop = _is_async(result)  # of a function that was sent along with __ray_call__
+            del args, kwargs
+            if inspect.iscoroutine(result):
+                result = await result
+            if on_loop and services.streams.is_asked(item, result):
+                result = await services.streams.finish_async(item, result)
         except (asyncio.CancelledError, Stopped):
-            services.replier.cancelled(item)
-        except (SystemExit, KeyboardInterrupt) as exc:
+            if not self._closed:
+                services.replier.cancelled(item)
+        except (SystemExit, KeyboardInterrupt, AsyncioActorExit) as exc:
             services.on_exit(actor, exc)
         except BaseException as exc:  # whatever user code raises is its caller's
-            services.replier.error(connection, call, exc, us_since(started))
+            if actor.saver is not None and actor.saver.call_done():
+                await actor.saver.save_on_loop()
+            if not self._closed:
+                services.replier.error(connection, call, exc, us_since(started))
         else:
-            services.replier.result(connection, caller, call, result, us_since(started))
+            if actor.saver is not None and actor.saver.call_done():
+                await actor.saver.save_on_loop()
+            if not self._closed:
+                services.replier.result(connection, caller, call, result, us_since(started))
         services.runtime.call_over(running_call)
         self._over(key)
 
@@ -223,15 +247,22 @@ class LoopLane:
     def idle(self) -> bool:
         return not self._tasks
 
+    def under_way(self) -> list[asyncio.Task[None]]:
+        """All that has begun and is not through, but for those that wait for the others themselves."""
+        return [task for task, item, _ in self._tasks.values() if item[1].fn != TERMINATE]
+
     async def join(self) -> None:
         """Wait until all that has come is done."""
         while self._tasks:
             await asyncio.wait([task for task, _, _ in self._tasks.values()])
 
     def abort(self) -> None:
-        """Cancel all that runs, and forget what waits: nobody listens any more."""
+        """Cancel all that runs, and forget what waits. Nothing is answered any more: the same calls may have been sent
+        to the actor's next life, under the same numbers."""
+        self._closed = True
         self._backlog = None
         for task, item, call in list(self._tasks.values()):
+            self._services.streams.silence(*item)
             call.cancel(self._services.runtime.next_seq(), recursive=True)
             self._services.runtime.cancel_loop_task(task, call)
             task.add_done_callback(functools.partial(self._never_began, item))
@@ -257,7 +288,8 @@ class LoopLane:
         key = (id(item[0]), item[1].seq)
         entry = self._tasks.get(key)
         if entry is not None and entry[0] is task:
-            self._services.replier.cancelled(item)
+            if not self._closed:
+                self._services.replier.cancelled(item)
             self._over(key)
 
 
@@ -265,7 +297,14 @@ def _run_sync(
     services: Services, item: Item, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     result = method(*args, **kwargs)
-    return services.streams.finish(item, result) if services.streams.is_asked(item, result) else result
+    if _is_async(result) or not services.streams.is_asked(item, result):
+        return result
+    return services.streams.finish(item, result)
+
+
+def _is_async(result: Any) -> bool:
+    """Whether it is for the event loop to finish."""
+    return inspect.iscoroutine(result) or inspect.isasyncgen(result)
 
 
 async def _in_thread(threads: concurrent.futures.Executor, fn: Callable[[], Any]) -> Any:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextvars
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from aioray.exceptions import AsyncioActorExit
 from aioray.runtime.calls import NO_DEADLINE
 from aioray.runtime.runtime import Runtime
 from aioray.wire.control import Blocked
+from aioray.wire.values import object_id
+from aioray_node.worker.exits import ActorExit
 
 if TYPE_CHECKING:
     import asyncio
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from aioray.refs import ObjectRef
     from aioray.wire.calls import Call
     from aioray.wire.control import ActorSpec
+    from aioray_node.worker.actor_host import ActorHost
     from aioray_node.worker.hosted_actor import HostedActor
 
 
@@ -85,12 +89,19 @@ class RunningCall:
 running: contextvars.ContextVar[RunningCall | None] = contextvars.ContextVar("aioray_running_call", default=None)
 
 
+def id_of_call_here() -> bytes:
+    """The call that this thread, or this coroutine, is, as the id of its result; b"" where it is none."""
+    call = running.get()
+    return b"" if call is None or call.is_constructor else object_id(call.caller_id, call.seq)
+
+
 class WorkerRuntime(Runtime):
     """Knows when user code waits for the cluster, and lends its CPU to others meanwhile."""
 
     holds_cpu = True  # False in actors that run without one
     before_block: Callable[[], None] | None = None
     actor_spec: ActorSpec | None = None  # of the actor that has this process to itself
+    host: ActorHost
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -134,6 +145,22 @@ class WorkerRuntime(Runtime):
 
     def in_call(self) -> bool:
         return running.get() is not None
+
+    def exit_actor(self) -> NoReturn:
+        call = running.get()
+        actor = self.host.current()
+        if actor is None and (call is None or call.actor is None):
+            super().exit_actor()
+        if self.host.on_loop:
+            # On the loop, or in a thread on its behalf: a SystemExit would tear the loop down.
+            leaving = AsyncioActorExit("exit_actor() was called")
+            if actor is not None:  # in a constructor there is none yet: that fails
+                self.host.on_exit(actor, leaving)
+            raise leaving
+        if actor is not None and call is None:  # in a thread of the user's own, where nobody would hear of it
+            self.host.on_exit(actor, ActorExit())
+            raise SystemExit  # that very type ends a thread in silence
+        raise ActorExit
 
     def on_block(self, blocked: bool) -> None:
         if blocked and self.before_block is not None and threading.current_thread() is threading.main_thread():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from aioray.runtime.connection import Connection
     from aioray.runtime.serialization import Serialized
-    from aioray.wire.calls import Proceed
+    from aioray.wire.calls import Call, Proceed
     from aioray_node.worker.lanes import Item
     from aioray_node.worker.runtime import WorkerRuntime
 
@@ -74,6 +74,13 @@ class Streams:
             producer.cancelled = True
             producer.changed()
 
+    def silence(self, connection: Connection, call: Call) -> None:
+        """Its actor is gone, and its next life may get the same call: nothing more of this one is sent."""
+        producer = self._running.pop((id(connection), call.seq), None)
+        if producer is not None:
+            producer.silent = producer.cancelled = True
+            producer.changed()
+
     def caller_gone(self, connection: Connection) -> None:
         """Nobody is left to make values for."""
         for producer in list(self._running.values()):
@@ -121,7 +128,8 @@ class Streams:
 
     def ended(self, producer: _Producer) -> None:
         with self.reactor.lock:
-            self._running.pop(producer.key, None)
+            if self._running.get(producer.key) is producer:
+                del self._running[producer.key]
 
 
 class _Producer:
@@ -135,6 +143,7 @@ class _Producer:
         self.taken = start.taken
         self.id_seqs = [call.seq, *start.id_seqs]
         self.cancelled = False
+        self.silent = False
         self._closed = False
         self._streams = streams
         self._runtime = streams.runtime
@@ -359,7 +368,7 @@ class _Producer:
         if self._small:
             with self._lock:
                 small, self._small, self._small_nbytes = self._small, [], 0
-                if small:
+                if small and not self.silent:
                     self.connection.send_now(Yielded(self._seq, small))
                     self._written_at = time.perf_counter()
 
@@ -376,7 +385,8 @@ class _Producer:
             self._unknown -= 1
             if not self._unknown:
                 small, self._small, self._small_nbytes = self._small, [], 0
-                self.connection.send_now(Yielded(self._seq, small, value))
+                if not self.silent:
+                    self.connection.send_now(Yielded(self._seq, small, value))
                 self._written_at = time.perf_counter()
                 serialized.refs.clear()  # they were kept alive until now
                 self.changed()
