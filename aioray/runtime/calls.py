@@ -98,7 +98,8 @@ def pack_arguments(runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, An
         direct = {at for at, _ in deps}
         values = tuple(None if at in direct else value for at, value in enumerate(values))
     serialized = serialize_args(values, kwnames)
-    check_cluster(runtime, serialized.refs)
+    if serialized.refs:
+        check_cluster(runtime, serialized.refs)
     if serialized.buffers or len(serialized.data) > runtime.config.inline_max_nbytes:
         return _pack_large(runtime, values, kwnames, deps)
     return Arguments(serialized.data, kwnames, deps, serialized.refs)

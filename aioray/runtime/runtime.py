@@ -495,7 +495,8 @@ class Runtime:
         self, target: TaskTarget, args: tuple[Any, ...], kwargs: dict[str, Any], stream: Stream | None = None
     ) -> tuple[ObjectRef[Any], ...]:
         """Queue one task; its refs. `stream`: where its values go, if they come one after the other."""
-        self.require_open()
+        if self.closed:
+            self.require_open()
         arguments = pack_arguments(self, args, kwargs)
         seq = next(self._seqs)
         if target.num_returns == 1:
