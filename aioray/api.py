@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from aioray import current
 from aioray.actors import ActorClass, ActorHandle
@@ -19,15 +19,19 @@ from aioray.generators import ObjectRefGenerator
 from aioray.options import actor_options, task_options
 from aioray.refs import ObjectRef
 from aioray.start_options import check_later_options, check_options
+from aioray.typed_actors import Actor, OnlyAny
 from aioray.waiting import check_timeout, refs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 
+    from aioray.actors import AnyHandle
     from aioray.runtime.runtime import Runtime
 
 T = TypeVar("T")
+R = TypeVar("R")
 C = TypeVar("C")
+Typed = TypeVar("Typed", bound=Actor)
 
 _init_lock = threading.Lock()
 _sync_clusters: list[SyncCluster] = []  # at most one: what `init` started
@@ -189,14 +193,60 @@ current.start_with(lambda: init(ignore_reinit_error=True))  # another thread may
 # functions and classes
 
 
+if TYPE_CHECKING:
+
+    class MakeRemote(Protocol):
+        """`@aioray.remote(...)`, as long as it leaves num_returns alone: as `remote` without options."""
+
+        @overload
+        def __call__(self, target: type[Typed], /) -> type[Typed]: ...  # type: ignore[overload-overlap]
+        @overload
+        def __call__(self, target: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap]
+        @overload
+        def __call__(self, target: Callable[P, OnlyAny], /) -> RemoteFunction[P, Any, ObjectRef[Any]]: ...
+        @overload
+        def __call__(
+            self, target: Callable[P, Coroutine[Any, Any, T]], /
+        ) -> RemoteFunction[P, Coroutine[Any, Any, T], ObjectRef[T]]: ...
+        @overload
+        def __call__(  # type: ignore[overload-overlap]
+            self, target: Callable[P, Iterator[T]], /
+        ) -> RemoteFunction[P, Iterator[T], ObjectRefGenerator[T]]: ...
+        @overload
+        def __call__(  # type: ignore[overload-overlap]
+            self, target: Callable[P, AsyncIterator[T]], /
+        ) -> RemoteFunction[P, AsyncIterator[T], ObjectRefGenerator[T]]: ...
+        @overload
+        def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
+        def __call__(self, target: Any, /) -> Any: ...
+
+    class MakeRemoteOfSeveral(Protocol):
+        """`@aioray.remote(num_returns=...)`: what that gives is said by a value."""
+
+        def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R, Any]: ...
+
+
+# A class is callable, too, and every result is one of any type: the order matters.
 @overload
-def remote(fn: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap] # a class is callable, too
+def remote(target: type[Typed], /) -> type[Typed]: ...  # type: ignore[overload-overlap]
 @overload
-def remote(fn: Callable[P, Coroutine[Any, Any, T]], /) -> RemoteFunction[P, T]: ...
+def remote(target: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap]
 @overload
-def remote(fn: Callable[P, T], /) -> RemoteFunction[P, T]: ...
+def remote(target: Callable[P, OnlyAny], /) -> RemoteFunction[P, Any, ObjectRef[Any]]: ...
 @overload
-def remote(**options: Any) -> Callable[[Any], Any]: ...
+def remote(
+    target: Callable[P, Coroutine[Any, Any, T]], /
+) -> RemoteFunction[P, Coroutine[Any, Any, T], ObjectRef[T]]: ...
+@overload
+def remote(target: Callable[P, Iterator[T]], /) -> RemoteFunction[P, Iterator[T], ObjectRefGenerator[T]]: ...  # type: ignore[overload-overlap]
+@overload
+def remote(target: Callable[P, AsyncIterator[T]], /) -> RemoteFunction[P, AsyncIterator[T], ObjectRefGenerator[T]]: ...  # type: ignore[overload-overlap]
+@overload
+def remote(target: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
+@overload
+def remote(*, num_returns: int | str, **options: Any) -> MakeRemoteOfSeveral: ...
+@overload
+def remote(**options: Any) -> MakeRemote: ...
 
 
 def remote(*args: Any, **options: Any) -> Any:
@@ -239,6 +289,8 @@ def put(value: Any) -> ObjectRef[Any]:
 def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
 @overload
 def get(refs: Sequence[ObjectRef[T]], *, timeout: float | None = None) -> list[T]: ...
+@overload
+def get(refs: Sequence[ObjectRef[Any]], *, timeout: float | None = None) -> list[Any]: ...
 
 
 def get(refs: Any, *, timeout: float | None = None) -> Any:
@@ -282,7 +334,7 @@ def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False
 # actors
 
 
-def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+def kill(actor: AnyHandle, *, no_restart: bool = True) -> None:
     """End an actor now. Calls under way, and later ones, raise ActorDiedError.
 
     With no_restart=False it is constructed again, if it has restarts left (`max_restarts`; this one counts). Calls
