@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 
     from aioray.actors import AnyHandle
+    from aioray.job_config import JobConfig
     from aioray.runtime.runtime import Runtime
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ def init(
     log_to_driver: bool = True,
     namespace: str | None = None,
     runtime_env: Mapping[str, Any] | None = None,
+    job_config: JobConfig | Mapping[str, Any] | None = None,
     _system_config: Mapping[str, Any] | None = None,
     _temp_dir: str | None = None,
     **not_yet: Any,
@@ -62,10 +64,12 @@ def init(
     """Start a cluster for a program without an event loop: a head process, with its workers, beside this one.
 
     num_cpus: default the CPUs this process may use. num_gpus: default those found that CUDA_VISIBLE_DEVICES leaves.
+    resources: more of what the node has, names and amounts, for tasks and actors that ask for it. `_temp_dir`: where
+    the session's files go.
     object_store_memory: bytes, default 30 % of the machine's memory, never more than /dev/shm has. log_to_driver: show
     here what workers print. configure_logging, logging_level, logging_format: of the logger "aioray". namespace: of
-    named actors. runtime_env: of all tasks and actors, see aioray.runtime_env.RuntimeEnv. `_system_config`: see
-    aioray.config.Config.
+    named actors. runtime_env: of all tasks and actors, see aioray.runtime_env.RuntimeEnv. job_config: the last two in
+    one, see aioray.job_config.JobConfig. `_system_config`: see aioray.config.Config.
 
     Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already (unless
     ignore_reinit_error), InvalidOptionError for an option that is not known, or not there yet.
@@ -82,6 +86,7 @@ def init(
         namespace=namespace,
         log_to_driver=log_to_driver,
         runtime_env=runtime_env,
+        job_config=job_config,
         system_config=_system_config,
     )
     with _init_lock:
@@ -122,6 +127,7 @@ def connect(
     log_to_driver: bool = True,
     namespace: str | None = None,
     runtime_env: Mapping[str, Any] | None = None,
+    job_config: JobConfig | Mapping[str, Any] | None = None,
     _system_config: Mapping[str, Any] | None = None,
     _temp_dir: str | None = None,
     **not_yet: Any,
@@ -142,6 +148,7 @@ def connect(
             namespace=namespace,
             log_to_driver=log_to_driver,
             runtime_env=runtime_env,
+            job_config=job_config,
             system_config=_system_config,
         )
     )

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
+import os
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aioray import current
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PENDING, READY, RAISED, CANCELLED = range(4)
+NOBODYS = -1  # for the number of the call that makes the object, when none does
 
 
 def restore_ref(oid: bytes) -> ObjectRef[Any]:
@@ -32,6 +34,11 @@ def restore_ref(oid: bytes) -> ObjectRef[Any]:
         runtime = current.get()
     ref: ObjectRef[Any] = runtime.objects.borrow(oid)
     return ref
+
+
+def restore_nobodys(oid: bytes) -> ObjectRef[Any]:
+    """The same of a ref to an object that nobody makes."""
+    return (loading_runtime() or current.get()).objects.nobodys(oid)
 
 
 if TYPE_CHECKING:
@@ -144,6 +151,16 @@ class ObjectRef(Counted, _Awaitable[T]):
         """Whether this is the ref to nothing."""
         return self.binary() == bytes(16)
 
+    @classmethod
+    def nil(cls) -> ObjectRef[Any]:
+        """The ref to nothing, the same one each time. Getting it raises ObjectLostError."""
+        return restore_nobodys(bytes(16))
+
+    @classmethod
+    def from_random(cls) -> ObjectRef[Any]:
+        """A ref that no other equals, to an object that nobody makes. Getting it raises ObjectLostError."""
+        return restore_nobodys(os.urandom(16))
+
     def task_id(self) -> TaskID:
         """The call that makes the object."""
         return TaskID(self.binary()[: TaskID.NBYTES])
@@ -166,7 +183,12 @@ class ObjectRef(Counted, _Awaitable[T]):
         self._runtime.objects.pin_for_ever(self)
         return self._restore()
 
+    def _is_counted(self) -> bool:
+        return self._seq != NOBODYS
+
     def _restore(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if self._seq == NOBODYS:
+            return restore_nobodys, (self.binary(),)
         self._runtime.objects.share(self)
         return restore_ref, (self.binary(),)
 

@@ -30,6 +30,10 @@ class Counted:
 
     __slots__ = ()
 
+    def _is_counted(self) -> bool:
+        """Whether this one is: not so a ref to what nobody makes."""
+        return True
+
     def _restore(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """What rebuilds it in another process; called when it leaves this one."""
         raise NotImplementedError
@@ -74,7 +78,8 @@ class _Reducer:
 
     def special(self, obj: Any) -> Any:
         if isinstance(obj, Counted):
-            self.refs.append(obj)
+            if obj._is_counted():
+                self.refs.append(obj)
             return obj._restore()
         if type(obj) is memoryview:
             return _view_of, (pickle.PickleBuffer(obj if obj.contiguous else bytes(obj)),)
