@@ -82,6 +82,8 @@ def method(*args: Any, **options: Any) -> Any:
     timeout (ours): seconds from each call on. deadline (ours): until when calls may take, a datetime with a time zone
     or a time as of time.time(). What takes longer is cancelled, and its refs raise TaskTimeoutError; calls that it
     makes have the same deadline, or an earlier one of their own.
+    name: of the calls, in messages and for `get_runtime_context().get_task_name()`, in place of class and method.
+
     `.options(...)` of the bound method overrides them for a call. Raises InvalidOptionError.
     """
     if args and (len(args) > 1 or options or not callable(args[0])):
@@ -198,7 +200,8 @@ class ActorMethod:
         """The same method with other options (see `aioray.method`). Raises InvalidOptionError."""
         target, new = self._target, method_options(options, self._options)
         rules = self._actor.line.rules
-        new_target = MethodTarget(target.method, target.name, new, rules, generates=target.generates)
+        title = f"{self._actor.cls}.{target.method}"
+        new_target = MethodTarget(target.method, title, new, rules, generates=target.generates)
         return ActorMethod(self._actor, new_target, new, self._signature)
 
     def _remote(

@@ -133,16 +133,22 @@ def _at_least_one(value: Any) -> int:
     return count
 
 
-def _exceptions_by_name(value: Any) -> bool | tuple[str, ...]:
-    """Types go by name: a method's options travel with its handle, and whoever calls need not have the classes."""
+def _retry_exceptions(value: Any) -> bool | tuple[type[Exception], ...]:
+    """No types are none to retry. What ends a process, or a call that was cancelled, is no error to try again after."""
     if isinstance(value, bool):
         return value
-    if not isinstance(value, (list, tuple)) or not value:
+    if not isinstance(value, list | tuple):
         raise ValueError("neither a bool nor a list of exception types")
     for each in value:
         if not (isinstance(each, type) and issubclass(each, Exception)):
-            raise ValueError(f"{each!r} is no type of exceptions")
-    return tuple(type_name(each) for each in value)
+            raise ValueError(f"{each!r} is no type of exceptions, that is, no subclass of Exception")
+    return tuple(value) or False
+
+
+def _exceptions_by_name(value: Any) -> bool | tuple[str, ...]:
+    """Types go by name: a method's options travel with its handle, and whoever calls need not have the classes."""
+    types = _retry_exceptions(value)
+    return types if isinstance(types, bool) else tuple(map(type_name, types))
 
 
 def type_name(cls: type) -> str:
@@ -193,17 +199,6 @@ def _moment(value: Any) -> float:
     return _number(value)
 
 
-def _retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, list | tuple):
-        raise ValueError("neither a bool nor a list")
-    for each in value:
-        if not (isinstance(each, type) and issubclass(each, BaseException)):
-            raise ValueError(f"{each!r} is not an exception type")
-    return tuple(value) or False
-
-
 def _runtime_env(value: Any) -> RuntimeEnv:
     try:
         return checked_env(value)
@@ -227,6 +222,7 @@ TASK: tuple[Kind, ...] = ("task",)
 ACTOR: tuple[Kind, ...] = ("actor",)
 METHOD: tuple[Kind, ...] = ("method",)
 CALLS: tuple[Kind, ...] = ("task", "method")
+ALL: tuple[Kind, ...] = ("task", "actor", "method")
 
 
 def _planned(name: str, kinds: tuple[Kind, ...], *defaults: Any) -> Option:
@@ -253,8 +249,8 @@ _ROWS = [
         _only("DEFAULT", "SPREAD", later=lambda value: not isinstance(value, str)),
         "None, 'DEFAULT', 'SPREAD'",
     ),
-    Option("name", BOTH, None, _text, "a str that is not empty"),
-    Option("enable_task_events", BOTH, True, _flag, "True, False"),  # no effect as long as there are no task events
+    Option("name", ALL, None, _text, "a str that is not empty"),
+    Option("enable_task_events", ALL, True, _flag, "True, False"),  # no effect as long as there are no task events
     _planned("object_store_memory", BOTH, 0),
     Option("accelerator_type", BOTH, None, _text, "the name of a kind of GPU, such as 'A100'"),
     _planned("label_selector", BOTH, {}),
@@ -281,7 +277,13 @@ _ROWS = [
         "a whole number >= 1, or -1 (without limit); with num_returns='streaming' only",
     ),
     Option("max_retries", TASK, 3, _whole(-1), "a whole number >= -1 (-1: without end)"),
-    Option("retry_exceptions", TASK, False, _retry_exceptions, "True, False, a list of exception types"),
+    Option(
+        "retry_exceptions",
+        TASK,
+        False,
+        _retry_exceptions,
+        "True, False, a list of exception types, each a subclass of Exception",
+    ),
     Option("max_calls", TASK, 0, _whole(0), "a whole number >= 0 (0: without limit)"),
     _planned("speculative", TASK, False),  # (ours)
     Option("max_concurrency", ACTOR, None, _whole(1), "a whole number >= 1"),
@@ -291,7 +293,13 @@ _ROWS = [
     Option("max_restarts", ACTOR, 0, _whole(-1), "a whole number >= -1 (-1: without end)"),
     Option("max_task_retries", ACTOR, 0, _whole(-1), "a whole number >= -1 (-1: without end)"),
     Option("max_task_retries", METHOD, None, _whole(-1), "a whole number >= -1 (-1: without end)"),
-    Option("retry_exceptions", METHOD, False, _exceptions_by_name, "True, False, a list of exception types"),
+    Option(
+        "retry_exceptions",
+        METHOD,
+        False,
+        _exceptions_by_name,
+        "True, False, a list of exception types, each a subclass of Exception",
+    ),
     Option("max_pending_calls", ACTOR, -1, _at_least_one, "a whole number >= 1, -1 (without limit)"),
     Option("concurrency_groups", ACTOR, {}, _groups, "a dict of names to how many calls at once, each >= 1"),
     Option("concurrency_group", METHOD, None, _text, "the name of one of the actor's concurrency_groups"),
@@ -322,7 +330,7 @@ class TaskOptions:
     num_returns: int | str | None  # see `returns_of`
     _generator_backpressure_num_objects: int  # -1: without limit
     max_retries: int  # -1: without end
-    retry_exceptions: bool | tuple[type[BaseException], ...]  # what of user code counts as worth another try
+    retry_exceptions: bool | tuple[type[Exception], ...]  # what of user code counts as worth another try
     max_calls: int  # after which a worker is replaced; 0: never
     timeout: float | None  # s, from the call on
     deadline: float | None  # as time.time()
@@ -391,6 +399,8 @@ class ActorOptions:
 class MethodOptions:
     """Final values for one method of an actor, made by `method_options`."""
 
+    name: str | None  # of its calls, in messages and for `get_task_name`; None: class and method
+    enable_task_events: bool  # as in TaskOptions
     num_returns: int | str | None  # see `returns_of`
     _generator_backpressure_num_objects: int  # -1: without limit
     concurrency_group: str | None

@@ -22,6 +22,7 @@ from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greet
 from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray_node.worker.actor_host import ActorHost
 from aioray_node.worker.exits import is_crash, reason_of, status_of
+from aioray_node.worker.functions import FunctionCache
 from aioray_node.worker.lanes import Services
 from aioray_node.worker.replies import Replier
 from aioray_node.worker.runtime import Caller, RunningCall, id_of_call_here, running
@@ -69,7 +70,7 @@ class Executor:
         self._streams = Streams(runtime)
         self._address = address
         self._queue: collections.deque[Item] = collections.deque()
-        self._functions: dict[str, Any] = {}
+        self._functions = FunctionCache(runtime.config.worker_functions_kept)
         self._threads = ThreadLimit()
         self._runs: collections.Counter[str] = collections.Counter()  # of functions that say how many are enough
         self._worn_out = False  # one has had enough: nothing begins here any more
@@ -378,20 +379,18 @@ class Executor:
         if call.retry == RETRY_ALL:
             return isinstance(exc, Exception)
         try:
-            types = self._functions.get(call.retry)
-            if types is None:
-                types = self._functions[call.retry] = self._runtime.objects.load_arguments(caller.exports[call.retry])
-            return isinstance(exc, types)
+            return isinstance(exc, self._exported(call.retry, caller))
         except Exception:  # a type that cannot be had here is not what was raised here
             return False
+
+    def _exported(self, fn: str, caller: Caller) -> Any:
+        return self._functions.get(fn, caller.exports, self._runtime.objects.load_arguments)
 
     def _invoke(self, item: Item, running_call: RunningCall) -> Any:
         connection, call = item
         caller: Caller = connection.tag
         if self._actor is None:
-            function = self._functions.get(call.fn)
-            if function is None:
-                function = self._functions[call.fn] = self._runtime.objects.load_arguments(caller.exports[call.fn])
+            function = self._exported(call.fn, caller)
             self._threads.apply(call.num_cpus)
         else:
             function = self._actor.method(call.fn)

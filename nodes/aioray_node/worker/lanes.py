@@ -21,7 +21,7 @@ from aioray_node.worker.runtime import RunningCall, running
 from aioray_node.worker.streams import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from aioray.runtime.connection import Connection
     from aioray.wire.calls import Call
@@ -68,7 +68,8 @@ class Lane(Protocol):
 
 
 class ThreadLane:
-    """Calls in threads of a pool. One that runs cannot be interrupted: it is told, and what it began is cancelled."""
+    """Calls in threads of a pool. One that runs cannot be interrupted, unless it is a
+    coroutine: it is told, and what it began is cancelled."""
 
     def __init__(self, services: Services, actor: HostedActor, *, limit: int) -> None:
         self._services = services
@@ -76,6 +77,7 @@ class ThreadLane:
         self._pool = concurrent.futures.ThreadPoolExecutor(limit, "actor")
         self._under_way: dict[Key, tuple[Item, concurrent.futures.Future[None]]] = {}
         self._running: dict[Key, RunningCall] = {}
+        self._awaited: dict[Key, tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = {}  # on loops of their threads
 
     def take(self, item: Item) -> None:
         key = (id(item[0]), item[1].seq)
@@ -97,6 +99,10 @@ class ThreadLane:
         if call is None:  # its thread is about to begin
             call = self._running[key] = self._running_call(item)
         call.cancel(self._services.runtime.next_seq(), recursive=recursive)
+        if key in self._awaited:
+            loop, task = self._awaited[key]
+            loop.call_soon_threadsafe(self._cancel_task, task, call)
+            return True
         if recursive:
             self._services.runtime.tasks.cancel_children(call)
             return False
@@ -131,9 +137,15 @@ class ThreadLane:
             args, kwargs = services.runtime.arguments(call)
             result = method(*args, **kwargs)
             del args, kwargs
-            if services.streams.is_asked(item, result):
-                result = services.streams.finish(item, result)
-        except Stopped:
+            if inspect.isasyncgen(result):
+                finishing = services.streams.finish_async(item, result)
+                result = self._on_loop_of_its_own(key, running_call, finishing)
+            else:
+                if inspect.iscoroutine(result):
+                    result = self._on_loop_of_its_own(key, running_call, result)
+                if services.streams.is_asked(item, result):
+                    result = services.streams.finish(item, result)
+        except (Stopped, asyncio.CancelledError):
             services.replier.cancelled(item)
         except SystemExit as exc:
             services.on_exit(self._actor, exc)
@@ -150,6 +162,28 @@ class ThreadLane:
                 del self._running[key], self._under_way[key]
         if services.reactor.loop is None:
             services.reactor.flush()
+
+    def _on_loop_of_its_own(self, key: Key, call: RunningCall, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """What it gives: of a function that was sent along with __ray_call__, since the actor itself is not async."""
+        services = self._services
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            task = loop.create_task(coroutine)
+            with services.reactor.lock:
+                self._awaited[key] = loop, task
+                if call.is_canceled:  # before it could be told
+                    task.cancel()
+            try:
+                return loop.run_until_complete(task)
+            finally:
+                with services.reactor.lock:
+                    del self._awaited[key]
+                if task.done() and not task.cancelled():
+                    task.exception()  # it is on its way; nobody need complain that it was not looked at
+
+    def _cancel_task(self, task: asyncio.Task[Any], call: RunningCall) -> None:
+        with self._services.reactor.lock:
+            self._services.runtime.cancel_loop_task(task, call)
 
     def _save_if_due(self) -> None:
         saver = self._actor.saver

@@ -71,7 +71,9 @@ class RunningCall:
 
     @property
     def task_name(self) -> str:
-        return self.call.name if self.actor is None else f"{self.actor.spec.cls}.{self.call.fn}"
+        if self.actor is None or self.call.name:
+            return self.call.name
+        return f"{self.actor.spec.cls}.{self.call.fn}"
 
     @property
     def function_name(self) -> str:
