@@ -21,6 +21,7 @@ _BY_MODULE = {
         "accelerators": "names of accelerators",
         "get_current_placement_group": "placement groups",
         "get_placement_group": "placement groups",
+        "iter": "parallel iterators",
         "metrics": "metrics",
         "placement_group": "placement groups",
         "placement_group_table": "placement groups",

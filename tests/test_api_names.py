@@ -72,7 +72,7 @@ LATER = {
         """,
     "aioray.util": """
         placement_group placement_group_table get_placement_group get_current_placement_group remove_placement_group
-        scheduling_strategies metrics state accelerators rpdb
+        scheduling_strategies metrics state accelerators iter rpdb
         """,
 }
 
