@@ -9,6 +9,7 @@ import importlib
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -271,8 +272,6 @@ def test_an_option_works_or_is_refused_by_name(name: str) -> None:
 
 
 def _read(path: str) -> str:
-    from pathlib import Path
-
     return (Path(__file__).parent.parent / path).read_text()
 
 
