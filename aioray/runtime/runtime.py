@@ -29,7 +29,7 @@ from aioray.runtime.deadlines import Deadlines, deadline_of
 from aioray.runtime.errors import error_value, one_line
 from aioray.runtime.link import NodeLink, SideChannel
 from aioray.runtime.objects import ObjectTable, serialize_value
-from aioray.runtime.serialization import serialize_code
+from aioray.runtime.serialization import load_plain, serialize_code
 from aioray.runtime.shared_memory import SharedMemory
 from aioray.runtime.streams import Streams
 from aioray.runtime.tasks import Function, Task, TaskSubmitter, TaskTarget
@@ -281,7 +281,7 @@ class Runtime:
         value: Value = ref._value
         try:
             if not value.nbytes and not value.refs and not value.buffers:
-                return self.objects.load_plain(value.data)
+                return load_plain(value.data)
             return self.objects.load(value)
         except Exception as exc:  # of user code, as a rule
             exc.add_note(f"It was raised here (pid={os.getpid()}) while {_what_is(ref, 'value')} was unpickled.")
@@ -507,7 +507,16 @@ class Runtime:
             refs = tuple(ObjectRef(self, seq, index) for index in range(target.num_returns))
         with self.reactor.lock:
             parent = self.call_here()
-            task = Task(seq, target, arguments, refs, parent)
+            task = Task(
+                seq,
+                target,
+                arguments,
+                refs,
+                target.queue,
+                target.function.duration,
+                target.options.max_retries,
+                parent,
+            )
             for ref in refs:
                 ref._task = task
             if stream is not None:

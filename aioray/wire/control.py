@@ -12,7 +12,7 @@ import msgspec
 
 from aioray.wire.values import Value
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class Message(msgspec.Struct, array_like=True):

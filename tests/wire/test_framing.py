@@ -50,6 +50,8 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.Yielded(7, [b"a", b"bc"]), "94080792c40161c4026263c0"),
     (calls.Proceed(7, 3, 5), "9409070305"),
     (calls.CloseStream(7, 1), "930a0701"),
+    (calls.Pattern(5, Call(0, "f", b"")), "930b05dc00100300a166c400909001a0cb3ff0000000000000c200a000a000c0"),
+    (calls.Repeat(7, 5, b"args"), "940c0705c40461726773"),
 ]
 
 
@@ -92,6 +94,8 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
     annotations: dict[str, str] = {}
     for cls in reversed(kind.__mro__):
         annotations |= getattr(cls, "__annotations__", {})
+    if kind is calls.Pattern:
+        return st.builds(kind, integer, _strategy(Call))
     return st.builds(kind, *(by_type[annotations[name]] for name in kind.__struct_fields__))
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import TaskCancelledError
 from aioray.runtime.tasks import RETRY_ALL
-from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greeting, Proceed
+from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greeting, Pattern, Proceed, Repeat
 from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray_node.worker.actor_host import ActorHost
 from aioray_node.worker.exits import is_crash, reason_of, status_of
@@ -108,6 +108,8 @@ class Executor:
         queue, by_slot = self._queue, self._host.by_slot
         for message in messages:
             match message:
+                case Repeat():
+                    queue.append((connection, caller.repeated(message)))
                 case Call(slot=slot):
                     if message.time_left_us:
                         message.time_left_us += int(self._reactor.time() * 1e6)
@@ -117,6 +119,8 @@ class Executor:
                         actor.take((connection, message))
                 case Export(fn, data):
                     caller.exports[fn] = data
+                case Pattern(number, call):
+                    caller.patterns[number] = call
                 case Cancel(seq):
                     self._streams.cancel(connection, seq)
                     self._cancel(connection, message)
