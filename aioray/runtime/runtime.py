@@ -482,7 +482,7 @@ class Runtime:
         """A function with its options, as `submit_task` takes it."""
         environment = self.environments.resolve(options.runtime_env)
         with self.reactor.lock:
-            queue = self.tasks.queue_for(options.demand(), environment)
+            queue = self.tasks.queue_for(options.demand(), environment, options.strategy())
         types = options.retry_exceptions
         exported = (
             self._pickled_function(types, f"retry_exceptions of {function.name}")

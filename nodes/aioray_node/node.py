@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from aioray.config import Config  # msgspec looks it up
+from aioray.labels import ACCELERATOR_TYPE, NODE_ID, check_value
 from aioray.runtime.connection import Connection, Listener
 from aioray.wire.control import (
     PROTOCOL_VERSION,
@@ -73,6 +74,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     resources: dict[str, float] = {}
     object_store_memory: int | None = None  # bytes
     temp_dir: str | None = None
+    labels: dict[str, str] = {}  # beside those that it gives itself
 
     def totals(self, found: Sequence[gpus.Gpu]) -> dict[str, float]:
         """The node's resources, with the GPUs that were found."""
@@ -85,6 +87,15 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
         else:
             totals["memory"] = float(self.memory)
         return totals
+
+
+def _accelerator_label(found: Sequence[gpus.Gpu]) -> dict[str, str]:
+    """What kind its GPUs are; nothing where that is not known, or no value of a label."""
+    kind = next((gpu.kind for gpu in found if gpu.kind), "")
+    with contextlib.suppress(ValueError):
+        check_value(kind)
+        return {ACCELERATOR_TYPE: kind} if kind else {}
+    return {}
 
 
 @dataclass(slots=True, eq=False)
@@ -114,6 +125,7 @@ class Node:
         self._config = config
         self._peers: dict[bytes, Peer] = {}
         self._totals = totals
+        self._labels = {**options.labels, NODE_ID: self.node_id, **_accelerator_label(found)}
         self._store = ObjectStore(session.capacity_nbytes, self._send, lambda oid: self._actors.unheld(oid))
         self._leases = LeaseDesk(
             reactor,
@@ -121,6 +133,8 @@ class Node:
             self._send,
             exit_grace_s=config.actor_exit_grace_s,
             gpu_ids=[gpu.device_id for gpu in found],
+            node_id=self.node_id,
+            labels=self._labels,
         )
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
         self._leases.environments = self._environments
@@ -279,8 +293,8 @@ class Node:
     def _handle(self, peer: Peer, connection: Connection, message: Any) -> None:
         process = peer.process_id
         match message:
-            case LeaseRequest(number, demand, name, environment):
-                self._leases.request(process, number, demand, name, environment)
+            case LeaseRequest(number, demand, name, environment, strategy):
+                self._leases.request(process, number, demand, name, environment, strategy)
             case LeaseReturn(number, kill, retire):
                 self._leases.give_back(process, number, kill=kill, retire=retire)
             case Blocked(blocked):
@@ -359,7 +373,7 @@ class Node:
                 "NodeManagerHostname": socket.gethostname(),
                 "NodeManagerAddress": "127.0.0.1",
                 "Resources": self._with_store(dict(self._totals)),
-                "Labels": {},
+                "Labels": self._labels,
             }
         ]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioray.exceptions import RuntimeEnvSetupError
+from aioray.exceptions import ActorUnschedulableError, RuntimeEnvSetupError
 from aioray.runtime.errors import error_value
 from aioray_node.gcs import actors
 from aioray_node.gcs.light import LightActors
@@ -89,7 +89,7 @@ class ActorDesk:
 
     def _start(self, spec: ActorSpec) -> None:
         is_light = spec.isolation == "shared"
-        if is_light and not spec.placement:
+        if is_light and not spec.placement and spec.strategy is None:
             self._light.settle(spec.actor_id)
         else:
             self._leases.place_actor(
@@ -100,6 +100,7 @@ class ActorDesk:
                 spec.running,
                 wants_worker=not is_light,
                 environment="" if is_light else spec.environment,  # its host has it
+                strategy=spec.strategy,
             )
 
     def create(self, spec: ActorSpec) -> None:
@@ -145,6 +146,12 @@ class ActorDesk:
             if actor is not None:
                 error = error_value(RuntimeEnvSetupError(f"actor {actor.spec.cls}: {reason}"))
                 self.feed(actors.InitRaised(each, error, actor.spec.restarts))
+
+    def unschedulable(self, actor_id: bytes, reason: str) -> None:
+        """It is not to wait for a node that could have it."""
+        spec = self._state.actors[actor_id].spec
+        error = error_value(ActorUnschedulableError(f"actor {spec.cls} {reason}"))
+        self.feed(actors.InitRaised(actor_id, error, spec.restarts))
 
     def _lost(self, actor_id: bytes, reason: str) -> None:
         self.feed(actors.Died(actor_id, reason))
