@@ -311,6 +311,7 @@ class Checkpoint(Message, tag=36):
     oid: bytes
     value: Value
     restarts: int  # as in its ActorSpec
+    req: int = 0  # answered by Ack when it is in the journal
 
 
 ControlMessage = (

@@ -47,8 +47,11 @@ from aioray.wire.values import owner_of
 from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
 from aioray_node.gcs import actors
+from aioray_node.gcs.checkpoints import CheckpointKeeper
+from aioray_node.gcs.journal import Journal
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.objects import directory
+from aioray_node.objects.segment import Segment
 from aioray_node.objects.store import ObjectStore
 from aioray_node.pool.shell import Worker, WorkerPool
 from aioray_node.pool.zygote_process import ZygoteProcess
@@ -138,12 +141,15 @@ class Node:
         )
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
         self._leases.environments = self._environments
+        segment = Segment(session.segment, session.capacity_nbytes)
+        self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
         self._actors = ActorDesk(
             reactor,
             self._leases,
             self._store,
             self._send,
             exit_grace_s=config.actor_exit_grace_s,
+            checkpoints=self._checkpoints,
             max_light_hosts=max(1, min(_MAX_PRESTART, int(totals["CPU"]))),
         )
         warm = config.prestart_workers if config.prestart_workers >= 0 else int(totals["CPU"])
@@ -210,7 +216,15 @@ class Node:
             for connection in self._strangers:
                 connection.close()
             self._strangers.clear()
+        self._checkpoints.close()  # without the lock, which its thread may wait for
         self._session.close()
+
+    def _in_turn(self, callbacks: list[Callable[[], None]]) -> None:
+        """Call these, from another thread, as if a message had come."""
+        with self._reactor.lock:
+            for callback in callbacks:
+                callback()
+            self._reactor.flush()
 
     @property
     def address(self) -> str:
@@ -328,7 +342,7 @@ class Node:
             case ActorExit():
                 self._actors.light_exit(message)
             case Checkpoint():
-                self._actors.saved(message)
+                self._actors.saved(process, message)
             case Exit():
                 if peer.worker is not None:
                     peer.worker.why_killed = peer.worker.why_killed or message.reason

@@ -104,7 +104,8 @@ def test_the_options_work_in_the_decorator_too(ray: Any) -> None:
         def f(self) -> int:
             return 2
 
-    assert ray.get([f.remote(), A.remote().f.remote()]) == [1, 2]
+    actor_class: Any = A
+    assert ray.get([f.remote(), actor_class.remote().f.remote()]) == [1, 2]
 
 
 def test_a_task_bound_to_a_node_that_does_not_exist_fails_and_so_do_all_of_its_kind(ray: Any) -> None:

@@ -161,7 +161,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         32 CancelCall oid force recursive
         33 EndActor slot now
         34 ActorExit actor_id reason restarts crashed call
-        36 Checkpoint actor_id oid value restarts
+        36 Checkpoint actor_id oid value restarts req
     """
     found: list[str] = []
     for kind in CONTROLS:

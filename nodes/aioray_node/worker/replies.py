@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.serialization import Serialized
     from aioray.wire.values import Value
+    from aioray_node.worker.checkpoints import Acknowledgement, Saver
     from aioray_node.worker.lanes import Item
 
 
@@ -31,12 +32,21 @@ class Replier:
         self._runtime = runtime
         self.unsent = 0  # answers that wait until the node knows what they need
 
-    def result(self, connection: Connection, caller: bytes, call: Call, result: Any, exec_us: int) -> None:
-        """The call returned."""
+    def result(
+        self,
+        connection: Connection,
+        caller: bytes,
+        call: Call,
+        result: Any,
+        exec_us: int,
+        saver: Saver | None = None,
+    ) -> None:
+        """The call returned. `saver`: of its actor, whose checkpoints must be in the journal before it is answered."""
+        saved = None if saver is None else saver.unacknowledged
         try:
             parts = self._pickled(call, result)
         except Exception as exc:  # a result that cannot be sent is the call's failure
-            self.error(connection, call, exc, exec_us)
+            self.error(connection, call, exc, exec_us, saver=saver)
             return
         if len(parts) == 1:
             part = parts[0]
@@ -45,6 +55,7 @@ class Replier:
                 and not part.refs
                 and len(part.data) <= self._runtime.config.inline_max_nbytes
                 and not self._runtime.objects.must_settle
+                and saved is None
             ):
                 with self._runtime.reactor.lock:
                     connection.send(Done(call.seq, part.data, exec_us))
@@ -56,13 +67,20 @@ class Replier:
         except RayError as exc:
             for value in values:  # all of them, or none
                 self._runtime.objects.unstore(value)
-            self.error(connection, call, exc, exec_us)
+            self.error(connection, call, exc, exec_us, saver=saver)
             return
         oids = [object_id(caller, call.seq, index) for index in range(len(parts))]
-        self._send_when_safe(connection, Finished(call.seq, values, exec_us), oids, parts)
+        self._send_when_safe(connection, Finished(call.seq, values, exec_us), oids, parts, saved)
 
     def error(
-        self, connection: Connection, call: Call, exc: BaseException, exec_us: int, *, retry: bool = False
+        self,
+        connection: Connection,
+        call: Call,
+        exc: BaseException,
+        exec_us: int,
+        *,
+        retry: bool = False,
+        saver: Saver | None = None,
     ) -> None:
         """The call raised; `retry`: what its options call worth another try."""
         name = call.name or call.fn
@@ -70,8 +88,9 @@ class Replier:
         exc.__traceback__ = None  # its frames hold the arguments
         held = bool(value.refs and call.num_returns)
         oids = [object_id(connection.tag.process_id, call.seq)] if held else []
+        saved = None if saver is None else saver.unacknowledged
         self._send_when_safe(
-            connection, Finished(call.seq, [value], exec_us, retry), oids, [serialized] if held else []
+            connection, Finished(call.seq, [value], exec_us, retry), oids, [serialized] if held else [], saved
         )
 
     def cancelled(self, item: Item) -> None:
@@ -98,7 +117,12 @@ class Replier:
         return [serialize_value(each) for each in results]
 
     def _send_when_safe(
-        self, connection: Connection, reply: Finished, oids: list[bytes], parts: list[Serialized]
+        self,
+        connection: Connection,
+        reply: Finished,
+        oids: list[bytes],
+        parts: list[Serialized],
+        saved: Acknowledgement | None = None,
     ) -> None:
         runtime = self._runtime
         left = 0
@@ -126,6 +150,9 @@ class Replier:
                 link.send(message(req))
             if runtime.objects.must_settle and runtime.objects.settle(acknowledged):
                 left += 1
+            if saved is not None and not saved.done:
+                left += 1
+                saved.when_done(acknowledged)
             if left == 0:
                 connection.send(reply)
             else:
