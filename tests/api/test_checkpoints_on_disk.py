@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MIB = 1 << 20
+COUNT = MIB // 16  # of numbers in an array that goes into shared memory
 PATIENCE_S = 10.0
 KINDS = [{}, {"isolation": "shared"}]
 
@@ -70,12 +71,12 @@ async def test_a_checkpoint_that_the_store_has_lost_comes_from_the_journal(
     before = cluster.runtime.ask("store")
     actor = Saver.options(max_restarts=-1, **options).remote()
     inner = aioray.put("inner")
-    await actor.keep.remote({"array": np.arange(MIB), "inner": [inner]})
+    await actor.keep.remote({"array": np.arange(COUNT), "inner": [inner]})
     for _ in range(2):
         lose_checkpoint(cluster, actor)
         await crash(actor)
         kept = await actor.keeps.remote()
-        assert int(kept["array"].sum()) == MIB * (MIB - 1) // 2
+        assert int(kept["array"].sum()) == COUNT * (COUNT - 1) // 2
         assert await kept["inner"][0] == "inner"
         del kept
     assert len(list(journal_of(cluster).glob("*.blob"))) == 1
@@ -87,7 +88,7 @@ async def test_a_checkpoint_that_the_store_has_lost_comes_from_the_journal(
 
 async def test_an_actor_whose_checkpoint_is_nowhere_is_dead_and_says_so(cluster: aioray.Cluster) -> None:
     actor = Saver.options(max_restarts=-1).remote()
-    await actor.keep.remote(np.zeros(MIB))
+    await actor.keep.remote(np.zeros(COUNT))
     for blob in journal_of(cluster).glob("*.blob"):
         blob.unlink()
     lose_checkpoint(cluster, actor)
@@ -99,15 +100,15 @@ async def test_an_actor_whose_checkpoint_is_nowhere_is_dead_and_says_so(cluster:
 async def test_only_the_newest_checkpoint_is_on_disk(cluster: aioray.Cluster) -> None:
     actors = [Saver.options(max_restarts=-1).remote() for _ in range(2)]
     for number in range(20):
-        await asyncio.gather(*[actor.keep.remote(np.full(MIB // 8, number)) for actor in actors])
+        await asyncio.gather(*[actor.keep.remote(np.full(COUNT, number)) for actor in actors])
     assert len(list(journal_of(cluster).glob("*.blob"))) == 2
 
 
 async def test_an_actor_that_will_not_be_restarted_again_has_nothing_on_disk(cluster: aioray.Cluster) -> None:
     actor = Saver.options(max_restarts=1).remote()
-    await actor.keep.remote(np.zeros(MIB))
+    await actor.keep.remote(np.zeros(COUNT))
     await crash(actor)
-    assert (await actor.keeps.remote()).nbytes == 8 * MIB
+    assert (await actor.keeps.remote()).nbytes == 8 * COUNT
     await until(lambda: not list(journal_of(cluster).glob("*.blob")))
 
 

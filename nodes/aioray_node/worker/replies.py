@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.serialization import Serialized
     from aioray.wire.values import Value
-    from aioray_node.worker.checkpoints import Acknowledgement, Saver
+    from aioray_node.worker.checkpoints import Saver
     from aioray_node.worker.lanes import Item
 
 
@@ -42,7 +42,6 @@ class Replier:
         saver: Saver | None = None,
     ) -> None:
         """The call returned. `saver`: of its actor, whose checkpoints must be in the journal before it is answered."""
-        saved = None if saver is None else saver.unacknowledged
         try:
             parts = self._pickled(call, result)
         except Exception as exc:  # a result that cannot be sent is the call's failure
@@ -55,7 +54,7 @@ class Replier:
                 and not part.refs
                 and len(part.data) <= self._runtime.config.inline_max_nbytes
                 and not self._runtime.objects.must_settle
-                and saved is None
+                and (saver is None or saver.unacknowledged is None)
             ):
                 with self._runtime.reactor.lock:
                     connection.send(Done(call.seq, part.data, exec_us))
@@ -70,7 +69,7 @@ class Replier:
             self.error(connection, call, exc, exec_us, saver=saver)
             return
         oids = [object_id(caller, call.seq, index) for index in range(len(parts))]
-        self._send_when_safe(connection, Finished(call.seq, values, exec_us), oids, parts, saved)
+        self._send_when_safe(connection, Finished(call.seq, values, exec_us), oids, parts, saver)
 
     def error(
         self,
@@ -88,9 +87,8 @@ class Replier:
         exc.__traceback__ = None  # its frames hold the arguments
         held = bool(value.refs and call.num_returns)
         oids = [object_id(connection.tag.process_id, call.seq)] if held else []
-        saved = None if saver is None else saver.unacknowledged
         self._send_when_safe(
-            connection, Finished(call.seq, [value], exec_us, retry), oids, [serialized] if held else [], saved
+            connection, Finished(call.seq, [value], exec_us, retry), oids, [serialized] if held else [], saver
         )
 
     def cancelled(self, item: Item) -> None:
@@ -122,7 +120,7 @@ class Replier:
         reply: Finished,
         oids: list[bytes],
         parts: list[Serialized],
-        saved: Acknowledgement | None = None,
+        saver: Saver | None = None,
     ) -> None:
         runtime = self._runtime
         left = 0
@@ -132,7 +130,8 @@ class Replier:
             left -= 1
             if left == 0:
                 self.unsent -= 1
-                connection.send(reply)
+                if saver is None or saver.may_answer:
+                    connection.send(reply)
                 parts.clear()  # the refs inside were kept alive until now
 
         with runtime.reactor.lock:
@@ -150,7 +149,8 @@ class Replier:
                 link.send(message(req))
             if runtime.objects.must_settle and runtime.objects.settle(acknowledged):
                 left += 1
-            if saved is not None and not saved.done:
+            saved = None if saver is None else saver.unacknowledged
+            if saved is not None:
                 left += 1
                 saved.when_done(acknowledged)
             if left == 0:
