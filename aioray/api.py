@@ -320,6 +320,9 @@ def explain(ref: ObjectRef[Any]) -> str:
     state, lease_id = ref._runtime.explain_state(ref)
     if lease_id is not None:
         state = f"{state}: {ref._runtime.ask('explain', lease_id=lease_id)}"
+    elif actor_id := ref._runtime.actor_awaited_by(ref):
+        why = ref._runtime.ask("explain_actor", actor_id=actor_id)
+        state = f"{state}: {why}" if why else state
     return f"{ref!r} {state}"
 
 

@@ -638,6 +638,14 @@ class Runtime:
         if ref is not None and ref._status == PENDING and ref._task is not None:
             self.cancel_task(ref._task, ref, force=message.force, recursive=message.recursive)
 
+    def actor_awaited_by(self, ref: ObjectRef[Any]) -> bytes:
+        """The actor that is not there yet for the call that a ref is of; b"" when it waits for none."""
+        with self.reactor.lock:
+            record = ref._task
+            if not isinstance(record, ActorCallRecord) or record.actor.line.state not in ("pending", "restarting"):
+                return b""
+            return record.actor.actor_id
+
     def explain_state(self, ref: ObjectRef[Any]) -> tuple[str, int | None]:
         """What is known here of where a ref is; and the lease request to ask the node about."""
         with self.reactor.lock:

@@ -223,7 +223,7 @@ class Node:
         """Call these, from another thread, as if a message had come."""
         with self._reactor.lock:
             for callback in callbacks:
-                callback()
+                self._reactor.call_guarded(callback)
             self._reactor.flush()
 
     @property
@@ -415,6 +415,7 @@ class Node:
         "available_resources": _available,
         "assigned": _assigned,
         "explain": lambda self, process, lease_id: self._leases.explain(process, lease_id),
+        "explain_actor": lambda self, process, actor_id: self._leases.explain_actor(actor_id),
         "get_actor": lambda self, process, namespace, name: self._actors.find(process, namespace, name),
         "reserve_name": lambda self, process, **wanted: self._actors.reserve_name(process, **wanted),
         "kill_actor": lambda self, process, actor_id, reason, no_restart: self._actors.kill(

@@ -169,6 +169,8 @@ def test_what_no_node_matches_is_said_at_once_and_waits(ray: Any, caplog: pytest
         )
         actor = Counter.options(scheduling_strategy=NodeLabelSchedulingStrategy({"gpu": Exists()})).remote()
         eventually(lambda: "Counter needs a node with gpu, this node has no gpu" in caplog.text)
+    call = actor.add.remote(1)
+    eventually(lambda: "(pending): PlainCounter can never run here: needs a node with gpu" in ray.explain(call))
     assert caplog.text.count("where needs") == 1
     eventually(lambda: "can never run here: needs a node with region=eu" in ray.explain(refs[0]))
     done, waiting = ray.wait(refs, num_returns=3, timeout=0)

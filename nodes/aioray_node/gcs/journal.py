@@ -15,15 +15,16 @@ import asyncio
 import contextlib
 import functools
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from aioray_node.gcs.records import Record, RecordError, decode, encode
 
 if TYPE_CHECKING:
     import pathlib
     import sqlite3
-    from collections.abc import Callable
 
 FORMAT = 1  # of the database; that of records is theirs
 _CHUNK_NBYTES = 8 << 20  # of a blob, between two looks at whether we are to end
@@ -45,19 +46,17 @@ class _Ended(Exception):
     """The journal is being closed."""
 
 
-@dataclass(slots=True)
-class _Write:
+class _Write(msgspec.Struct):
     """What a key is to have: a record, or none."""
 
     record: Record | None
     blob: memoryview | None = None
     release: Callable[[], None] | None = None  # its blob is not needed any more
-    waiters: list[Callable[[str], None]] = field(default_factory=list)
+    waiters: list[Callable[[str], None]] = []
     file: str | None = None  # where its blob is
 
 
-@dataclass(slots=True)
-class _Read:
+class _Read(msgspec.Struct):
     key: Key
     then: Callable[[Record | None, bytes, str], None]
 

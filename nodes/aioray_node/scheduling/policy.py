@@ -12,30 +12,31 @@ wait. Who waits is placed in an order that is not decided here (`core.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from aioray.wire.strategies import Selector, Strategy
+from aioray_node.scheduling.devices import Devices
 from aioray_node.scheduling.labels import holds, labels_in_words, matches, terms_in_words
+from aioray_node.scheduling.resources import NodeResources, Resources
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from aioray.wire.strategies import Affinity
-    from aioray_node.scheduling.devices import Devices
-    from aioray_node.scheduling.resources import NodeResources, Resources
 
 PACK_UNTIL = 0.5  # of a node in use
 TOP_FRACTION = 0.2  # of the nodes that are free: among so many of the best, chance decides
 _ALWAYS_WEIGHED = ("CPU", "memory", "object_store_memory")
 
 
-@dataclass(slots=True)
-class NodeView:
+class NodeView(msgspec.Struct):
     """What is known of one node."""
 
     resources: NodeResources
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = {}
     devices: Devices | None = None  # None: not known device by device
     alive: bool = True
 
@@ -44,17 +45,15 @@ class NodeView:
         return self.resources.fits(demand) and (self.devices is None or self.devices.fits(demand.get("GPU", 0)))
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """What is asked for. `argument_nbytes`: how much of the arguments lies on which node."""
 
     demand: Resources
     strategy: Strategy | None = None
-    argument_nbytes: Mapping[str, int] = field(default_factory=dict)
+    argument_nbytes: Mapping[str, int] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Here:
+class Here(msgspec.Struct, frozen=True):
     """Who asks. `spread_after`: where the last one of its kind went that was to be spread; `draw`: any number."""
 
     node_id: str
@@ -62,22 +61,19 @@ class Here:
     draw: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(msgspec.Struct, frozen=True):
     """It fits there now."""
 
     node_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """It fits nowhere just now; there it could one day."""
 
     node_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Infeasible:
+class Infeasible(msgspec.Struct, frozen=True):
     """No node can ever have it. `for_good`: nor wants it to wait for one that can. `reason` goes after its name."""
 
     reason: str

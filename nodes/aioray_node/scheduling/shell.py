@@ -222,6 +222,15 @@ class LeaseDesk:
         self._by_actor[actor_id] = lease_id
         self._queue(lease_id, environment)
 
+    def explain_actor(self, actor_id: bytes) -> str:
+        """Why an actor has no place yet; "" when it has one, or is none that waits."""
+        lease_id = self._by_actor.get(actor_id)
+        if lease_id is None or lease_id in self._state.granted:
+            return ""
+        if self.environments.is_awaited_by(lease_id):
+            return "its runtime environment is being set up"
+        return core.explain(self._state, lease_id)
+
     def end_actor(self, actor_id: bytes) -> None:
         """It needs its worker no more, or never will."""
         lease_id = self._by_actor.get(actor_id)
