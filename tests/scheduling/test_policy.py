@@ -312,6 +312,14 @@ def test_the_same_question_has_the_same_answer_in_whatever_order_nodes_are_known
     assert choose(wish, nodes, here) == choose(wish, backwards, here)
 
 
+@given(demands, clusters, asked_by)
+def test_the_short_way_of_what_says_nothing_leads_where_the_long_one_does(
+    demand: dict[str, int], nodes: dict[str, NodeView], here: Here
+) -> None:
+    anything = Strategy(selectors=((),))
+    assert choose(Wish(demand), nodes, here) == choose(Wish(demand, anything), nodes, here)
+
+
 @given(clusters, demands, st.dictionaries(names, st.integers(0, 3)), asked_by)
 def test_a_soft_wish_never_fails_where_none_at_all_would_not(
     nodes: dict[str, NodeView], demand: dict[str, int], nbytes: dict[str, int], here: Here

@@ -87,6 +87,8 @@ _ANY = Strategy()
 
 def choose(wish: Wish, nodes: Mapping[str, NodeView], here: Here) -> Decision:
     """Where to. Of several selectors the first counts that some free node matches, else the first that could be."""
+    if wish.strategy is None and not wish.argument_nbytes and _stays_here(wish, nodes, here):
+        return Chosen(here.node_id)  # as below, but most requests end here: no need to look at all nodes
     strategy = wish.strategy or _ANY
     alive = {node_id: node for node_id, node in nodes.items() if node.alive}
     decisions: list[Wait | Infeasible] = []
@@ -116,6 +118,18 @@ def strategy_in_words(strategy: Strategy | None) -> str:
     if chosen_by:
         parts.append(", else ".join(chosen_by))
     return f" {', '.join(parts)}" if parts else ""
+
+
+def _stays_here(wish: Wish, nodes: Mapping[str, NodeView], here: Here) -> bool:
+    """Whether the node that asks is free, not crowded, and not to be left to who needs its GPUs."""
+    node = nodes.get(here.node_id)
+    return (
+        node is not None
+        and node.alive
+        and node.fits(wish.demand)
+        and bool(wish.demand.get("GPU") or not node.resources.total.get("GPU"))
+        and _fraction_used(node, wish.demand) < PACK_UNTIL
+    )
 
 
 def _choose_with(wish: Wish, strategy: Strategy, selector: Selector, alive: Nodes, here: Here) -> Decision:
@@ -197,9 +211,12 @@ def _home(wish: Wish, candidates: Nodes, here: Here) -> str:
 
 def _fraction_used(node: NodeView, demand: Resources) -> float:
     """Of that resource of which the most is in use; only those count that every node has, or that are asked for."""
-    total, available = node.resources.total, node.resources.available
-    names = {*_ALWAYS_WEIGHED, *demand} & total.keys()
-    return max((1.0 - available[name] / total[name] for name in names), default=0.0)
+    available = node.resources.available
+    most = 0.0
+    for name, total in node.resources.total.items():
+        if name in _ALWAYS_WEIGHED or name in demand:
+            most = max(most, 1.0 - available[name] / total)
+    return most
 
 
 def _why_not_there(wish: Wish, terms: Selector, node_id: str, alive: Nodes, here: Here) -> str:
