@@ -173,13 +173,6 @@ class Poller(abc.ABC):
             if self._timers:
                 self._run_timers()
 
-    def call_guarded(self, callback: Callable[[], None]) -> None:
-        """Call what another thread has brought, with the lock held; an error is our own fault, as in a message."""
-        try:
-            callback()
-        except Exception as exc:
-            self._failed(callback, exc)
-
     def _failed(self, what: object, exc: Exception) -> None:
         """Our own fault. Who waits for what got lost here must hear of it, and all others must notice nothing."""
         _log.error("aioray: an error in aioray itself, in %r; please report it", what, exc_info=exc)

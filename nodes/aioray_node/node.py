@@ -220,11 +220,9 @@ class Node:
         self._session.close()
 
     def _in_turn(self, callbacks: list[Callable[[], None]]) -> None:
-        """Call these, from another thread, as if a message had come."""
-        with self._reactor.lock:
-            for callback in callbacks:
-                self._reactor.call_guarded(callback)
-            self._reactor.flush()
+        """Call these, which another thread has brought, where messages are handled."""
+        for callback in callbacks:
+            self._reactor.call_soon(callback)
 
     @property
     def address(self) -> str:
