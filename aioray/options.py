@@ -216,7 +216,7 @@ def _runtime_env(value: Any) -> RuntimeEnv:
 def _scheduling_strategy(value: Any) -> Any:
     if isinstance(value, str) and value in ("DEFAULT", "SPREAD"):
         return value
-    if isinstance(value, str) or not hasattr(value, _AS_STRATEGY):
+    if isinstance(value, type) or not hasattr(value, _AS_STRATEGY):
         raise ValueError("no such strategy")
     return value
 

@@ -26,6 +26,7 @@ from aioray.options import (
     method_options,
     task_options,
 )
+from aioray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 ROWS = [(kind, row) for kind in TABLE for row in TABLE[kind].values()]
 MIB = 1024 * 1024
@@ -132,6 +133,7 @@ def test_an_amount_that_cannot_be_is_refused(name: str, value: Any) -> None:
         ("task", {"name": 3}),
         ("task", {"scheduling_strategy": "SPRAED"}),
         ("task", {"scheduling_strategy": object()}),
+        ("task", {"scheduling_strategy": NodeAffinitySchedulingStrategy}),
         ("actor", {"scheduling_strategy": None, "label_selector": ["a"]}),
         ("task", {"label_selector": {"a": 1}}),
         ("task", {"label_selector": {"a/b/c": "x"}}),

@@ -385,7 +385,7 @@ class Node:
                 "NodeManagerHostname": socket.gethostname(),
                 "NodeManagerAddress": "127.0.0.1",
                 "Resources": self._with_store(dict(self._totals)),
-                "Labels": self._labels,
+                "Labels": dict(self._labels),
             }
         ]
 
