@@ -146,3 +146,28 @@ async def test_a_cluster_may_end_while_a_large_checkpoint_is_written(nothing_lef
         pending = [actor.add.remote(1) for _ in range(20)]
     assert Leftovers().sessions == set()
     del pending
+
+
+async def test_an_actor_that_dies_again_while_its_checkpoint_is_brought_back_has_the_next_one(
+    cluster: aioray.Cluster,
+) -> None:
+    """
+    1. its checkpoint is lost, and it dies; before the journal has answered it is killed, to be restarted again
+    2. it has its arguments and its state; what was brought back in vain is let go
+    3. the same, killed for good: nothing of it stays
+    """
+    before = cluster.runtime.ask("store")
+    start = aioray.put(7)
+    actor = Saver.options(max_restarts=-1).remote(start)
+    del start
+    await actor.keep.remote(np.ones(COUNT))
+    for no_restart in (False, True):
+        lose_checkpoint(cluster, actor)
+        aioray.kill(actor, no_restart=False)
+        aioray.kill(actor, no_restart=no_restart)
+        if not no_restart:
+            assert await actor.started_at.remote() == 7
+            assert (await actor.keeps.remote()).sum() == COUNT
+    del actor
+    await until(lambda: cluster.runtime.ask("store")["known_objects"] <= before["known_objects"])
+    await until(lambda: cluster.runtime.ask("store")["used_nbytes"] <= before["used_nbytes"] + 16 * MIB)

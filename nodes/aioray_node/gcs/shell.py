@@ -108,7 +108,8 @@ class ActorDesk:
         actor_id = spec.actor_id
         actor = self._state.actors.get(actor_id)
         if actor is None or actor.state == "dead" or spec.restarts != restarts:
-            self._store.feed(Released(actor_id, [oid] if oid else []))  # it has ended, or died again, meanwhile
+            if oid:  # it has ended, or died again, meanwhile
+                self._store.feed(Released(actor_id, [oid]))
         elif value is None:
             lost = ObjectLostError(actor.saved.hex(), f"the newest checkpoint of actor {spec.cls}: {why_not}")
             self.feed(actors.InitRaised(actor_id, error_value(lost), restarts))
