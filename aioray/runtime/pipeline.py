@@ -57,6 +57,7 @@ class KeyQueue:
     target_us: float = 5000.0
     max_depth: int = 1000
     environment: str = ""  # what its workers are started with
+    strategy: Any = None  # on which nodes, as in a LeaseRequest
     waiting: collections.deque[Any] = field(default_factory=collections.deque)
     leases: dict[int, Lease] = field(default_factory=dict)
     open: collections.deque[Lease] = field(default_factory=collections.deque)

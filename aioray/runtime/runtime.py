@@ -482,7 +482,7 @@ class Runtime:
         """A function with its options, as `submit_task` takes it."""
         environment = self.environments.resolve(options.runtime_env)
         with self.reactor.lock:
-            queue = self.tasks.queue_for(options.demand(), environment)
+            queue = self.tasks.queue_for(options.demand(), environment, options.strategy())
         types = options.retry_exceptions
         exported = (
             self._pickled_function(types, f"retry_exceptions of {function.name}")
@@ -646,6 +646,14 @@ class Runtime:
         ref = self.objects.known_ref(message.oid)
         if ref is not None and ref._status == PENDING and ref._task is not None:
             self.cancel_task(ref._task, ref, force=message.force, recursive=message.recursive)
+
+    def actor_awaited_by(self, ref: ObjectRef[Any]) -> bytes:
+        """The actor that is not there yet for the call that a ref is of; b"" when it waits for none."""
+        with self.reactor.lock:
+            record = ref._task
+            if not isinstance(record, ActorCallRecord) or record.actor.line.state not in ("pending", "restarting"):
+                return b""
+            return record.actor.actor_id
 
     def explain_state(self, ref: ObjectRef[Any]) -> tuple[str, int | None]:
         """What is known here of where a ref is; and the lease request to ask the node about."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioray.exceptions import RuntimeEnvSetupError, WorkerCrashedError
+from aioray.exceptions import RuntimeEnvSetupError, TaskUnschedulableError, WorkerCrashedError
 from aioray.refs import PENDING, READY, ObjectRef
 from aioray.runtime.calls import (
     NO_DEADLINE,
@@ -46,6 +46,7 @@ from aioray.wire.values import Value
 if TYPE_CHECKING:
     from aioray.options import TaskOptions
     from aioray.runtime.runtime import Runtime
+    from aioray.wire.strategies import Strategy
 
 
 _LAST_WORDS_S = 1.0  # how long the node may take to say why a worker died
@@ -169,7 +170,7 @@ class TaskSubmitter:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._queues: dict[tuple[frozenset[tuple[str, int]], str], KeyQueue] = {}
+        self._queues: dict[tuple[frozenset[tuple[str, int]], str, Strategy | None], KeyQueue] = {}
         self._by_lease: dict[int, KeyQueue] = {}
         self._workers: dict[str, _Worker] = {}  # by address
         self._lease_ids = itertools.count(1)
@@ -178,9 +179,9 @@ class TaskSubmitter:
         self._waiting_for_arguments: dict[int, Task] = {}
         self._idle_s = runtime.config.lease_idle_ms / 1000
 
-    def queue_for(self, demand: dict[str, int], environment: str = "") -> KeyQueue:
+    def queue_for(self, demand: dict[str, int], environment: str = "", strategy: Strategy | None = None) -> KeyQueue:
         """The queue of a scheduling key."""
-        key = frozenset(demand.items()), environment
+        key = frozenset(demand.items()), environment, strategy
         queue = self._queues.get(key)
         if queue is None:
             config = self._runtime.config
@@ -189,6 +190,7 @@ class TaskSubmitter:
                 target_us=config.pipeline_target_ms * 1000,
                 max_depth=config.pipeline_max_depth,
                 environment=environment,
+                strategy=strategy,
             )
             self._queues[key] = queue
         return queue
@@ -296,7 +298,7 @@ class TaskSubmitter:
             queue.requested.add(lease_id)
             self._by_lease[lease_id] = queue
             self._runtime.link.send(
-                LeaseRequest(lease_id, queue.demand, queue.waiting[0].function.name, queue.environment)
+                LeaseRequest(lease_id, queue.demand, queue.waiting[0].function.name, queue.environment, queue.strategy)
             )
 
     def _plan_surplus(self, queue: KeyQueue) -> None:
@@ -386,6 +388,8 @@ class TaskSubmitter:
             self._fail_lease(queue, lease, message.reason)
         elif message.setup_failed:
             self._cannot_be_set_up(queue, message.reason)
+        elif message.unschedulable:
+            self._turned_away(queue, message.reason)
         elif queue.waiting:
             task = queue.waiting.popleft()
             self._fail(task, task.crashed(message.reason))
@@ -399,6 +403,14 @@ class TaskSubmitter:
         queue.waiting.clear()
         for task in waiting:
             fail(self._runtime, task, RuntimeEnvSetupError(f"{task.name}(): {reason}"))
+
+    def _turned_away(self, queue: KeyQueue, reason: str) -> None:
+        """What waits for a node that does not exist fails; of what is not to wait, that which has no worker now."""
+        affinity = queue.strategy.affinity
+        count = 1 if affinity is not None and affinity.fail_on_unavailable else len(queue.waiting)
+        for _ in range(min(count, len(queue.waiting))):
+            task = queue.waiting.popleft()
+            self._fail(task, TaskUnschedulableError(f"{task.name}() {reason}"))
 
     # what workers say
 

@@ -357,11 +357,10 @@ class Executor:
             if self._interrupting is item and isinstance(exc, KeyboardInterrupt):
                 self._stopped_call(item, running_call)  # user code has put a handler of its own in place of ours
             else:
-                self._save_if_due()
-                self._replier.error(connection, call, exc, exec_us, retry=self._is_worth_a_retry(caller, call, exc))
+                retry = self._is_worth_a_retry(caller, call, exc)
+                self._replier.error(connection, call, exc, exec_us, retry=retry, saver=self._save_if_due())
         else:
-            self._save_if_due()
-            self._replier.result(connection, caller.process_id, call, result, exec_us)
+            self._replier.result(connection, caller.process_id, call, result, exec_us, self._save_if_due())
             del result
         running.reset(token)
         self._runtime.call_over(running_call)
@@ -370,10 +369,11 @@ class Executor:
             self._reactor.forget_interrupt()
         return exec_us
 
-    def _save_if_due(self) -> None:
+    def _save_if_due(self) -> Saver | None:
         saver = None if self._actor is None else self._actor.saver
         if saver is not None and saver.call_done():
             saver.save()
+        return saver
 
     def _is_worth_a_retry(self, caller: Caller, call: Call, exc: BaseException) -> bool:
         """Whether the options of the call name this error."""
