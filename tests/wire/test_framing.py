@@ -172,7 +172,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         found += [str(kind.__struct_config__.tag), kind.__name__, *kind.__struct_fields__]
     # Appended fields are fine: add them here. Anything else needs a new PROTOCOL_VERSION.
     assert found == pinned.split()
-    assert control.PROTOCOL_VERSION == 2
+    assert control.PROTOCOL_VERSION == 3
     assert frame(Ack(5)).hex() == "03000000920e05"
     assert frame(control.Blocked(True)).hex() == "030000009207c3"
 
