@@ -47,6 +47,7 @@ def init(
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
     object_store_memory: int | None = None,
     ignore_reinit_error: bool = False,
     include_dashboard: bool | None = None,
@@ -66,6 +67,7 @@ def init(
     num_cpus: default the CPUs this process may use. num_gpus: default those found that CUDA_VISIBLE_DEVICES leaves.
     resources: more of what the node has, names and amounts, for tasks and actors that ask for it. `_temp_dir`: where
     the session's files go.
+    labels: of the node, such as {"region": "us"}, for `label_selector` and the like.
     object_store_memory: bytes, default 30 % of the machine's memory, never more than /dev/shm has. log_to_driver: show
     here what workers print. configure_logging, logging_level, logging_format: of the logger "aioray". namespace: of
     named actors. runtime_env: of all tasks and actors, see aioray.runtime_env.RuntimeEnv. job_config: the last two in
@@ -81,6 +83,7 @@ def init(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         resources=resources,
+        labels=labels,
         object_store_memory=object_store_memory,
         temp_dir=_temp_dir,
         namespace=namespace,
@@ -123,6 +126,7 @@ def connect(
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
     object_store_memory: int | None = None,
     log_to_driver: bool = True,
     namespace: str | None = None,
@@ -143,6 +147,7 @@ def connect(
             num_cpus=num_cpus,
             num_gpus=num_gpus,
             resources=resources,
+            labels=labels,
             object_store_memory=object_store_memory,
             temp_dir=_temp_dir,
             namespace=namespace,
@@ -375,6 +380,9 @@ def explain(ref: ObjectRef[Any]) -> str:
     state, lease_id = ref._runtime.explain_state(ref)
     if lease_id is not None:
         state = f"{state}: {ref._runtime.ask('explain', lease_id=lease_id)}"
+    elif actor_id := ref._runtime.actor_awaited_by(ref):
+        why = ref._runtime.ask("explain_actor", actor_id=actor_id)
+        state = f"{state}: {why}" if why else state
     return f"{ref!r} {state}"
 
 

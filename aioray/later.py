@@ -27,7 +27,6 @@ _BY_MODULE = {
         "placement_group_table": "placement groups",
         "remove_placement_group": "placement groups",
         "rpdb": "a debugger that attaches",
-        "scheduling_strategies": "clusters of more than one machine",
         "state": "the state API",
     },
 }

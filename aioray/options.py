@@ -20,8 +20,10 @@ import msgspec
 
 from aioray import runtime_env
 from aioray.exceptions import InvalidOptionError
+from aioray.labels import SELECTOR_ALLOWED, selector_of
 from aioray.runtime_env import RuntimeEnv, checked_env
 from aioray.wire.calls import DYNAMIC, STREAMING
+from aioray.wire.strategies import Strategy
 
 Kind = Literal["task", "actor", "method"]
 
@@ -206,6 +208,35 @@ def _runtime_env(value: Any) -> RuntimeEnv:
         raise ValueError(exc.reason) from None
 
 
+def _scheduling_strategy(value: Any) -> Any:
+    if isinstance(value, str) and value in ("DEFAULT", "SPREAD"):
+        return value
+    if isinstance(value, type) or not hasattr(value, _AS_STRATEGY):
+        raise ValueError("no such strategy")
+    return value
+
+
+_AS_STRATEGY = "__aioray_strategy__"  # what objects for `scheduling_strategy` have: these are imported by who uses them
+
+
+def _label_selector(value: Any) -> dict[str, str]:
+    selector_of(value)
+    return dict(value)
+
+
+def _fallback_strategy(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("not a list")
+    for at, each in enumerate(value):
+        if not isinstance(each, Mapping) or set(each) != {"label_selector"}:
+            raise ValueError(f"{each!r} is not a dict with just 'label_selector'")
+        try:
+            selector_of(each["label_selector"])
+        except ValueError as exc:
+            raise ValueError(f"[{at}]: {exc}") from None
+    return [{"label_selector": dict(each["label_selector"])} for each in value]
+
+
 class Option(msgspec.Struct, frozen=True):
     """A row of the table. None always means the default: `.options(name=None)` takes a name back."""
 
@@ -246,15 +277,21 @@ _ROWS = [
         "scheduling_strategy",
         BOTH,
         "DEFAULT",
-        _only("DEFAULT", "SPREAD", later=lambda value: not isinstance(value, str)),
-        "None, 'DEFAULT', 'SPREAD'",
+        _scheduling_strategy,
+        "None, 'DEFAULT', 'SPREAD', NodeAffinitySchedulingStrategy(...), NodeLabelSchedulingStrategy(...)",
     ),
     Option("name", ALL, None, _text, "a str that is not empty"),
     Option("enable_task_events", ALL, True, _flag, "True, False"),  # no effect as long as there are no task events
     _planned("object_store_memory", BOTH, 0),
     Option("accelerator_type", BOTH, None, _text, "the name of a kind of GPU, such as 'A100'"),
-    _planned("label_selector", BOTH, {}),
-    _planned("fallback_strategy", BOTH, []),
+    Option("label_selector", BOTH, {}, _label_selector, SELECTOR_ALLOWED),
+    Option(
+        "fallback_strategy",
+        BOTH,
+        [],
+        _fallback_strategy,
+        f"a list of {{'label_selector': ...}}, each {SELECTOR_ALLOWED}",
+    ),
     _planned("_labels", BOTH, {}),
     _planned("placement_group", BOTH, "default"),
     _planned("placement_group_bundle_index", BOTH, -1),
@@ -322,7 +359,9 @@ class TaskOptions:
     num_gpus: float
     memory: int  # bytes
     resources: Mapping[str, float] = dataclasses.field(hash=False)
-    scheduling_strategy: str
+    scheduling_strategy: Any  # a text, or an object of aioray.util.scheduling_strategies
+    label_selector: Mapping[str, str] = dataclasses.field(hash=False)
+    fallback_strategy: list[dict[str, Any]] = dataclasses.field(hash=False)
     name: str | None
     enable_task_events: bool  # makes no difference yet: there are no task events to leave out
     accelerator_type: str | None
@@ -335,9 +374,11 @@ class TaskOptions:
     timeout: float | None  # s, from the call on
     deadline: float | None  # as time.time()
     _demand: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
+    _strategy: Strategy | None = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_demand", _demand_of(self, self.num_cpus))
+        object.__setattr__(self, "_strategy", _strategy_of(self))
 
     def demand(self) -> dict[str, int]:
         """What the task holds while it runs: resource name to ten-thousandths, without zeros; memory in bytes x 10,000.
@@ -345,6 +386,10 @@ class TaskOptions:
         Computed once, the same dict each time.
         """
         return self._demand
+
+    def strategy(self) -> Strategy | None:
+        """On which nodes it may run, and would rather; None: on any."""
+        return self._strategy
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,7 +400,9 @@ class ActorOptions:
     num_gpus: float
     memory: int  # bytes
     resources: Mapping[str, float] = dataclasses.field(hash=False)
-    scheduling_strategy: str
+    scheduling_strategy: Any  # a text, or an object of aioray.util.scheduling_strategies
+    label_selector: Mapping[str, str] = dataclasses.field(hash=False)
+    fallback_strategy: list[dict[str, Any]] = dataclasses.field(hash=False)
     name: str | None
     enable_task_events: bool
     accelerator_type: str | None
@@ -372,6 +419,7 @@ class ActorOptions:
     isolation: str
     _placement: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
     _running: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
+    _strategy: Strategy | None = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         default = (
@@ -381,6 +429,7 @@ class ActorOptions:
         to_place, to_run = default if self.num_cpus is None else (self.num_cpus, self.num_cpus)
         object.__setattr__(self, "_placement", _demand_of(self, to_place))
         object.__setattr__(self, "_running", _demand_of(self, to_run))
+        object.__setattr__(self, "_strategy", _strategy_of(self))
 
     def placement_demand(self) -> dict[str, int]:
         """What must be free on a node for the actor to be started there, as in `TaskOptions.demand`."""
@@ -389,6 +438,10 @@ class ActorOptions:
     def running_demand(self) -> dict[str, int]:
         """What the actor holds as long as it lives, as in `TaskOptions.demand`."""
         return self._running
+
+    def strategy(self) -> Strategy | None:
+        """On which nodes it may live, and would rather; None: on any."""
+        return self._strategy
 
     def demand(self) -> dict[str, int]:
         """The same as `running_demand`, for code that takes tasks and actors alike."""
@@ -426,6 +479,16 @@ def returns_of(options: TaskOptions | MethodOptions, *, generates: bool) -> int:
             f"with num_returns={given!r} nothing is taken while values are made",
         )
     return {"streaming": STREAMING, "dynamic": DYNAMIC}[given] if isinstance(given, str) else given
+
+
+def _strategy_of(options: TaskOptions | ActorOptions) -> Strategy | None:
+    """All that says on which nodes, in one; None when nothing does."""
+    given = options.scheduling_strategy
+    strategy = Strategy(spread=given == "SPREAD") if isinstance(given, str) else getattr(given, _AS_STRATEGY)()
+    if options.label_selector or options.fallback_strategy:
+        given_selectors = [options.label_selector, *(each["label_selector"] for each in options.fallback_strategy)]
+        strategy = msgspec.structs.replace(strategy, selectors=tuple(map(selector_of, given_selectors)))
+    return None if strategy == Strategy() else strategy
 
 
 AnyOptions = TypeVar("AnyOptions", TaskOptions, ActorOptions, MethodOptions)

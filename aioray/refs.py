@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 PENDING, READY, RAISED, CANCELLED = range(4)
 NOBODYS = -1  # for the number of the call that makes the object, when none does
+_running_loop = asyncio._get_running_loop  # the one of this thread, or None
 
 
 def restore_ref(oid: bytes) -> ObjectRef[Any]:
@@ -212,12 +213,12 @@ class ObjectRef(Counted, _Awaitable[T]):
 
     def _run_callbacks(self) -> None:
         callbacks, self._waiting = self._waiting, None
-        runtime = self._runtime
+        here = _running_loop()
         for loop, fn, context, who in callbacks or ():
             if loop is None:
                 fn(who)
-            elif runtime.reactor.runs_in(loop):
-                loop.call_soon(fn, who, context=context)
+            elif here is not None and loop is here:
+                here.call_soon(fn, who, context=context)
             else:
                 with contextlib.suppress(RuntimeError):  # the loop that waited is closed
                     loop.call_soon_threadsafe(fn, who, context=context)
@@ -291,8 +292,9 @@ class ObjectRef(Counted, _Awaitable[T]):
                 loop.call_soon(fn, who, context=context)
                 return
             if self._waiting is None:
-                self._waiting = []
-            self._waiting.append((loop, fn, context, who))
+                self._waiting = [(loop, fn, context, who)]
+            else:
+                self._waiting.append((loop, fn, context, who))
         runtime.awaited(self)
 
     def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:

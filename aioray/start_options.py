@@ -14,6 +14,7 @@ import msgspec
 import aioray.config
 from aioray.config import Config  # msgspec looks it up
 from aioray.exceptions import InvalidOptionError
+from aioray.labels import LABELS_ALLOWED, checked_labels
 from aioray.options import AMOUNT, MAX_UNITS, OWN_OPTION, UNIT
 from aioray.runtime_env import checked_env
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from aioray.job_config import JobConfig
 
 _NOT_YET = (
-    "labels",
     "dashboard_host",
     "dashboard_port",
     "logging_config",
@@ -48,6 +48,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = ""
     log_to_driver: bool = True
     runtime_env: dict[str, Any] = {}
+    labels: dict[str, str] = {}
 
 
 def check_options(
@@ -55,6 +56,7 @@ def check_options(
     num_cpus: float | None,
     num_gpus: float | None,
     resources: Mapping[str, float] | None,
+    labels: Mapping[str, str] | None,
     object_store_memory: int | None,
     temp_dir: str | None,
     namespace: str | None,
@@ -105,6 +107,7 @@ def check_options(
         namespace=namespace or "",
         log_to_driver=log_to_driver,
         runtime_env=checked_env(runtime_env),
+        labels=_node_labels(labels),
     )
 
 
@@ -125,6 +128,13 @@ def _with_job_config(
     if runtime_env is not None and given.runtime_env is not None:
         raise InvalidOptionError("runtime_env", runtime_env, twice)
     return namespace or given.ray_namespace, given.runtime_env if runtime_env is None else runtime_env
+
+
+def _node_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    try:
+        return checked_labels(labels or {})
+    except ValueError as exc:
+        raise InvalidOptionError("labels", labels, LABELS_ALLOWED, str(exc)) from None
 
 
 def _is_amount(value: object) -> bool:

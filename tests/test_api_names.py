@@ -52,6 +52,9 @@ PRESENT = {
     "aioray.util.joblib": "register_ray register_aioray",
     "aioray.util.multiprocessing": "Pool",
     "aioray.util.queue": "Queue Empty Full",
+    "aioray.util.scheduling_strategies": """
+        NodeAffinitySchedulingStrategy NodeLabelSchedulingStrategy In NotIn Exists DoesNotExist
+        """,
 }
 
 MEMBERS = {
@@ -73,7 +76,7 @@ LATER = {
         """,
     "aioray.util": """
         placement_group placement_group_table get_placement_group get_current_placement_group remove_placement_group
-        scheduling_strategies metrics state accelerators iter rpdb
+        metrics state accelerators iter rpdb
         """,
 }
 
@@ -208,17 +211,13 @@ ASKS_FOR_MORE: dict[str, Any] = {
     "address": "10.0.0.1:6379",
     "dashboard_host": "0.0.0.0",
     "dashboard_port": 8265,
-    "fallback_strategy": [{"label_selector": {"a": "b"}}],
     "include_dashboard": True,
     "inline": True,
-    "label_selector": {"a": "b"},
-    "labels": {"a": "b"},
     "logging_config": object(),
     "object_store_memory": 1 << 30,
     "placement_group": object(),
     "placement_group_bundle_index": 0,
     "placement_group_capture_child_tasks": True,
-    "scheduling_strategy": object(),
     "speculative": True,
 }
 # Each of the others does what it says; tests of that are in the file named.
@@ -234,8 +233,10 @@ WORKS = {
     "tests/api/test_concurrency_groups.py": "concurrency_groups",
     "tests/api/test_light_actors.py": "isolation",
     "tests/test_options.py": "enable_task_events",  # there are no events that could be left out
+    "tests/api/test_scheduling_strategies.py": "label_selector fallback_strategy scheduling_strategy",
 }
 WORKS_IN_INIT = [
+    "labels",
     "num_cpus",
     "num_gpus",
     "resources",

@@ -246,11 +246,6 @@ class ObjectTable:
         """Unpickle the arguments of a call; refs inside are borrowed from the caller until it ends."""
         return deserialize(data, (), self._runtime)
 
-    @staticmethod
-    def load_plain(data: bytes) -> Any:
-        """Unpickle what has neither buffers nor refs."""
-        return deserialize(data, (), None)
-
     def load(self, value: Value, *, argument: bool = False) -> Any:
         """Unpickle a value. Arrays are read-only views of shared memory, kept from reuse while they live.
 

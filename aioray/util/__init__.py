@@ -33,7 +33,7 @@ _WHERE = {
     "register_serializer": "serializers",
     "tqdm": "progress",
 }
-_MODULES = {"actor_group", "actor_pool", "collective", "joblib", "multiprocessing", "queue"}
+_MODULES = {"actor_group", "actor_pool", "collective", "joblib", "multiprocessing", "queue", "scheduling_strategies"}
 
 __all__ = [
     "ActorGroup",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import TaskCancelledError
 from aioray.runtime.tasks import RETRY_ALL
-from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greeting, Proceed
+from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greeting, Pattern, Proceed, Repeat
 from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray_node.worker.actor_host import ActorHost
 from aioray_node.worker.exits import is_crash, reason_of, status_of
@@ -109,6 +109,8 @@ class Executor:
         queue, by_slot = self._queue, self._host.by_slot
         for message in messages:
             match message:
+                case Repeat():
+                    queue.append((connection, caller.repeated(message)))
                 case Call(slot=slot):
                     if message.time_left_us:
                         message.time_left_us += int(self._reactor.time() * 1e6)
@@ -118,6 +120,8 @@ class Executor:
                         actor.take((connection, message))
                 case Export(fn, data):
                     caller.exports[fn] = data
+                case Pattern(number, call):
+                    caller.patterns[number] = call
                 case Cancel(seq):
                     self._streams.cancel(connection, seq)
                     self._cancel(connection, message)
@@ -354,11 +358,10 @@ class Executor:
             if self._interrupting is item and isinstance(exc, KeyboardInterrupt):
                 self._stopped_call(item, running_call)  # user code has put a handler of its own in place of ours
             else:
-                self._save_if_due()
-                self._replier.error(connection, call, exc, exec_us, retry=self._is_worth_a_retry(caller, call, exc))
+                retry = self._is_worth_a_retry(caller, call, exc)
+                self._replier.error(connection, call, exc, exec_us, retry=retry, saver=self._save_if_due())
         else:
-            self._save_if_due()
-            self._replier.result(connection, caller.process_id, call, result, exec_us)
+            self._replier.result(connection, caller.process_id, call, result, exec_us, self._save_if_due())
             del result
         running.reset(token)
         self._runtime.call_over(running_call)
@@ -367,10 +370,11 @@ class Executor:
             self._reactor.forget_interrupt()
         return exec_us
 
-    def _save_if_due(self) -> None:
+    def _save_if_due(self) -> Saver | None:
         saver = None if self._actor is None else self._actor.saver
         if saver is not None and saver.call_done():
             saver.save()
+        return saver
 
     def _is_worth_a_retry(self, caller: Caller, call: Call, exc: BaseException) -> bool:
         """Whether the options of the call name this error."""

@@ -150,11 +150,9 @@ class ThreadLane:
         except SystemExit as exc:
             services.on_exit(self._actor, exc)
         except BaseException as exc:  # whatever user code raises is its caller's
-            self._save_if_due()
-            services.replier.error(connection, call, exc, us_since(started))
+            services.replier.error(connection, call, exc, us_since(started), saver=self._save_if_due())
         else:
-            self._save_if_due()
-            services.replier.result(connection, caller, call, result, us_since(started))
+            services.replier.result(connection, caller, call, result, us_since(started), self._save_if_due())
             del result
         finally:
             running.reset(token)
@@ -185,10 +183,11 @@ class ThreadLane:
         with self._services.reactor.lock:
             self._services.runtime.cancel_loop_task(task, call)
 
-    def _save_if_due(self) -> None:
+    def _save_if_due(self) -> Saver | None:
         saver = self._actor.saver
         if saver is not None and saver.call_done():
             saver.save()
+        return saver
 
 
 class LoopLane:
@@ -254,12 +253,12 @@ class LoopLane:
             if actor.saver is not None and actor.saver.call_done():
                 await actor.saver.save_on_loop()
             if not self._closed:
-                services.replier.error(connection, call, exc, us_since(started))
+                services.replier.error(connection, call, exc, us_since(started), saver=actor.saver)
         else:
             if actor.saver is not None and actor.saver.call_done():
                 await actor.saver.save_on_loop()
             if not self._closed:
-                services.replier.result(connection, caller, call, result, us_since(started))
+                services.replier.result(connection, caller, call, result, us_since(started), actor.saver)
         services.runtime.call_over(running_call)
         self._over(key)
 
