@@ -70,7 +70,8 @@ class BulkLink:
         self._scraps_left = 0  # of what nobody wants, behind what `_target` takes
         self._out: collections.deque[memoryview] = collections.deque()  # what is next, in order
         self._bodies: collections.deque[tuple[bytes, int, int]] = collections.deque()  # what was asked for
-        self._sending = b""  # the object of which bytes are in `_out`
+        self._sending = b""  # the object of which bytes are in `_out`,
+        self._last: memoryview | None = None  # and the end of them
         poller.register(sock.fileno(), self)
         if connecting:
             poller.watch_writable(sock.fileno(), True)
@@ -105,6 +106,8 @@ class BulkLink:
         while left > 0:
             if not self._sending and self._bodies:
                 self._open(*self._bodies.popleft())
+                if self.closed:
+                    return
             if not self._out:
                 break
             try:
@@ -144,13 +147,13 @@ class BulkLink:
                 return
             nbytes -= len(first)
             out.popleft()
-            if self._sending and first is self._last:
-                self._close_body()
+            is_last = first is self._last
             first.release()
+            if is_last:
+                self._close_body()
 
     def _close_body(self) -> None:
-        oid, self._sending = self._sending, b""
-        self._last = _NOTHING
+        oid, self._sending, self._last = self._sending, b"", None
         self._owner.sent(self, oid)
 
     def _watch(self, wanted: bool) -> None:
@@ -235,6 +238,8 @@ class BulkLink:
             self._receive_into(memoryview(self._packed))
             return
         target = self._owner.destination(self, header)
+        if self.closed:
+            return
         if target is None:
             self._discard(header.wire_nbytes)
         else:
@@ -271,7 +276,8 @@ class BulkLink:
         """Decompress into place; False when there is no such place any more, or it could not be done."""
         target = self._owner.destination(self, header)
         if target is None:
-            self._next()
+            if not self.closed:
+                self._next()
             return False
         try:
             if self.codec is None:
@@ -290,6 +296,11 @@ class BulkLink:
         if not self.closed:
             self._lost(f"an error in aioray: {exc!r}")
 
+    def give_up(self, reason: str) -> None:
+        """The peer does what no node of ours would."""
+        if not self.closed:
+            self._lost(reason)
+
     def _lost(self, reason: str) -> None:
         self.close()
         self._owner.lost(self, reason)
@@ -302,6 +313,7 @@ class BulkLink:
         self._poller.unregister(self._sock.fileno())
         self._sock.close()
         self._target.release()
+        self._filled = 0
         for view in self._out:
             view.release()
         self._out.clear()
@@ -309,7 +321,3 @@ class BulkLink:
         if self._sending:
             self._close_body()
 
-    _last: memoryview = memoryview(b"")
-
-
-_NOTHING = memoryview(b"")

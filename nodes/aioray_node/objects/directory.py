@@ -66,9 +66,7 @@ class CopyGone(msgspec.Struct, frozen=True):
 
 
 class Crowded(msgspec.Struct, frozen=True):
-    """Memory is short: let go of copies that nobody holds, up to this much."""
-
-    nbytes: int
+    """Memory is short: let go of the oldest copy that nobody holds."""
 
 
 class Deliver(msgspec.Struct, frozen=True):
@@ -156,8 +154,8 @@ def handle(state: State, event: Event) -> list[Command]:
             if (copy := state.copies.get(oid)) is not None:
                 copy.is_gone = True
             return _settle_copy(state, oid)
-        case Crowded(nbytes):
-            return _make_room(state, nbytes)
+        case Crowded():
+            return [_drop_copy(state, next(iter(state.idle)))] if state.idle else []
 
 
 def _entry(state: State, oid: bytes) -> Entry:
@@ -294,15 +292,6 @@ def _settle_copy(state: State, oid: bytes) -> list[Command]:
 def _drop_copy(state: State, oid: bytes) -> Command:
     state.idle.pop(oid, None)
     return CopyFreed(state.copies.pop(oid).value)
-
-
-def _make_room(state: State, nbytes: int) -> list[Command]:
-    commands: list[Command] = []
-    while nbytes > 0 and state.idle:
-        oid = next(iter(state.idle))
-        nbytes -= state.copies[oid].value.nbytes
-        commands.append(_drop_copy(state, oid))
-    return commands
 
 
 def check(state: State) -> None:

@@ -65,6 +65,7 @@ class ObjectStore:
                 self._take_over(value)
             case directory.Sealed(value):
                 self._take_over(value)
+        idle = len(self._directory.idle)
         for command in directory.handle(self._directory, event):
             match command:
                 case directory.Deliver(process, oid, value):
@@ -83,6 +84,8 @@ class ObjectStore:
                     elif value.nbytes:
                         self.free(value.offset, value.nbytes)
                         self.on_forgotten(oid)
+        if len(self._directory.idle) > idle:
+            self.on_freed()  # as good as free
 
     def has(self, oid: bytes) -> bool:
         """Whether there is a value of it."""
@@ -100,7 +103,7 @@ class ObjectStore:
     def copy_of(self, oid: bytes) -> Value | None:
         """The copy that is here of an object of another node."""
         copy = self._directory.copies.get(oid)
-        return None if copy is None or copy.is_gone else copy.value
+        return None if copy is None else copy.value
 
     def allocate(self, nbytes: int) -> int | None:
         """Room for an object that the node itself writes, and registers then; None when there is none.
@@ -109,7 +112,7 @@ class ObjectStore:
         """
         offset = self._arena.alloc(nbytes)
         while offset is None and nbytes <= self._arena.capacity and self._directory.idle:
-            self.feed(directory.Crowded(nbytes))
+            self.feed(directory.Crowded())
             offset = self._arena.alloc(nbytes)
         return offset
 
