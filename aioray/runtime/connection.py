@@ -54,8 +54,11 @@ def dial(address: str, *, wait: bool = True) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(wait)
-        with contextlib.suppress(BlockingIOError if family != socket.AF_UNIX else ()):
-            sock.connect(place)
+        sock.connect(place)
+    except BlockingIOError:
+        if family == socket.AF_UNIX:  # too many wait there already: it was not even begun
+            sock.close()
+            raise
     except BaseException:
         sock.close()
         raise

@@ -13,7 +13,7 @@ MAX_HELLO_NBYTES = 4096  # of a peer that has not shown its token yet
 MAX_MESSAGE_NBYTES = 1 << 20
 
 
-class Message(msgspec.Struct, array_like=True, frozen=True):
+class Message(msgspec.Struct, array_like=True):
     """A frame."""
 
 

@@ -53,6 +53,7 @@ from aioray_node.gcs.shell import ActorDesk
 from aioray_node.objects import directory
 from aioray_node.objects.segment import Segment
 from aioray_node.objects.store import ObjectStore
+from aioray_node.objects.transfer import TransferDesk
 from aioray_node.pool.shell import Worker, WorkerPool
 from aioray_node.pool.zygote_process import ZygoteProcess
 from aioray_node.scheduling.resources import NodeResources, from_floats, to_floats
@@ -142,6 +143,7 @@ class Node:
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
         self._leases.environments = self._environments
         segment = Segment(session.segment, session.capacity_nbytes)
+        self.transfers = TransferDesk(reactor, self._store, segment, config, node_id=self.node_id)
         self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
         self._actors = ActorDesk(
             reactor,
@@ -185,6 +187,8 @@ class Node:
             with self._reactor.lock:
                 self._listener = Listener(self._reactor, self._session.address, self._accept)
                 undo.callback(self._listener.close)
+                undo.callback(self.transfers.close)
+                self.transfers.listen(self.transfer_address)
                 self._pool.start()
             undo.pop_all()
 
@@ -207,6 +211,7 @@ class Node:
         with self._reactor.lock:
             if self._listener is not None:
                 self._listener.close()
+            self.transfers.close()
             self._environments.close()
             self._pool.close(self._config.shutdown_grace_s)
             for peer in list(self._peers.values()):
@@ -227,6 +232,11 @@ class Node:
     @property
     def address(self) -> str:
         return self._session.address
+
+    @property
+    def transfer_address(self) -> str:
+        """Where nodes of this machine pull objects from."""
+        return str(self._session.dir / "transfer.sock")
 
     # connections
 

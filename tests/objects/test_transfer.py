@@ -55,13 +55,13 @@ def test_a_copy_has_the_bytes_and_everything_returns_to_zero(net: Net, tcp: bool
     net.run_until(lambda: bool(first.answers and second.answers))
     assert first.data == second.data == data
     assert first.copy.oid == value.oid
-    assert a.desk.sent_nbytes == 100_001
+    assert a.desk.serving.sent_nbytes == 100_001
     first.let_go()
     second.let_go()
     third = Wish(b, value, a)
     net.run_until(lambda: bool(third.answers))
     assert third.data == data
-    assert a.desk.sent_nbytes == 100_001
+    assert a.desk.serving.sent_nbytes == 100_001
     third.let_go()
     net.run_until(lambda: idle(a) and idle(b))
     a.free(value)
@@ -131,7 +131,7 @@ def test_a_source_keeps_the_bytes_while_it_sends_them(net: Net) -> None:
     data = noise(800_000)
     value = a.put(data)
     wish = Wish(b, value, a)
-    net.run_until(lambda: a.desk.sent_nbytes > 0)
+    net.run_until(lambda: a.desk.serving.sent_nbytes > 0)
     a.free(value)
     assert a.store.used_nbytes > 0
     net.run_until(lambda: bool(wish.answers))
@@ -143,7 +143,7 @@ def test_a_source_keeps_the_bytes_while_it_sends_them(net: Net) -> None:
 
 def cut(node: StoreNode) -> None:
     """All links to other nodes break."""
-    for link in list(node.desk._incoming.values()):
+    for link in list(node.desk.serving._incoming.values()):
         link._sock.shutdown(socket.SHUT_RDWR)
 
 
@@ -151,20 +151,20 @@ def test_after_a_lost_connection_only_what_is_missing_is_sent_again(net: Net) ->
     a, b = net.node(), net.node(transfer_window=2)
     data = noise(400_000)
     wish = Wish(b, a.put(data), a)
-    net.run_until(lambda: a.desk.sent_nbytes > 200_000)
+    net.run_until(lambda: a.desk.serving.sent_nbytes > 200_000)
     cut(a)
     net.run_until(lambda: bool(b.desk._pulls.paused))
     net.now += 1.0
     net.run_until(lambda: bool(wish.answers))
     assert wish.data == data
-    assert a.desk.sent_nbytes <= 400_000 + 3 * 4096
+    assert a.desk.serving.sent_nbytes <= 400_000 + 3 * 4096
 
 
 def test_a_source_that_is_gone_is_told_to_who_waits(net: Net) -> None:
     a, b = net.node(), net.node()
     value = a.put(noise(400_000))
     wish = Wish(b, value, a)
-    net.run_until(lambda: a.desk.sent_nbytes > 0)
+    net.run_until(lambda: a.desk.serving.sent_nbytes > 0)
     a.close()
     for _ in range(6):
         net.settle()
@@ -179,7 +179,7 @@ def test_a_cancelled_pull_leaves_nothing_and_writes_nothing_any_more(net: Net) -
     """The room of a cancelled pull is given to somebody else while its bytes are still on their way."""
     a, b = net.node(), net.node(transfer_chunk_nbytes=1 << 19)
     wish = Wish(b, a.put(noise(800_000)), a)
-    net.run_until(lambda: a.desk.sent_nbytes > 0)
+    net.run_until(lambda: a.desk.serving.sent_nbytes > 0)
     wish.let_go()
     assert b.store.used_nbytes == 0
     offset = b.store.allocate(800_000)
@@ -200,7 +200,7 @@ def test_many_nodes_get_an_object_at_the_cost_of_a_few_transfers_at_its_home(net
     wishes = [Wish(node, value, home) for node in others]
     net.run_until(lambda: all(wish.answers for wish in wishes))
     assert [wish.data == data for wish in wishes] == [True] * 8
-    assert home.desk.sent_nbytes <= 3 * 300_000
+    assert home.desk.serving.sent_nbytes <= 3 * 300_000
     for wish in wishes:
         wish.let_go()
     net.run_until(lambda: all(idle(node) for node in net.nodes))
@@ -213,7 +213,7 @@ def test_when_a_node_in_the_middle_of_the_tree_dies_those_below_it_get_the_rest_
     data = noise(600_000)
     value = home.put(data)
     wishes = [Wish(node, value, home) for node in others]
-    net.run_until(lambda: others[0].desk.sent_nbytes > 100_000)
+    net.run_until(lambda: others[0].desk.serving.sent_nbytes > 100_000)
     others[0].close()
     net.run_until(lambda: all(wish.answers for wish in wishes))
     assert wishes[0].failure == "the node was shut down"
@@ -268,7 +268,7 @@ def test_rubbish_is_hung_up_on_and_disturbs_nobody(net: Net, rubbish: bytes) -> 
     with socket.create_connection((host, int(port))) as stranger:
         stranger.sendall(rubbish)
         wish = Wish(b, a.put(noise(9999)), a)
-        net.run_until(lambda: bool(wish.answers) and not a.desk._strangers)
+        net.run_until(lambda: bool(wish.answers) and not a.desk.serving._strangers)
         stranger.settimeout(5.0)
         with contextlib.suppress(ConnectionResetError):
             assert stranger.recv(1) == b""
@@ -280,9 +280,9 @@ def test_who_says_nothing_is_hung_up_on(net: Net) -> None:
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(a.address)
         net.settle()
-        assert len(a.desk._strangers) == 1
+        assert len(a.desk.serving._strangers) == 1
         net.now += 6.0
-        net.run_until(lambda: not a.desk._strangers)
+        net.run_until(lambda: not a.desk.serving._strangers)
 
 
 def test_what_cannot_be_pulled_is_refused_at_the_call(net: Net) -> None:

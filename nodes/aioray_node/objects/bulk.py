@@ -104,10 +104,8 @@ class BulkLink:
             return
         left = _TURN_NBYTES
         while left > 0:
-            if not self._sending and self._bodies:
-                self._open(*self._bodies.popleft())
-                if self.closed:
-                    return
+            if not self._sending and self._bodies and not self._open(*self._bodies.popleft()):
+                return
             if not self._out:
                 break
             try:
@@ -121,10 +119,11 @@ class BulkLink:
             self._written(sent)
         self._watch(bool(self._out or self._bodies))
 
-    def _open(self, oid: bytes, start: int, nbytes: int) -> None:
+    def _open(self, oid: bytes, start: int, nbytes: int) -> bool:
+        """Begin with bytes of an object, if they are there; False when the link was closed over it."""
         view = self._owner.contents(self, oid, start, nbytes)
         if view is None:
-            return
+            return not self.closed
         packed = self.codec.compress(view) if self.codec is not None else b""
         if packed and len(packed) < nbytes:
             view.release()
@@ -134,6 +133,7 @@ class BulkLink:
         self._sending = oid
         self._out.extend((memoryview(head), view))
         self._last = view
+        return True
 
     def _written(self, nbytes: int) -> None:
         out = self._out
@@ -320,4 +320,3 @@ class BulkLink:
         self._bodies.clear()
         if self._sending:
             self._close_body()
-

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from aioray.exceptions import InvalidOptionError
 
@@ -15,7 +14,8 @@ CODECS = ("", "lz4", "zstd")
 _ALLOWED = "'lz4', 'zstd', or '' for none"
 
 
-class Codec(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Codec:
     """`decompress(data, nbytes)` gives `nbytes` bytes, or raises ValueError."""
 
     name: str

@@ -224,7 +224,7 @@ class Link:
 
 @dataclass(slots=True)
 class State:
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     pulls: dict[bytes, Pull] = field(default_factory=dict)
     waiters: dict[int, bytes] = field(default_factory=dict)
     links: dict[str, Link] = field(default_factory=dict)

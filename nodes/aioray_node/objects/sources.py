@@ -341,7 +341,7 @@ def check(state: State) -> None:
             while link in tree and not tree[link].keeps:
                 assert link not in seen, f"{oid.hex()} goes round in a circle: {tree}"
                 seen.add(link)
-                link = tree[link].parent  # noqa: PLW2901
+                link = tree[link].parent
     for oid, asks in state.parked.items():
         assert asks, f"an empty list of questions for {oid.hex()}"
         assert all(oid in state.serving.get(ask.link, ()) for ask in asks), f"a question of nobody: {state}"

@@ -1,20 +1,20 @@
-"""Objects from and to other nodes: carries out what `pulls.py` and `sources.py` decide, over `bulk.py`'s links."""
+"""Objects from other nodes: carries out what `pulls.py` decides, over links that this node dials.
+
+`serving.py` is the other side; both are one desk to the rest of the node.
+"""
 
 from __future__ import annotations
 
 import collections
-import functools
-import hmac
 import itertools
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from aioray.exceptions import InvalidOptionError
-from aioray.runtime.connection import Listener, dial, place_of
+from aioray.runtime.connection import dial, place_of
 from aioray.wire.transfer import (
-    TRANSFER_VERSION,
     Ask,
     Bytes,
     Gone,
@@ -29,23 +29,24 @@ from aioray.wire.transfer import (
 )
 from aioray_node.objects import codecs, directory, pulls, sources
 from aioray_node.objects.bulk import BulkLink
+from aioray_node.objects.serving import HELLO_S, ServingDesk
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from aioray.config import Config
-    from aioray.runtime.poller import Poller, Timer
+    from aioray.runtime.poller import Timer
+    from aioray.runtime.reactor import Reactor
     from aioray.wire.values import Value
     from aioray_node.objects.segment import Segment
     from aioray_node.objects.store import ObjectStore
 
 _log = logging.getLogger("aioray")
-_HELLO_S = 5.0  # for a peer to say who it is
-_PIN, _LINK = b"pulled\0\0", b"sending\0"  # as processes: what they hold is pinned by a ticket, or being sent
+_PIN = b"pulled\0\0"  # as a process: what it holds is pinned by a ticket
 
 
-class Ticket(msgspec.Struct):
+@dataclass(slots=True)
+class Ticket:
     """Somebody's wish for a copy."""
 
     then: Callable[[Value | None, str], None] | None  # None once it was called
@@ -57,9 +58,9 @@ class TransferDesk:
     """One node's transfers. Called with the reactor's lock held; `then`s are called so, too, and never from `pull`."""
 
     def __init__(
-        self, poller: Poller, store: ObjectStore, segment: Segment, config: Config, *, node_id: str, token: str = ""
+        self, reactor: Reactor, store: ObjectStore, segment: Segment, config: Config, *, node_id: str, token: str = ""
     ) -> None:
-        self._poller = poller
+        self._reactor = reactor
         self._store = store
         self._segment = segment
         self._node_id = node_id
@@ -72,7 +73,6 @@ class TransferDesk:
             full_wait_s=config.transfer_full_wait_s,
         )
         self._pulls = pulls.State(limits)
-        self._sources = sources.State(fan_out=config.transfer_fan_out)
         self._news: collections.deque[pulls.Event] = collections.deque()
         self._is_deciding = False
         self._numbers = itertools.count(1)
@@ -82,18 +82,19 @@ class TransferDesk:
         self._homes: dict[bytes, str] = {}  # of copies that are here
         self._outgoing: dict[str, BulkLink] = {}  # links that this node dialled, by address
         self._addresses: dict[BulkLink, str] = {}
-        self._incoming: dict[int, BulkLink] = {}  # links of nodes that ask us
-        self._numbers_of: dict[BulkLink, int] = {}
-        self._where: dict[BulkLink, str] = {}  # where others reach the node at the other end
         self._strangers: dict[BulkLink, Timer] = {}
-        self._lent: dict[bytes, int] = {}  # how many links are in the middle of sending bytes of it
-        self._late: dict[bytes, list[Callable[[], None]]] = {}  # what is to be done when none is any more
-        self._listeners: list[Listener] = []
         self._timer: Timer | None = None
         self._timer_at = 0.0
-        self._has_complained = False
         self._closed = False
-        self.sent_nbytes = 0
+        self.serving = ServingDesk(
+            reactor,
+            store,
+            segment,
+            self._rooms.get,
+            node_id=node_id,
+            token=token,
+            fan_out=config.transfer_fan_out,
+        )
         store.on_forgotten = self._forgotten
         store.on_copy_freed = self._copy_freed
         store.on_freed = self._freed
@@ -105,16 +106,9 @@ class TransferDesk:
 
         TCP needs a token: raises InvalidOptionError without one.
         """
-        listener = Listener(self._poller, address, lambda sock: self._accept(sock, is_local=listener.is_local))
-        if not listener.is_local and not self._token:
-            listener.close()
-            raise InvalidOptionError("token", "", "a text that all nodes of the cluster know", "TCP is open to all")
-        self._listeners.append(listener)
-        return listener.address
+        return self.serving.listen(address)
 
-    def pull(
-        self, value: Value, source: str, priority: int, then: Callable[[Value | None, str], None]
-    ) -> int:
+    def pull(self, value: Value, source: str, priority: int, then: Callable[[Value | None, str], None]) -> int:
         """Have a copy of `value`, which lies in the memory of the node at `source`; the smallest priority goes first.
 
         `then(copy, "")` or `then(None, why_not)` is called once, later. The copy stays until `let_go` of the ticket
@@ -129,7 +123,7 @@ class TransferDesk:
         copy = self._store.copy_of(value.oid)
         if copy is not None:
             self._pin(number, ticket)
-            self._poller.call_soon(lambda: self._tell(number, copy, ""))
+            self._reactor.call_soon(lambda: self._tell(number, copy, ""))
         else:
             self._coming.setdefault(value.oid, value)
             self._feed(pulls.Wanted(number, value.oid, value.nbytes, source, priority))
@@ -159,15 +153,13 @@ class TransferDesk:
             "pulls": len(self._pulls.pulls),
             "tickets": len(self._tickets),
             "rooms": len(self._rooms),
-            "sending": len(self._sources.serving),
-            "lent": len(self._lent),
-            "sent_nbytes": self.sent_nbytes,
+            **self.serving.figures(),
         }
 
     def check(self) -> None:
         """Assert what holds between any two events; for tests."""
         pulls.check(self._pulls)
-        sources.check(self._sources)
+        self.serving.check()
         assert set(self._rooms) <= set(self._pulls.begun), "room that nobody fills"
 
     def close(self) -> None:
@@ -175,11 +167,10 @@ class TransferDesk:
         if self._closed:
             return
         self._closed = True
-        for listener in self._listeners:
-            listener.close()
+        self.serving.close()
         if self._timer is not None:
             self._timer.cancel()
-        for link in [*self._outgoing.values(), *self._incoming.values(), *self._strangers]:
+        for link in self._outgoing.values():
             link.close()
         for timer in self._strangers.values():
             timer.cancel()
@@ -189,7 +180,7 @@ class TransferDesk:
     # what the rest of the node does that matters here
 
     def _forgotten(self, oid: bytes) -> None:
-        self._source(sources.Freed(oid))
+        self.serving.feed(sources.Freed(oid))
 
     def _copy_freed(self, oid: bytes) -> None:
         home = self._homes.pop(oid, "")
@@ -211,7 +202,7 @@ class TransferDesk:
         self._is_deciding = True
         try:
             while self._news and not self._closed:
-                for command in pulls.handle(self._pulls, self._news.popleft(), self._poller.time()):
+                for command in pulls.handle(self._pulls, self._news.popleft(), self._reactor.time()):
                     self._carry_out(command)
         finally:
             self._is_deciding = False
@@ -255,7 +246,7 @@ class TransferDesk:
                 self._feed(pulls.NoRoom(oid))
                 return
             self._rooms[oid] = msgspec.structs.replace(self._coming[oid], offset=offset)
-            self._source(sources.Began(oid, nbytes, self._pulls.limits.chunk_nbytes))
+            self.serving.feed(sources.Began(oid, nbytes, self._pulls.limits.chunk_nbytes))
         self._feed(pulls.Room(oid))
 
     def _unreserve(self, oid: bytes, reason: str) -> None:
@@ -264,15 +255,15 @@ class TransferDesk:
             return
         for link in self._outgoing.values():
             link.divert(oid)
-        self._source(sources.Stopped(oid, reason))
-        self._when_not_lent(oid, lambda: self._store.free(room.offset, room.nbytes))
+        self.serving.feed(sources.Stopped(oid, reason))
+        self.serving.when_not_lent(oid, lambda: self._store.free(room.offset, room.nbytes))
 
     def _complete(self, oid: bytes, home: str) -> None:
         room = self._rooms.pop(oid)
         del self._coming[oid]
         self._homes[oid] = home
         self._store.feed(directory.Copied(room))
-        self._source(sources.Finished(oid))
+        self.serving.feed(sources.Finished(oid))
 
     def _pin(self, number: int, ticket: Ticket) -> None:
         ticket.is_pinned = True
@@ -296,7 +287,7 @@ class TransferDesk:
                 return
             self._timer.cancel()
         self._timer_at = when
-        self._timer = self._poller.call_later(max(0.0, when - self._poller.time()), self._tick)
+        self._timer = self._reactor.call_later(max(0.0, when - self._reactor.time()), self._tick)
 
     def _tick(self) -> None:
         self._timer = None
@@ -310,21 +301,21 @@ class TransferDesk:
         except (OSError, ValueError) as exc:
             self._feed(pulls.LinkDown(address, str(exc), isinstance(exc, ValueError)))
             return
-        link = BulkLink(self._poller, sock, self, connecting=True, is_local=address.startswith("/"))
+        link = BulkLink(self._reactor, sock, self, connecting=True, is_local=address.startswith("/"))
         link.codec = self._codec
         self._outgoing[address] = link
         self._addresses[link] = address
         self._expect_word(link)
 
     def _expect_word(self, link: BulkLink) -> None:
-        self._strangers[link] = self._poller.call_later(_HELLO_S, lambda: self._too_late(link))
+        self._strangers[link] = self._reactor.call_later(HELLO_S, lambda: self._too_late(link))
 
     def _too_late(self, link: BulkLink) -> None:
         link.close()
-        self.lost(link, f"the other side has not said who it is for {_HELLO_S:g} s")
+        self.lost(link, f"the other side has not said who it is for {HELLO_S:g} s")
 
     def connected(self, link: BulkLink) -> None:
-        mine = next((listener.address for listener in self._listeners if listener.is_local == link.is_local), "")
+        mine = self.serving.address(is_local=link.is_local)
         codec = self._codec.name if self._codec is not None else ""
         token = "" if link.is_local else self._token
         link.send(LinkHello(self._node_id, mine, token, codec))
@@ -348,55 +339,10 @@ class TransferDesk:
         if timer is not None:
             timer.cancel()
 
-    # links of others
-
-    def _accept(self, sock: socket.socket, *, is_local: bool) -> None:
-        link = BulkLink(self._poller, sock, self, connecting=False, is_local=is_local)
-        self._expect_word(link)
-
-    def _greeted(self, link: BulkLink, hello: LinkHello) -> None:
-        """A node that wants objects of us says who it is."""
-        error = ""
-        if not link.is_local and not hmac.compare_digest(hello.token.encode(), self._token.encode()):
-            error = "the token is missing or wrong"
-        elif hello.version != TRANSFER_VERSION:
-            error = f"transfer version {hello.version} was offered, this node speaks {TRANSFER_VERSION}"
-        else:
-            try:
-                link.codec = codecs.find(hello.codec)
-            except InvalidOptionError as exc:
-                error = f"node {self._node_id} cannot compress with {hello.codec!r}: {exc}"
-        link.send(LinkWelcome(self._node_id, error))
-        self._acquainted(link)
-        if error:
-            if not self._has_complained:
-                self._has_complained = True
-                _log.warning("aioray: a node that wanted objects was refused: %s", error)
-            link.flush()
-            link.close()
-            return
-        link.is_trusted = True
-        number = self._numbers_of[link] = next(self._numbers)
-        self._incoming[number] = link
-        self._where[link] = hello.address
-
     # messages
 
     def message(self, link: BulkLink, message: TransferMessage) -> None:
-        if link in self._addresses:
-            self._answer(link, self._addresses[link], message)
-        elif link in self._numbers_of:
-            self._question(link, self._numbers_of[link], message)
-        elif isinstance(message, LinkHello):
-            self._greeted(link, message)
-        else:
-            self._too_soon(link)
-
-    def _too_soon(self, link: BulkLink) -> None:
-        self._acquainted(link)
-        link.close()
-
-    def _answer(self, link: BulkLink, address: str, message: TransferMessage) -> None:
+        address = self._addresses[link]
         match message:
             case LinkWelcome(_, error):
                 self._acquainted(link)
@@ -420,74 +366,6 @@ class TransferDesk:
             case _:
                 link.give_up(f"{type(message).__name__} is no answer")
 
-    def _question(self, link: BulkLink, number: int, message: TransferMessage) -> None:
-        match message:
-            case Join(oid, without, placed):
-                here = self._store.place_of(oid) is not None
-                where = self._where[link]
-                self._source(sources.Joined(number, oid, where, here, without, placed, link.is_local))
-            case Ask(oid, start, nbytes):
-                self._source(sources.Asked(number, oid, start, nbytes))
-            case Leave(oid, keeps):
-                self._source(sources.Left(number, oid, keeps))
-            case _:
-                link.give_up(f"{type(message).__name__} is no question")
-
-    # sending
-
-    def _source(self, event: sources.Event) -> None:
-        for command in sources.handle(self._sources, event):
-            link = self._incoming.get(command.link)
-            match command:
-                case sources.Keep(number, oid):
-                    self._store.feed(directory.Held(_sender(number), [oid]))
-                case sources.LetGo(number, oid):
-                    if link is not None:
-                        link.drop(oid)
-                    self._when_not_lent(oid, functools.partial(self._release, number, oid))
-                case _ if link is None:
-                    continue
-                case sources.Send(_, oid, start, nbytes):
-                    link.send_bytes(oid, start, nbytes)
-                case sources.TellServe(_, oid):
-                    link.send(Serve(oid))
-                case sources.TellSendOn(_, oid, address):
-                    link.send(SendOn(oid, address))
-                case sources.TellRefuse(_, oid, reason):
-                    link.drop(oid)
-                    link.send(Refuse(oid, reason))
-                case sources.TellGone(_, oid):
-                    link.send(Gone(oid))
-
-    def _release(self, number: int, oid: bytes) -> None:
-        if (number, oid) not in self._sources.kept:  # else it has asked again meanwhile
-            self._store.feed(directory.Released(_sender(number), [oid]))
-
-    def _when_not_lent(self, oid: bytes, then: Callable[[], None]) -> None:
-        """Do this when no link is in the middle of sending bytes of it."""
-        if oid in self._lent:
-            self._late.setdefault(oid, []).append(then)
-        else:
-            then()
-
-    def contents(self, link: BulkLink, oid: bytes, start: int, nbytes: int) -> memoryview | None:
-        value = self._rooms.get(oid) or self._store.place_of(oid)
-        if value is None:
-            return None
-        if not 0 <= start < start + nbytes <= value.nbytes:
-            link.give_up(f"[{start}, +{nbytes}) is not in an object of {value.nbytes} bytes")
-            return None
-        self._lent[oid] = self._lent.get(oid, 0) + 1
-        self.sent_nbytes += nbytes
-        return self._segment.view(value.offset + start, nbytes)
-
-    def sent(self, link: BulkLink, oid: bytes) -> None:
-        self._lent[oid] -= 1
-        if not self._lent[oid]:
-            del self._lent[oid]
-            for then in self._late.pop(oid, []):
-                then()
-
     # receiving
 
     def destination(self, link: BulkLink, header: Bytes) -> memoryview | None:
@@ -502,24 +380,20 @@ class TransferDesk:
 
     def arrived(self, link: BulkLink, header: Bytes) -> None:
         oid, start = header.oid, header.start
-        self._source(sources.Grown(oid, start))
+        self.serving.feed(sources.Grown(oid, start))
         self._feed(pulls.Arrived(self._addresses[link], oid, start))
 
     def lost(self, link: BulkLink, reason: str) -> None:
-        self._acquainted(link)
-        if link in self._addresses:
-            address = self._addresses[link]
-            self._forget_outgoing(address, link)
-            self._feed(pulls.LinkDown(address, reason))
-        elif link in self._numbers_of:
-            number = self._numbers_of.pop(link)
-            del self._incoming[number], self._where[link]
-            self._source(sources.LinkLost(number))
+        address = self._addresses[link]
+        self._forget_outgoing(address, link)
+        self._feed(pulls.LinkDown(address, reason))
+
+    def contents(self, link: BulkLink, oid: bytes, start: int, nbytes: int) -> memoryview | None:
+        raise AssertionError("nothing is sent over a link that this node dialled")
+
+    def sent(self, link: BulkLink, oid: bytes) -> None:
+        raise AssertionError("nothing is sent over a link that this node dialled")
 
 
 def _pin(number: int) -> bytes:
     return _PIN + number.to_bytes(8, "big")
-
-
-def _sender(number: int) -> bytes:
-    return _LINK + number.to_bytes(8, "big")
