@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from typing import TYPE_CHECKING
 
 import posix_ipc
@@ -135,3 +136,16 @@ class Net:
         for node in self.nodes:
             node.close()
         self.reactor.close()
+
+
+def serve_until_told(name: str, nbytes: int) -> None:
+    """A node in a process of its own, with one object; ends when its standard input does."""
+    reactor = Reactor("remote")
+    node = StoreNode(reactor, name, Config(transfer_chunk_nbytes=65536), 2 * nbytes, "secret")
+    value = node.put(bytes(range(256)) * (nbytes // 256))
+    reactor.start_helper()
+    print(node.address, value.oid.hex(), node.name, flush=True)
+    sys.stdin.read()
+    with reactor.lock:
+        node.close()
+    reactor.close()
