@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from aioray.wire.plans import PlanMessage
 from aioray.wire.values import Value
 
 
@@ -116,4 +117,6 @@ class CloseStream(msgspec.Struct, array_like=True, tag=10):
     slot: int = 0  # as in the Call
 
 
-CallMessage = Greeting | Export | Call | Cancel | Done | Finished | GiveBack | Yielded | Proceed | CloseStream
+CallMessage = (
+    Greeting | Export | Call | Cancel | Done | Finished | GiveBack | Yielded | Proceed | CloseStream | PlanMessage
+)
