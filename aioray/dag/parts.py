@@ -1,4 +1,4 @@
-"""What the actors of a compiled graph are given: their part of the plan, and where those are to whom they hand values."""
+"""What the actors of a compiled graph are given: their parts of the plan, and where their neighbours are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a compiled graph does in each pass: who runs which calls, in what order, and who hands which value to whom. Pure.
+"""What a compiled graph does in each pass: who runs which calls, in what order, and who hands what to whom. Pure.
 
 Values have numbers: those of the order in which the graph can run. An actor runs its calls in that order, pass after
 pass, and takes in whatever arrives meanwhile; nobody waits for somebody later in the order, so nobody waits for ever.

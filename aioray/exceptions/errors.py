@@ -309,7 +309,7 @@ class RayChannelTimeoutError(RayChannelError, GetTimeoutError):
 
 
 class RayCgraphCapacityExceeded(RaySystemError):
-    """As many passes of the compiled graph are under way as may be (`_max_inflight_executions`): no room for one more."""
+    """As many passes of the compiled graph are under way as may be (`_max_inflight_executions`)."""
 
     usual = "too many passes of the compiled graph are under way"
 

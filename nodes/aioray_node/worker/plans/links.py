@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aioray.wire.plans import Passed
 
 _BUFFER_NBYTES = 256 * 1024
+_AT_ONCE = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # flags are slow to combine, and this is done for every value
 
 
 class LinkClosed(Exception):
@@ -85,7 +86,7 @@ class Outlet:
         """Send what the socket takes; whether something is left. Raises LinkClosed."""
         pending = self.pending
         try:
-            sent = self.sock.send(pending, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            sent = self.sock.send(pending, _AT_ONCE)
         except BlockingIOError:
             return True
         except OSError as exc:

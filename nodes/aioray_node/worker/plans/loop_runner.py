@@ -8,9 +8,10 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import AsyncioActorExit
+from aioray.runtime.handing_over import HandedOver
+from aioray.wire.plans import Passed
 from aioray_node.worker.in_thread import in_thread
 from aioray_node.worker.plans.links import LinkClosed
-from aioray_node.worker.plans.passes import Failure
 from aioray_node.worker.runtime import running
 
 if TYPE_CHECKING:
@@ -127,12 +128,16 @@ class LoopRunner:
         packed = self._passes.pack(call, result)
         if packed is None:
             return
-        if type(packed) is not Failure and not getattr(packed, "is_known", True):
+        if type(packed) is Passed:
+            messages = [packed] * len(call.takers)
+        else:
+            assert isinstance(packed, HandedOver)
             known = asyncio.Event()
             with self._services.reactor.lock:
-                packed.when_known(known.set)  # type: ignore[union-attr]
+                packed.when_known(known.set)
             await known.wait()
-        for outlet, message in self._passes.messages(call, packed):
+            messages = self._passes.messages(call, packed)
+        for outlet, message in zip(call.takers, messages, strict=True):
             if outlet.send(message):
                 self._wait_writable(outlet)
 

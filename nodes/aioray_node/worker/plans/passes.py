@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from aioray.dag.schedule import DRIVER, TICK
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from aioray.dag.parts import BoundCall, Part, Target
     from aioray.runtime.handing_over import HandedOver
-    from aioray.runtime.serialization import Serialized
     from aioray_node.worker.hosted_actor import HostedActor
     from aioray_node.worker.plans.links import Outlet
     from aioray_node.worker.runtime import WorkerRuntime
@@ -40,8 +38,10 @@ class Failure:
 class PreparedCall:
     """A call with all that can be looked up before the first pass."""
 
-    __slots__ = ("bound", "drops", "function", "keeps", "names", "number", "positions", "reads", "running", "template",
-                 "template_kwargs")  # fmt: skip
+    __slots__ = (
+        "bound", "drops", "function", "keeps", "names", "number", "positions", "reads", "running", "taker_ids",
+        "takers", "template", "template_kwargs", "to_driver",
+    )  # fmt: skip
 
     def __init__(self, bound: BoundCall, constants: Sequence[Any], actor: HostedActor, running: RunningCall) -> None:
         turn = bound.turn
@@ -57,6 +57,9 @@ class PreparedCall:
                 self.template_kwargs[place] = constants[at]
             else:
                 self.template[place] = constants[at]
+        self.takers: list[Outlet] = []  # the driver's is the last
+        self.taker_ids: list[bytes] = []  # processes of the others
+        self.to_driver = False
         self.positions = [(place, number) for place, number in bound.values if isinstance(place, int)]
         self.names = [(place, number) for place, number in bound.values if isinstance(place, str)]
 
@@ -86,15 +89,17 @@ class Passes:
         }
         self.values: dict[int, Any] = {}
         self.seq = 0  # of the pass at hand
-        self._outlets: dict[int, tuple[list[Outlet], list[bytes], Outlet | None]] = {}
+        self._small_nbytes = runtime.config.inline_max_nbytes
 
     def connect(self, outlets: dict[int, Outlet], targets: dict[int, Target]) -> None:
-        """Values can go: by call, to the actors in the order of its turn, and to the driver."""
+        """Values can go."""
         for call in self.calls:
             actors = [taker for taker in call.bound.turn.sends if taker != DRIVER]
-            driver = outlets[DRIVER] if DRIVER in call.bound.turn.sends else None
-            takers = [targets[taker].process_id for taker in actors]
-            self._outlets[call.number] = [outlets[taker] for taker in actors], takers, driver
+            call.to_driver = DRIVER in call.bound.turn.sends
+            call.takers = [outlets[taker] for taker in actors]
+            call.taker_ids = [targets[taker].process_id for taker in actors]
+            if call.to_driver:
+                call.takers.append(outlets[DRIVER])
 
     def came(self, messages: list[Any]) -> None:
         """Values came from a neighbour."""
@@ -151,40 +156,27 @@ class Passes:
 
     # results on their way
 
-    def pack(self, call: PreparedCall, result: Any) -> Failure | Serialized | HandedOver | None:
-        """What of a result goes to others; None where nobody takes it."""
-        if type(result) is Failure:
-            return result
-        outlets, takers, driver = self._outlets[call.number]
-        if not outlets and driver is None:
+    def pack(self, call: PreparedCall, result: Any) -> Passed | HandedOver | None:
+        """What of a result goes to others: the same to all, or what the node has to know before; None for nothing."""
+        if not call.takers:
             return None
+        if type(result) is Failure:
+            return Passed(self.seq, call.number, value=result.value)
         try:
             serialized = serialize_value(result)
+            if not serialized.buffers and not serialized.refs and len(serialized.data) <= self._small_nbytes:
+                return Passed(self.seq, call.number, serialized.data)
             if is_small(self.runtime, serialized):
-                return serialized
-            result_id = b"" if driver is None else object_id(self.part.driver, self.seq, call.bound.result)
-            return hand_over(self.runtime, serialized, takers, result_id)
+                return Passed(self.seq, call.number, serialized.data, [bytes(buffer) for buffer in serialized.buffers])
+            result_id = object_id(self.part.driver, self.seq, call.bound.result) if call.to_driver else b""
+            return hand_over(self.runtime, serialized, call.taker_ids, result_id)
         except Exception as exc:  # a result that cannot be sent is the call's failure
-            return self.failure(exc, call.bound.name)
+            return Passed(self.seq, call.number, value=self.failure(exc, call.bound.name).value)
 
-    def messages(self, call: PreparedCall, packed: Failure | Serialized | HandedOver) -> list[tuple[Outlet, Passed]]:
-        """What goes to whom. What was handed over is known to the node."""
-        outlets, _, driver = self._outlets[call.number]
-        seq, number = self.seq, call.number
-        everybody = outlets if driver is None else [*outlets, driver]
-        if type(packed) is Failure:
-            message = Passed(seq, number, value=packed.value)
-            return [(outlet, message) for outlet in everybody]
-        tokens = getattr(packed, "tokens", None)
-        if tokens is None:
-            message = Passed(seq, number, packed.data, [bytes(buffer) for buffer in packed.buffers])  # type: ignore[union-attr]
-            return [(outlet, message) for outlet in everybody]
-        value: Value = packed.value  # type: ignore[union-attr]
-        sent = [
-            (outlet, Passed(seq, number, value=value, token=token))
-            for outlet, token in zip(outlets, tokens, strict=True)
-        ]
-        return sent if driver is None else [*sent, (driver, Passed(seq, number, value=value))]
+    def messages(self, call: PreparedCall, handed: HandedOver) -> list[Passed]:
+        """What each taker gets of what was handed over, and the node knows; the driver, who owns it, is the last."""
+        tokens = [*handed.tokens, b""] if call.to_driver else handed.tokens
+        return [Passed(self.seq, call.number, value=handed.value, token=token) for token in tokens]
 
     def abandon(self) -> None:
         """No more passes: let go of what has come."""
@@ -198,8 +190,3 @@ def _running(bound: BoundCall, actor: HostedActor, caller: RunningCall) -> Runni
     """What a call of the graph says of itself, in every pass."""
     call = Call(caller.call.seq, bound.method, b"")
     return RunningCall(call, Caller(caller.caller.process_id, caller.caller.job_id, caller.caller.namespace), actor)
-
-
-def is_awaitable(result: Any) -> bool:
-    """Whether a method returned something that is for an event loop to finish."""
-    return inspect.iscoroutine(result)

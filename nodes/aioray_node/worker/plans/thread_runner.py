@@ -10,8 +10,9 @@ import select
 import threading
 from typing import TYPE_CHECKING, Any
 
+from aioray.runtime.handing_over import HandedOver
+from aioray.wire.plans import Passed
 from aioray_node.worker.plans.links import LinkClosed
-from aioray_node.worker.plans.passes import Failure
 from aioray_node.worker.runtime import running
 
 if TYPE_CHECKING:
@@ -100,10 +101,15 @@ class ThreadRunner:
         packed = self._passes.pack(call, result)
         if packed is None:
             return
-        if type(packed) is not Failure and not getattr(packed, "is_known", True):
-            runtime = self._services.runtime
-            runtime.reactor.run_until(lambda: packed.is_known)  # type: ignore[union-attr]
-        for outlet, message in self._passes.messages(call, packed):
+        if type(packed) is Passed:
+            for outlet in call.takers:
+                if outlet.send(packed):
+                    self._stuck.add(outlet)
+            return
+        assert isinstance(packed, HandedOver)
+        handed: HandedOver = packed
+        self._services.runtime.reactor.run_until(lambda: handed.is_known)
+        for outlet, message in zip(call.takers, self._passes.messages(call, handed), strict=True):
             if outlet.send(message):
                 self._stuck.add(outlet)
 
