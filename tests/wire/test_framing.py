@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioray.wire import calls, control
+from aioray.wire import calls, control, plans
 from aioray.wire.calls import Call, CallMessage
 from aioray.wire.control import Ack, ControlMessage, Query
 from aioray.wire.framing import (
@@ -50,6 +50,8 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.Yielded(7, [b"a", b"bc"]), "94080792c40161c4026263c0"),
     (calls.Proceed(7, 3, 5), "9409070305"),
     (calls.CloseStream(7, 1), "930a0701"),
+    (plans.Link(b"p", -1, 2), "940bc40170ff02"),
+    (plans.Passed(7, 1, b"v"), "970c0701c4017690c0c400"),
 ]
 
 
