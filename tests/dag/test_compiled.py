@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -494,7 +495,8 @@ def test_defaults_are_those_of_the_context(ray: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(context, "max_inflight_executions", 1)
     monkeypatch.setattr(context, "submit_timeout", 0)
     compiled = chain(remote_adder.remote().wait_for).experimental_compile()
+    monkeypatch.setattr(context, "max_inflight_executions", "x")
+    graph = chain(remote_adder.remote().add)
     with pytest.raises(InvalidOptionError, match="_max_inflight_executions"):
-        monkeypatch.setattr(context, "max_inflight_executions", "x")
-        chain(remote_adder.remote().add).experimental_compile()
+        graph.experimental_compile()
     assert "open" in repr(compiled)
