@@ -14,19 +14,20 @@ EXPECTED = [
     "[50000000.0, ",
     "('fast', 'one', [0]",
     "fetched\nanswer its time was up",
+    "[0, 30, 60, 90, 120]\n",
     "5\n10\n",
 ]
 
 
 def test_readme_shows_an_async_program_and_sync_ones() -> None:
-    assert len(PROGRAMS) == len(EXPECTED) == 5
+    assert len(PROGRAMS) == len(EXPECTED) == 6
 
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize(
     ("program", "expected"),
     list(zip(PROGRAMS, EXPECTED, strict=True)),
-    ids=["async", "sync", "environment", "failing", "actors"],
+    ids=["async", "sync", "environment", "failing", "compiled", "actors"],
 )
 def test_a_program_of_the_readme_runs(program: str, expected: str, tmp_path: Path) -> None:
     script = tmp_path / "program.py"

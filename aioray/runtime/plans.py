@@ -163,10 +163,10 @@ class Plan:
             if self.error is not None:
                 self._leave_inputs(run)
                 raise self.error
-            self.flight.begin(run.seq, frozenset(run.refs))
-            self._passes[run.seq] = run
             if self.state == "open" and not run.packed:
                 self._pack(run)  # it was opened just now
+            self.flight.begin(run.seq, frozenset(run.refs))
+            self._passes[run.seq] = run
             if self._unsent or run.handed or self.state != "open":
                 self._unsent.append(run)
                 self._pump_when_known(run)
@@ -174,26 +174,28 @@ class Plan:
                 self._send(run)
 
     def _pack(self, run: Pass) -> None:
-        """What a pass sends first: its values, to the actors that take them."""
-        messages = run.messages
-        for number, takers in self._schedule.gives.items():
-            if number == TICK:
-                messages += [(taker, Passed(run.seq, TICK)) for taker in takers]
-                continue
-            serialized = run.values[number]
-            if is_small(self.runtime, serialized):
-                message = Passed(run.seq, number, serialized.data, [bytes(buffer) for buffer in serialized.buffers])
-                messages += [(taker, message) for taker in takers]
-                continue
-            check_cluster(self.runtime, serialized.refs)
-            given = hand_over(self.runtime, serialized, [self._process_ids[taker] for taker in takers])
-            run.handed.append(given)
-            messages += [
-                (taker, Passed(run.seq, number, value=given.value, token=token))
-                for taker, token in zip(takers, given.tokens, strict=True)
-            ]
+        """What a pass sends first: its values, to the actors that take them. Raises ObjectStoreFullError."""
+        try:
+            for number, takers in self._schedule.gives.items():
+                run.messages += zip(takers, self._packed(run, number, takers), strict=True)
+        except BaseException:  # all of them, or none
+            self._leave_inputs(run)
+            raise
         run.packed = True
         run.values = {}
+
+    def _packed(self, run: Pass, number: int, takers: Sequence[int]) -> list[Passed]:
+        """One value, for each who takes it."""
+        if number == TICK:
+            return [Passed(run.seq, TICK)] * len(takers)
+        serialized = run.values[number]
+        if is_small(self.runtime, serialized):
+            data, buffers = serialized.data, [bytes(buffer) for buffer in serialized.buffers]
+            return [Passed(run.seq, number, data, buffers)] * len(takers)
+        check_cluster(self.runtime, serialized.refs)
+        given = hand_over(self.runtime, serialized, [self._process_ids[taker] for taker in takers])
+        run.handed.append(given)
+        return [Passed(run.seq, number, value=given.value, token=token) for token in given.tokens]
 
     def _pump_when_known(self, run: Pass) -> None:
         for handed in run.handed:

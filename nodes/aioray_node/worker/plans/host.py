@@ -105,7 +105,8 @@ class Plans:
         kind = ThreadRunner if self._services.loop is None else LoopRunner
         runner = kind(self._services, passes, inlets, list(prepared.outlets.values()))
         if key[1]:
-            self._runners.setdefault(key[1], []).append(runner)
+            running_here = [each for each in self._runners.get(key[1], ()) if not each.ended]
+            self._runners[key[1]] = [*running_here, runner]
         runner.start()
 
     # ends

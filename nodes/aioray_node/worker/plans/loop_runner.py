@@ -34,7 +34,7 @@ class LoopRunner:
         self._stuck: dict[int, list[Outlet]] = {}  # by descriptor: their sockets are full
         self._more: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None]
-        self._ended = False
+        self.ended = False
 
     def start(self) -> None:
         """Begin with the first pass. In the loop's thread."""
@@ -60,7 +60,7 @@ class LoopRunner:
             self._hung_up(inlet)
             return
         self._passes.came(messages)
-        if self._ended:
+        if self.ended:
             self._passes.abandon()
         elif self._more is not None and not self._more.done():
             self._more.set_result(None)
@@ -68,7 +68,7 @@ class LoopRunner:
     def _hung_up(self, inlet: Inlet) -> None:
         self._loop.remove_reader(inlet.sock)
         self._open.discard(inlet)
-        if not self._ended:
+        if not self.ended:
             self._task.cancel()
         self._close_if_through()
 
@@ -160,7 +160,7 @@ class LoopRunner:
 
     def _end(self, task: asyncio.Task[None]) -> None:
         """Neighbours hear that no more comes; what they still send is let go of, until they hang up, too."""
-        self._ended = True
+        self.ended = True
         if not task.cancelled() and task.exception() is not None:
             log = self._services.runtime.log
             log.error("aioray: an error in aioray itself, in a compiled graph", exc_info=task.exception())
@@ -173,7 +173,7 @@ class LoopRunner:
         self._close_if_through()
 
     def _close_if_through(self) -> None:
-        if self._ended and not self._open:
+        if self.ended and not self._open:
             for inlet in self._inlets:
                 inlet.close()
             for outlet in self._outlets:

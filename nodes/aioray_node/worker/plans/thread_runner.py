@@ -31,6 +31,7 @@ class ThreadRunner:
         self._outlets = outlets
         self._stuck: set[Outlet] = set()  # their sockets are full
         self._turn = passes.actor.turn
+        self.ended = False
         # A daemon: it may be in user code that does not end, and the process must.
         self._thread = threading.Thread(target=self._run, name="aioray-plan", daemon=True)
 
@@ -135,6 +136,7 @@ class ThreadRunner:
 
     def _end(self) -> None:
         """Neighbours hear that no more comes; what they still send is let go of, until they hang up, too."""
+        self.ended = True
         for outlet in self._outlets:
             outlet.hang_up()
         self._passes.abandon()
