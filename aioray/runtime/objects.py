@@ -105,6 +105,10 @@ class ObjectTable:
         """The ref of this process to an object that others know of, too."""
         return self._refs.get(oid)
 
+    def tracked(self, oid: bytes) -> Tracked | None:
+        """What is known here of an object; None of a small private one."""
+        return self._tracked.get(oid)
+
     def completed(self, ref: ObjectRef[Any]) -> None:
         """A tracked ref got its value; the node is told if it waits for it."""
         tracked = self._tracked.get(ref._oid)

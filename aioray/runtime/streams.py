@@ -43,6 +43,7 @@ class Stream:
         self.closed = False  # no more are wanted
         self._ready: collections.deque[bytes | ObjectRef[Any]] = collections.deque()
         self._received = 0
+        self._unsent: set[int] = set()  # values that workers may have stored, and did not live to send
         self._taken = 0
         self._told = 0  # how many were taken, as the worker knows
         self._ahead = ahead
@@ -73,22 +74,40 @@ class Stream:
     def start(self, connection: Connection, slot: int) -> Streaming:
         """The call is about to be sent, for the first time or again."""
         if self.connection is not None:
-            self.forget_unsent()
+            # Not let go of now: the next worker may store the same value before the node has read that we do.
+            self._unsent.add(self._received + 1)
         self.connection, self._slot = connection, slot
         self._told = self._taken
         return Streaming(self._ahead, self._received, self._taken, self._id_seqs[1:])
 
     def forget_unsent(self) -> None:
-        """A worker that died may have told the node of one more value, in our name, than it could send."""
+        """No more will come. A worker that died may have stored one value in our name that it never sent."""
+        for at in {*self._unsent, self._received + 1}:
+            self._forget(at)
+        self._unsent.clear()
+
+    def _forget(self, at: int, instead: Value | None = None) -> None:
+        """Let go of a value that was not sent. `instead`: what has come in its place, and is held as it says."""
         runtime = self.runtime
-        oid = object_id(runtime.process_id, *self._place(self._received + 1))
-        runtime.link.send(Release(runtime.process_id, [oid]))
-        runtime.link.send(Release(oid, []))  # what it holds, if it was to come inline
+        oid = object_id(runtime.process_id, *self._place(at))
+        tracked = runtime.objects.tracked(oid)
+        if not (instead is not None and instead.nbytes) and not (tracked is not None and tracked.held_at_node):
+            runtime.link.send(Release(runtime.process_id, [oid]))
+        if instead is None or not (instead.nbytes or instead.refs):
+            runtime.link.send(Release(oid, []))  # what it holds, if it was to come inline
+
+    def _replaced(self, last: Value | None) -> None:
+        """Values came that were not sent before, all of them small but the `last`."""
+        for at in [at for at in self._unsent if at <= self._received]:
+            self._unsent.discard(at)
+            self._forget(at, last if at == self._received else None)
 
     def receive(self, message: Yielded) -> None:
         """The next values."""
         items, value = message.items, message.value
         self._received += len(items) + (value is not None)
+        if self._unsent:
+            self._replaced(value)
         if self.closed or self.is_over:
             if value is not None:
                 let_go(self.runtime, value)
@@ -128,7 +147,7 @@ class Stream:
         runtime = self.runtime
         runtime.streams.ended(self)
         self.is_over = True
-        if completion._status != READY and self.connection is not None and not runtime.closed:
+        if (completion._status != READY or self._unsent) and self.connection is not None and not runtime.closed:
             self.forget_unsent()
         if self.closed:
             return
