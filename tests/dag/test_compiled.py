@@ -251,6 +251,24 @@ def test_memory_is_free_again_after_each_pass(nothing_left: None) -> None:
             assert aioray.get(compiled.execute(array))[-1] == 2
 
 
+def test_memory_of_passes_that_are_cut_short_is_free_again(nothing_left: None) -> None:
+    with aioray.init(num_cpus=2, object_store_memory=200 * 2**20):
+        actors = [remote_adder.remote(1) for _ in range(3)]
+        array = np.zeros(5 * 2**20, np.uint8)
+        graph = chain(*(actor.add for actor in actors))
+        for at in range(8):
+            compiled = graph.experimental_compile()
+            refs = [compiled.execute(array) for _ in range(5)]
+            if at % 2:
+                aioray.cancel(refs[3])
+                assert aioray.get(refs[at % 3])[-1] == 3
+            compiled.teardown()
+            del refs
+        aioray.get([actor.add.remote(0) for actor in actors])  # they are out of the last pass
+        large = [aioray.put(np.zeros(40 * 2**20, np.uint8)) for _ in range(4)]  # it waits for room
+        assert aioray.get(large[3])[-1] == 0
+
+
 def test_values_with_refs_inside_are_passed(ray: Any) -> None:
     one, two = remote_adder.remote(), remote_adder.remote()
     compiled = chain(one.ref, two.deref).experimental_compile()
