@@ -98,7 +98,7 @@ class CompiledDAG:
         plan = self._plan
         self._runtime.require_open()
         if plan.error is not None:
-            raise plan.error
+            raise plan.error.with_traceback(None)  # it is raised again and again
         return plan.flight.has_room()
 
     def _wait_for_room(self) -> None:

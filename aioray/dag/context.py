@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_current: list[DAGContext] = []
+_current: list[DAGContext] = []  # one at most: Ray's programs set their defaults for the whole process
 
 
 @dataclass

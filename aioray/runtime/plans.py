@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aioray.dag.flight import Flight
 from aioray.dag.parts import PREPARE, START, Part, Target
 from aioray.dag.schedule import DRIVER, TICK
-from aioray.exceptions import ActorDiedError, RayChannelError
+from aioray.exceptions import ActorDiedError, RayChannelError, RayTaskError
 from aioray.options import METHOD_DEFAULTS
 from aioray.refs import PENDING, RAISED, READY
 from aioray.runtime.actor_calls import CallRules, MethodTarget
@@ -92,10 +92,15 @@ class Plan:
         with self.runtime.reactor.lock:
             for actor in self._actors:
                 actor.line.plans.append(self)
-        refs = [
-            self._call(index, PREPARE, part, *some)
-            for index, (part, some) in enumerate(zip(self._parts, constants, strict=True))
-        ]
+        try:
+            refs = [
+                self._call(index, PREPARE, part, *some)
+                for index, (part, some) in enumerate(zip(self._parts, constants, strict=True))
+            ]
+        except BaseException as exc:  # a constant that cannot be sent, for example
+            with self.runtime.reactor.lock:
+                self.close(exc)
+            raise
         self._after(refs, self._prepared)
 
     def _after(self, refs: list[ObjectRef[Any]], then: Callable[[list[Any]], None]) -> None:
@@ -108,9 +113,12 @@ class Plan:
             if self.state == "closed":
                 return
             if failed is not None:
-                self.close(self.runtime.outcome_error(failed))
-            else:
+                self.close(_as_error(lambda: self.runtime.outcome_error(failed)))
+                return
+            try:
                 then([self.runtime.load(ref) for ref in refs])
+            except Exception as exc:  # no room for one more call of an actor, for example
+                self.close(exc)
 
         with self.runtime.reactor.lock:
             when_ready([(0, ref) for ref in refs], answered)
@@ -277,13 +285,14 @@ class Plan:
         reason = line.reason or "it has died"
         if line.state == "restarting":
             reason = f"{reason}; it is being restarted: the graph has to be compiled again"
-        if line.error is not None:
-            error = self.runtime.objects.load(line.error)
-            if line.unseen is not None:
-                line.unseen.seen = True
-            self.close(getattr(error, "as_instanceof_cause", lambda: error)())
-        else:
+        if line.error is None:
             self.close(ActorDiedError(line.actor_id.hex(), reason, line.cls))
+            return
+        value = line.error
+        if line.unseen is not None:
+            line.unseen.seen = True
+        error = _as_error(lambda: self.runtime.objects.load(value))
+        self.close(error.as_instanceof_cause() if isinstance(error, RayTaskError) else error)
 
     def _on_close(self, connection: Connection, reason: str) -> None:
         self._connections = {at: each for at, each in self._connections.items() if each is not connection}
@@ -338,3 +347,13 @@ class Plan:
             connection.close()
         self._connections.clear()
         self.runtime.plans.discard(self)
+
+
+def _as_error(load: Callable[[], Any]) -> BaseException:
+    """An error that comes pickled; or why it cannot be had here: this must not disturb whoever tells of it."""
+    try:
+        error = load()
+    except Exception as exc:
+        return exc
+    assert isinstance(error, BaseException)
+    return error

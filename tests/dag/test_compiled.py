@@ -390,6 +390,41 @@ def test_an_actor_that_exits_or_is_killed_ends_its_graphs(ray: Any) -> None:
         chain(one.add, three.add).experimental_compile()
 
 
+class Stillborn:
+    def __init__(self) -> None:
+        raise LookupError("no such thing")
+
+    def add(self, x: Any) -> Any:
+        return x
+
+
+def test_compiling_fails_with_what_keeps_an_actor_from_taking_part(ray: Any, tmp_path: pathlib.Path) -> None:
+    adder = remote_adder.options(max_pending_calls=1).remote()
+    pending = adder.wait_for.remote(tmp_path / "go")
+    with pytest.raises(aioray.exceptions.PendingCallsLimitExceeded):
+        chain(adder.add).experimental_compile()
+    (tmp_path / "go").touch()
+    assert ray.get(pending) == 1
+    assert ray.get(chain(adder.add).experimental_compile().execute(1)) == 1
+    with pytest.raises(LookupError, match="no such thing"):
+        chain(ray.remote(Stillborn).remote().add).experimental_compile()
+    one = remote_adder.remote()
+    with InputNode() as x:
+        graph = one.both.bind(x, threading.Lock())
+    with pytest.raises(SerializationError):
+        graph.experimental_compile()
+    assert ray.get(chain(one.add).experimental_compile().execute(1)) == 1
+
+
+async def test_in_a_loop_what_keeps_an_actor_from_taking_part_is_raised_by_passes(cluster: aioray.Cluster) -> None:
+    compiled = chain(aioray.remote(Stillborn).remote().add).experimental_compile()
+    ref = compiled.execute(1)
+    with pytest.raises(LookupError, match="no such thing"):
+        await ref
+    with pytest.raises(LookupError, match="no such thing"):
+        compiled.execute(1)
+
+
 def test_an_actor_that_is_restarted_has_to_be_compiled_again(ray: Any) -> None:
     one = remote_adder.options(max_restarts=1).remote()
     compiled = chain(one.die).experimental_compile()
