@@ -6,8 +6,6 @@ import asyncio
 import gc
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -493,25 +491,6 @@ def test_a_cluster_that_ends_under_a_graph(nothing_left: None) -> None:
     with pytest.raises(aioray.exceptions.RaySystemError):
         compiled.execute(1)
     compiled.teardown()
-
-
-DRIVER = """
-import os, signal, sys
-import aioray
-from aioray.dag import InputNode
-from tests.dag.test_compiled import chain, remote_adder
-aioray.init(num_cpus=2)
-actors = [remote_adder.remote(1) for _ in range(3)]
-compiled = chain(*(actor.add for actor in actors)).experimental_compile()
-assert aioray.get(compiled.execute(1)) == 4
-ref = compiled.execute(2)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_driver_that_dies_takes_its_graph_and_actors_along(nothing_left: None) -> None:
-    done = subprocess.run([sys.executable, "-c", DRIVER], check=False, timeout=60, cwd=os.getcwd())
-    assert done.returncode == -signal.SIGKILL
 
 
 def test_what_cannot_be_compiled_is_refused(ray: Any) -> None:
