@@ -263,8 +263,8 @@ def test_memory_of_passes_that_are_cut_short_is_free_again(nothing_left: None) -
             compiled.teardown()
             del refs
         aioray.get([actor.add.remote(0) for actor in actors])  # they are out of the last pass
-        large = [aioray.put(np.zeros(40 * 2**20, np.uint8)) for _ in range(4)]  # it waits for room
-        assert aioray.get(large[3])[-1] == 0
+        large = aioray.put(np.zeros(110 * 2**20, np.uint8))  # in one piece; it waits for room
+        assert aioray.get(large)[-1] == 0
 
 
 def test_values_with_refs_inside_are_passed(ray: Any) -> None:
