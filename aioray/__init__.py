@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from aioray import actor, exceptions, runtime_context, runtime_env
+from aioray import actor, exceptions, later, runtime_context, runtime_env
 from aioray.actors import ActorClass, ActorHandle, method
 from aioray.api import (
     available_resources,
@@ -28,14 +28,16 @@ from aioray.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from aioray.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskID, WorkerID
 from aioray.refs import ObjectRef
 from aioray.runtime_context import get_runtime_context
+from aioray.typed_actors import Actor
 from aioray.waiting import as_completed, wait
 
 if TYPE_CHECKING:
-    from aioray import dag, util
+    from aioray import cloudpickle, dag, experimental, job_config, util
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Actor",
     "ActorClass",
     "ActorHandle",
     "ActorID",
@@ -55,11 +57,13 @@ __all__ = [
     "available_resources",
     "cancel",
     "checkpoint",
+    "cloudpickle",
     "cluster_resources",
     "connect",
     "dag",
     "disconnect",
     "exceptions",
+    "experimental",
     "explain",
     "get",
     "get_actor",
@@ -67,6 +71,7 @@ __all__ = [
     "get_runtime_context",
     "init",
     "is_initialized",
+    "job_config",
     "kill",
     "method",
     "nodes",
@@ -80,10 +85,17 @@ __all__ = [
 ]
 
 
+_MODULES = {"cloudpickle", "dag", "experimental", "job_config", "util"}
+
+
 def __getattr__(name: str) -> Any:
     """What a program may never need is imported when it does: starting is short."""
-    if name in ("dag", "util"):
+    if name in _MODULES:
         import importlib
 
         return importlib.import_module(f"aioray.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise later.missing(__name__, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import json
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, Union, overload
 
 from aioray import current
 from aioray.exceptions import ActorAlreadyExistsError, InvalidOptionError
@@ -26,24 +26,54 @@ from aioray.runtime.serialization import Counted, loading_runtime
 from aioray.signatures import Signature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 
     from aioray.dag import ClassMethodNode, ClassNode
+    from aioray.generators import ObjectRefGenerator
     from aioray.refs import ObjectRef
     from aioray.runtime.actor_calls import RemoteActor
+    from aioray.typed_actors import Actor, MarkMethod, MarkMethodOfSeveral, OnlyAny, RemoteMethod
 
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
 C = TypeVar("C")
 OF_ALL_CALLS = ""  # where a method's name stands, in what a handle is made of: what concerns all calls of the actor
 # What every actor has beside the methods of its class, and what arguments it takes.
 _OF_EVERY_ACTOR = {"__ray_ready__": "", "__ray_call__": "/fn *args **kwargs", "__ray_terminate__": ""}
-F = TypeVar("F", bound="Callable[..., Any]")
 
 _OPTIONS = "__aioray_method_options__"
 _GENERATES = "is a generator"  # among the options of a method, on its way: no name of an option
 
 
-def method(**options: Any) -> Callable[[F], F]:
-    """Give a method of an actor class options of its own: `num_returns`, `concurrency_group`, and so on.
+@overload
+def method(fn: Callable[Concatenate[Any, P], OnlyAny], /) -> RemoteMethod[P, Any, ObjectRef[Any]]: ...
+@overload
+def method(
+    fn: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /
+) -> RemoteMethod[P, Coroutine[Any, Any, T], ObjectRef[T]]: ...
+@overload
+def method(  # type: ignore[overload-overlap]
+    fn: Callable[Concatenate[Any, P], Iterator[T]], /
+) -> RemoteMethod[P, Iterator[T], ObjectRefGenerator[T]]: ...
+@overload
+def method(  # type: ignore[overload-overlap]
+    fn: Callable[Concatenate[Any, P], AsyncIterator[T]], /
+) -> RemoteMethod[P, AsyncIterator[T], ObjectRefGenerator[T]]: ...
+@overload
+def method(fn: Callable[Concatenate[Any, P], R], /) -> RemoteMethod[P, R, ObjectRef[R]]: ...
+@overload
+def method(*, num_returns: int | str, **options: Any) -> MarkMethodOfSeveral: ...
+@overload
+def method(**options: Any) -> MarkMethod: ...
+
+
+def method(*args: Any, **options: Any) -> Any:
+    """Mark a method of an actor class: `@method`, or `@method(num_returns=2, ...)` with options of its own.
+
+    Without options it changes nothing when the program runs. For type checkers, in a class that inherits from
+    `aioray.Actor`, the method of a handle then has `.remote` with the types of the method (see `aioray.typed_actors`).
 
     max_task_retries: how often a call is sent again when the actor died under it and was restarted; default that of the
     actor. retry_exceptions: True, or a list of types: a call that raises one of these is sent again, too, and runs
@@ -52,17 +82,21 @@ def method(**options: Any) -> Callable[[F], F]:
     timeout (ours): seconds from each call on. deadline (ours): until when calls may take, a datetime with a time zone
     or a time as of time.time(). What takes longer is cancelled, and its refs raise TaskTimeoutError; calls that it
     makes have the same deadline, or an earlier one of their own.
+    name: of the calls, in messages and for `get_runtime_context().get_task_name()`, in place of class and method.
+
     `.options(...)` of the bound method overrides them for a call. Raises InvalidOptionError.
     """
+    if args and (len(args) > 1 or options or not callable(args[0])):
+        raise TypeError("write @method, or @method(option=value, ...): options are given by name")
     checked = method_options(options)
     plain = {name: getattr(checked, name) for name in options}  # a datetime, for example, has become a number
 
-    def mark(fn: F) -> F:
+    def mark(fn: Any) -> Any:
         returns_of(checked, generates=is_generator_function(fn))  # checks how they go together
         setattr(fn, _OPTIONS, {**getattr(fn, _OPTIONS, {}), **plain})
         return fn
 
-    return mark
+    return mark(args[0]) if args else mark
 
 
 def methods_of(cls: type) -> dict[str, str]:
@@ -166,7 +200,8 @@ class ActorMethod:
         """The same method with other options (see `aioray.method`). Raises InvalidOptionError."""
         target, new = self._target, method_options(options, self._options)
         rules = self._actor.line.rules
-        new_target = MethodTarget(target.method, target.name, new, rules, generates=target.generates)
+        title = f"{self._actor.cls}.{target.method}"
+        new_target = MethodTarget(target.method, title, new, rules, generates=target.generates)
         return ActorMethod(self._actor, new_target, new, self._signature)
 
     def _remote(
@@ -233,6 +268,10 @@ class ActorHandle(Counted):
 
     def __repr__(self) -> str:
         return f"Actor({self._actor.cls}, {self._actor.actor_id.hex()})"
+
+
+if TYPE_CHECKING:
+    AnyHandle = ActorHandle | Actor  # for checkers, a handle may have the class of its actor as its type
 
 
 class ActorIdText(str):
@@ -316,6 +355,13 @@ class ActorClass(Generic[C]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         name = self._cls.__name__
         raise TypeError(f"{name} is an actor class: create one with {name}.remote(...)")
+
+    def __or__(self, other: Any) -> Any:
+        """`Counter | None` in an annotation that is evaluated: for checkers a handle has the class as its type."""
+        return Union[self, other]  # noqa: UP007 # `|` is what this makes possible
+
+    def __ror__(self, other: Any) -> Any:
+        return Union[other, self]  # noqa: UP007
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
         name = self._cls.__name__

@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from aioray import current
 from aioray.actors import ActorClass, ActorHandle
@@ -19,15 +19,20 @@ from aioray.generators import ObjectRefGenerator
 from aioray.options import actor_options, task_options
 from aioray.refs import ObjectRef
 from aioray.start_options import check_later_options, check_options
+from aioray.typed_actors import Actor, OnlyAny
 from aioray.waiting import check_timeout, refs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 
+    from aioray.actors import AnyHandle
+    from aioray.job_config import JobConfig
     from aioray.runtime.runtime import Runtime
 
 T = TypeVar("T")
+R = TypeVar("R")
 C = TypeVar("C")
+Typed = TypeVar("Typed", bound=Actor)
 
 _init_lock = threading.Lock()
 _sync_clusters: list[SyncCluster] = []  # at most one: what `init` started
@@ -42,6 +47,7 @@ def init(
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
     object_store_memory: int | None = None,
     ignore_reinit_error: bool = False,
     include_dashboard: bool | None = None,
@@ -51,6 +57,7 @@ def init(
     log_to_driver: bool = True,
     namespace: str | None = None,
     runtime_env: Mapping[str, Any] | None = None,
+    job_config: JobConfig | Mapping[str, Any] | None = None,
     _system_config: Mapping[str, Any] | None = None,
     _temp_dir: str | None = None,
     **not_yet: Any,
@@ -58,10 +65,13 @@ def init(
     """Start a cluster for a program without an event loop: a head process, with its workers, beside this one.
 
     num_cpus: default the CPUs this process may use. num_gpus: default those found that CUDA_VISIBLE_DEVICES leaves.
+    resources: more of what the node has, names and amounts, for tasks and actors that ask for it. `_temp_dir`: where
+    the session's files go.
+    labels: of the node, such as {"region": "us"}, for `label_selector` and the like.
     object_store_memory: bytes, default 30 % of the machine's memory, never more than /dev/shm has. log_to_driver: show
     here what workers print. configure_logging, logging_level, logging_format: of the logger "aioray". namespace: of
-    named actors. runtime_env: of all tasks and actors, see aioray.runtime_env.RuntimeEnv. `_system_config`: see
-    aioray.config.Config.
+    named actors. runtime_env: of all tasks and actors, see aioray.runtime_env.RuntimeEnv. job_config: the last two in
+    one, see aioray.job_config.JobConfig. `_system_config`: see aioray.config.Config.
 
     Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already (unless
     ignore_reinit_error), InvalidOptionError for an option that is not known, or not there yet.
@@ -73,11 +83,13 @@ def init(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         resources=resources,
+        labels=labels,
         object_store_memory=object_store_memory,
         temp_dir=_temp_dir,
         namespace=namespace,
         log_to_driver=log_to_driver,
         runtime_env=runtime_env,
+        job_config=job_config,
         system_config=_system_config,
     )
     with _init_lock:
@@ -114,10 +126,12 @@ def connect(
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
     object_store_memory: int | None = None,
     log_to_driver: bool = True,
     namespace: str | None = None,
     runtime_env: Mapping[str, Any] | None = None,
+    job_config: JobConfig | Mapping[str, Any] | None = None,
     _system_config: Mapping[str, Any] | None = None,
     _temp_dir: str | None = None,
     **not_yet: Any,
@@ -133,11 +147,13 @@ def connect(
             num_cpus=num_cpus,
             num_gpus=num_gpus,
             resources=resources,
+            labels=labels,
             object_store_memory=object_store_memory,
             temp_dir=_temp_dir,
             namespace=namespace,
             log_to_driver=log_to_driver,
             runtime_env=runtime_env,
+            job_config=job_config,
             system_config=_system_config,
         )
     )
@@ -189,14 +205,60 @@ current.start_with(lambda: init(ignore_reinit_error=True))  # another thread may
 # functions and classes
 
 
+if TYPE_CHECKING:
+
+    class MakeRemote(Protocol):
+        """`@aioray.remote(...)`, as long as it leaves num_returns alone: as `remote` without options."""
+
+        @overload
+        def __call__(self, target: type[Typed], /) -> type[Typed]: ...  # type: ignore[overload-overlap]
+        @overload
+        def __call__(self, target: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap]
+        @overload
+        def __call__(self, target: Callable[P, OnlyAny], /) -> RemoteFunction[P, Any, ObjectRef[Any]]: ...
+        @overload
+        def __call__(
+            self, target: Callable[P, Coroutine[Any, Any, T]], /
+        ) -> RemoteFunction[P, Coroutine[Any, Any, T], ObjectRef[T]]: ...
+        @overload
+        def __call__(  # type: ignore[overload-overlap]
+            self, target: Callable[P, Iterator[T]], /
+        ) -> RemoteFunction[P, Iterator[T], ObjectRefGenerator[T]]: ...
+        @overload
+        def __call__(  # type: ignore[overload-overlap]
+            self, target: Callable[P, AsyncIterator[T]], /
+        ) -> RemoteFunction[P, AsyncIterator[T], ObjectRefGenerator[T]]: ...
+        @overload
+        def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
+        def __call__(self, target: Any, /) -> Any: ...
+
+    class MakeRemoteOfSeveral(Protocol):
+        """`@aioray.remote(num_returns=...)`: what that gives is said by a value."""
+
+        def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R, Any]: ...
+
+
+# A class is callable, too, and every result is one of any type: the order matters.
 @overload
-def remote(fn: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap] # a class is callable, too
+def remote(target: type[Typed], /) -> type[Typed]: ...  # type: ignore[overload-overlap]
 @overload
-def remote(fn: Callable[P, Coroutine[Any, Any, T]], /) -> RemoteFunction[P, T]: ...
+def remote(target: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap]
 @overload
-def remote(fn: Callable[P, T], /) -> RemoteFunction[P, T]: ...
+def remote(target: Callable[P, OnlyAny], /) -> RemoteFunction[P, Any, ObjectRef[Any]]: ...
 @overload
-def remote(**options: Any) -> Callable[[Any], Any]: ...
+def remote(
+    target: Callable[P, Coroutine[Any, Any, T]], /
+) -> RemoteFunction[P, Coroutine[Any, Any, T], ObjectRef[T]]: ...
+@overload
+def remote(target: Callable[P, Iterator[T]], /) -> RemoteFunction[P, Iterator[T], ObjectRefGenerator[T]]: ...  # type: ignore[overload-overlap]
+@overload
+def remote(target: Callable[P, AsyncIterator[T]], /) -> RemoteFunction[P, AsyncIterator[T], ObjectRefGenerator[T]]: ...  # type: ignore[overload-overlap]
+@overload
+def remote(target: Callable[P, R], /) -> RemoteFunction[P, R, ObjectRef[R]]: ...
+@overload
+def remote(*, num_returns: int | str, **options: Any) -> MakeRemoteOfSeveral: ...
+@overload
+def remote(**options: Any) -> MakeRemote: ...
 
 
 def remote(*args: Any, **options: Any) -> Any:
@@ -239,6 +301,8 @@ def put(value: Any) -> ObjectRef[Any]:
 def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
 @overload
 def get(refs: Sequence[ObjectRef[T]], *, timeout: float | None = None) -> list[T]: ...
+@overload
+def get(refs: Sequence[ObjectRef[Any]], *, timeout: float | None = None) -> list[Any]: ...
 
 
 def get(refs: Any, *, timeout: float | None = None) -> Any:
@@ -282,7 +346,7 @@ def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False
 # actors
 
 
-def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+def kill(actor: AnyHandle, *, no_restart: bool = True) -> None:
     """End an actor now. Calls under way, and later ones, raise ActorDiedError.
 
     With no_restart=False it is constructed again, if it has restarts left (`max_restarts`; this one counts). Calls
@@ -316,6 +380,9 @@ def explain(ref: ObjectRef[Any]) -> str:
     state, lease_id = ref._runtime.explain_state(ref)
     if lease_id is not None:
         state = f"{state}: {ref._runtime.ask('explain', lease_id=lease_id)}"
+    elif actor_id := ref._runtime.actor_awaited_by(ref):
+        why = ref._runtime.ask("explain_actor", actor_id=actor_id)
+        state = f"{state}: {why}" if why else state
     return f"{ref!r} {state}"
 
 

@@ -27,9 +27,10 @@ def checkpoint(*, every_calls: int | None = None, every_s: float | None = None) 
     every_calls: after so many calls, and before the last of them is answered, so that what was answered is saved.
     every_s: so many seconds after the first call that was not saved. With both: whichever comes first. One is taken,
     too, when the actor leaves with sys.exit. In an actor whose methods run in threads it runs beside calls; else no
-    call runs meanwhile, but for coroutines where the hook awaits. The state is pickled as a result is, and kept in the
-    object store of the node as long as the actor lives; not on disk yet. One that fails is logged, and leaves the one
-    before as it was. A restore that fails is the end of the actor, as a constructor is that raises.
+    call runs meanwhile, but for coroutines where the hook awaits. The state is pickled as a result is, and kept as long
+    as the actor lives: in the object store, and in the journal of the node, on disk. Calls that it saves are answered
+    when it is written there; or when that cannot be done, of which the driver hears. One that fails is logged, and
+    leaves the one before as it was. A restore that fails is the end of the actor, as a constructor is that raises.
 
     Raises InvalidOptionError.
     """

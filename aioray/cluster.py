@@ -105,6 +105,7 @@ class Cluster:
             num_gpus=options.num_gpus,
             memory=options.memory,
             resources=options.resources,
+            labels=options.labels,
             object_store_memory=options.object_store_memory,
             temp_dir=options.temp_dir,
         )

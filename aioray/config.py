@@ -40,6 +40,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     worker_idle_reap_s: Seconds = 60.0
     # Workers a node starts before anyone asks; -1: one per CPU.
     prestart_workers: Annotated[int, Meta(ge=-1)] = -1
+    # Functions that a worker keeps unpickled; one more, and that which was not called for longest is unpickled again.
+    worker_functions_kept: Count = 1000
     # Modules the zygote imports once for all workers it forks, separated by commas; "" for none.
     zygote_preload: str = "numpy"
     # Lines that workers print appear at the driver as "(name pid=...) line".

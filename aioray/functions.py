@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from aioray import current
 from aioray.generators import is_generator_function, submit_stream
 from aioray.options import TASK_DEFAULTS, TaskOptions, returns_of, task_options
 from aioray.signatures import Signature
+from aioray.typed_actors import Remote
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from aioray.dag import FunctionNode
-    from aioray.generators import ObjectRefGenerator
-    from aioray.refs import ObjectRef
     from aioray.runtime.tasks import TaskTarget
 
 P = ParamSpec("P")
-T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
+Given_co = TypeVar("Given_co", covariant=True)  # what `remote` gives
 
 
-class _OnlyAny:
-    """For type checkers: no function returns this, so that only Any, of which nothing is known, goes for it."""
-
-
-class RemoteFunction(Generic[P, R_co]):
+class RemoteFunction(Remote[P, R_co, Given_co]):
     """A function that runs on the cluster: `f.remote(x)` returns at once, with a ref to what `f(x)` will be.
 
     Arguments that are refs are resolved first; refs inside containers stay refs. Made by `@aioray.remote`.
@@ -41,16 +36,7 @@ class RemoteFunction(Generic[P, R_co]):
         self._target: TaskTarget | None = None  # what the cluster of the last call needs to know, found once
         functools.update_wrapper(self, fn)
 
-    @overload
-    def remote(self: RemoteFunction[P, _OnlyAny], *args: Any, **kwargs: Any) -> ObjectRef[Any]: ...
-    @overload
-    def remote(self: RemoteFunction[P, Iterator[T]], *args: Any, **kwargs: Any) -> ObjectRefGenerator[T]: ...
-    @overload
-    def remote(self: RemoteFunction[P, AsyncIterator[T]], *args: Any, **kwargs: Any) -> ObjectRefGenerator[T]: ...
-    @overload
-    def remote(self, *args: Any, **kwargs: Any) -> ObjectRef[R_co]: ...
-
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
         """Call it. Returns a ref; a list of refs with num_returns=n, None with num_returns=0.
 
         For a generator function, or with num_returns="streaming", it returns an ObjectRefGenerator; with "dynamic" a
@@ -74,6 +60,9 @@ class RemoteFunction(Generic[P, R_co]):
             return refs[0]
         return list(refs) if refs else None  # as in Ray: the count is in the options
 
+    if not TYPE_CHECKING:  # checkers have it from Remote, with the types of its arguments
+        remote = _call
+
     def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:
         """A call to be made when a graph runs, see `aioray.dag`. Raises TypeError when the arguments do not fit."""
         from aioray.dag import FunctionNode
@@ -81,13 +70,18 @@ class RemoteFunction(Generic[P, R_co]):
         Signature.of(self._function, _name_of(self._function)).check(args, kwargs)
         return FunctionNode(self, args, kwargs)
 
-    def options(self, **options: Any) -> RemoteFunction[P, R_co]:
+    @overload
+    def options(self, *, num_returns: int | str, **options: Any) -> RemoteFunction[P, R_co, Any]: ...
+    @overload
+    def options(self, **options: Any) -> RemoteFunction[P, R_co, Given_co]: ...
+
+    def options(self, **options: Any) -> Any:
         """The same function with other options. Raises InvalidOptionError."""
         return RemoteFunction(self._function, task_options(options, self._options))
 
     def _remote(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> ObjectRef[R_co]:
+    ) -> Any:
         """The form that programs from Ray's early days use."""
         fn = self.options(**options) if options else self
         return fn.remote(*(args or ()), **(kwargs or {}))

@@ -20,8 +20,10 @@ import msgspec
 
 from aioray import runtime_env
 from aioray.exceptions import InvalidOptionError
+from aioray.labels import SELECTOR_ALLOWED, selector_of
 from aioray.runtime_env import RuntimeEnv, checked_env
 from aioray.wire.calls import DYNAMIC, STREAMING
+from aioray.wire.strategies import Strategy
 
 Kind = Literal["task", "actor", "method"]
 
@@ -133,16 +135,22 @@ def _at_least_one(value: Any) -> int:
     return count
 
 
-def _exceptions_by_name(value: Any) -> bool | tuple[str, ...]:
-    """Types go by name: a method's options travel with its handle, and whoever calls need not have the classes."""
+def _retry_exceptions(value: Any) -> bool | tuple[type[Exception], ...]:
+    """No types are none to retry. What ends a process, or a call that was cancelled, is no error to try again after."""
     if isinstance(value, bool):
         return value
-    if not isinstance(value, (list, tuple)) or not value:
+    if not isinstance(value, list | tuple):
         raise ValueError("neither a bool nor a list of exception types")
     for each in value:
         if not (isinstance(each, type) and issubclass(each, Exception)):
-            raise ValueError(f"{each!r} is no type of exceptions")
-    return tuple(type_name(each) for each in value)
+            raise ValueError(f"{each!r} is no type of exceptions, that is, no subclass of Exception")
+    return tuple(value) or False
+
+
+def _exceptions_by_name(value: Any) -> bool | tuple[str, ...]:
+    """Types go by name: a method's options travel with its handle, and whoever calls need not have the classes."""
+    types = _retry_exceptions(value)
+    return types if isinstance(types, bool) else tuple(map(type_name, types))
 
 
 def type_name(cls: type) -> str:
@@ -193,22 +201,40 @@ def _moment(value: Any) -> float:
     return _number(value)
 
 
-def _retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, list | tuple):
-        raise ValueError("neither a bool nor a list")
-    for each in value:
-        if not (isinstance(each, type) and issubclass(each, BaseException)):
-            raise ValueError(f"{each!r} is not an exception type")
-    return tuple(value) or False
-
-
 def _runtime_env(value: Any) -> RuntimeEnv:
     try:
         return checked_env(value)
     except InvalidOptionError as exc:
         raise ValueError(exc.reason) from None
+
+
+def _scheduling_strategy(value: Any) -> Any:
+    if isinstance(value, str) and value in ("DEFAULT", "SPREAD"):
+        return value
+    if isinstance(value, type) or not hasattr(value, _AS_STRATEGY):
+        raise ValueError("no such strategy")
+    return value
+
+
+_AS_STRATEGY = "__aioray_strategy__"  # what objects for `scheduling_strategy` have: these are imported by who uses them
+
+
+def _label_selector(value: Any) -> dict[str, str]:
+    selector_of(value)
+    return dict(value)
+
+
+def _fallback_strategy(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("not a list")
+    for at, each in enumerate(value):
+        if not isinstance(each, Mapping) or set(each) != {"label_selector"}:
+            raise ValueError(f"{each!r} is not a dict with just 'label_selector'")
+        try:
+            selector_of(each["label_selector"])
+        except ValueError as exc:
+            raise ValueError(f"[{at}]: {exc}") from None
+    return [{"label_selector": dict(each["label_selector"])} for each in value]
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -227,6 +253,7 @@ TASK: tuple[Kind, ...] = ("task",)
 ACTOR: tuple[Kind, ...] = ("actor",)
 METHOD: tuple[Kind, ...] = ("method",)
 CALLS: tuple[Kind, ...] = ("task", "method")
+ALL: tuple[Kind, ...] = ("task", "actor", "method")
 
 
 def _planned(name: str, kinds: tuple[Kind, ...], *defaults: Any) -> Option:
@@ -250,15 +277,21 @@ _ROWS = [
         "scheduling_strategy",
         BOTH,
         "DEFAULT",
-        _only("DEFAULT", "SPREAD", later=lambda value: not isinstance(value, str)),
-        "None, 'DEFAULT', 'SPREAD'",
+        _scheduling_strategy,
+        "None, 'DEFAULT', 'SPREAD', NodeAffinitySchedulingStrategy(...), NodeLabelSchedulingStrategy(...)",
     ),
-    Option("name", BOTH, None, _text, "a str that is not empty"),
-    Option("enable_task_events", BOTH, True, _flag, "True, False"),  # no effect as long as there are no task events
+    Option("name", ALL, None, _text, "a str that is not empty"),
+    Option("enable_task_events", ALL, True, _flag, "True, False"),  # no effect as long as there are no task events
     _planned("object_store_memory", BOTH, 0),
     Option("accelerator_type", BOTH, None, _text, "the name of a kind of GPU, such as 'A100'"),
-    _planned("label_selector", BOTH, {}),
-    _planned("fallback_strategy", BOTH, []),
+    Option("label_selector", BOTH, {}, _label_selector, SELECTOR_ALLOWED),
+    Option(
+        "fallback_strategy",
+        BOTH,
+        [],
+        _fallback_strategy,
+        f"a list of {{'label_selector': ...}}, each {SELECTOR_ALLOWED}",
+    ),
     _planned("_labels", BOTH, {}),
     _planned("placement_group", BOTH, "default"),
     _planned("placement_group_bundle_index", BOTH, -1),
@@ -281,7 +314,13 @@ _ROWS = [
         "a whole number >= 1, or -1 (without limit); with num_returns='streaming' only",
     ),
     Option("max_retries", TASK, 3, _whole(-1), "a whole number >= -1 (-1: without end)"),
-    Option("retry_exceptions", TASK, False, _retry_exceptions, "True, False, a list of exception types"),
+    Option(
+        "retry_exceptions",
+        TASK,
+        False,
+        _retry_exceptions,
+        "True, False, a list of exception types, each a subclass of Exception",
+    ),
     Option("max_calls", TASK, 0, _whole(0), "a whole number >= 0 (0: without limit)"),
     _planned("speculative", TASK, False),  # (ours)
     Option("max_concurrency", ACTOR, None, _whole(1), "a whole number >= 1"),
@@ -291,7 +330,13 @@ _ROWS = [
     Option("max_restarts", ACTOR, 0, _whole(-1), "a whole number >= -1 (-1: without end)"),
     Option("max_task_retries", ACTOR, 0, _whole(-1), "a whole number >= -1 (-1: without end)"),
     Option("max_task_retries", METHOD, None, _whole(-1), "a whole number >= -1 (-1: without end)"),
-    Option("retry_exceptions", METHOD, False, _exceptions_by_name, "True, False, a list of exception types"),
+    Option(
+        "retry_exceptions",
+        METHOD,
+        False,
+        _exceptions_by_name,
+        "True, False, a list of exception types, each a subclass of Exception",
+    ),
     Option("max_pending_calls", ACTOR, -1, _at_least_one, "a whole number >= 1, -1 (without limit)"),
     Option("concurrency_groups", ACTOR, {}, _groups, "a dict of names to how many calls at once, each >= 1"),
     Option("concurrency_group", METHOD, None, _text, "the name of one of the actor's concurrency_groups"),
@@ -314,7 +359,9 @@ class TaskOptions:
     num_gpus: float
     memory: int  # bytes
     resources: Mapping[str, float] = dataclasses.field(hash=False)
-    scheduling_strategy: str
+    scheduling_strategy: Any  # a text, or an object of aioray.util.scheduling_strategies
+    label_selector: Mapping[str, str] = dataclasses.field(hash=False)
+    fallback_strategy: list[dict[str, Any]] = dataclasses.field(hash=False)
     name: str | None
     enable_task_events: bool  # makes no difference yet: there are no task events to leave out
     accelerator_type: str | None
@@ -322,14 +369,16 @@ class TaskOptions:
     num_returns: int | str | None  # see `returns_of`
     _generator_backpressure_num_objects: int  # -1: without limit
     max_retries: int  # -1: without end
-    retry_exceptions: bool | tuple[type[BaseException], ...]  # what of user code counts as worth another try
+    retry_exceptions: bool | tuple[type[Exception], ...]  # what of user code counts as worth another try
     max_calls: int  # after which a worker is replaced; 0: never
     timeout: float | None  # s, from the call on
     deadline: float | None  # as time.time()
     _demand: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
+    _strategy: Strategy | None = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_demand", _demand_of(self, self.num_cpus))
+        object.__setattr__(self, "_strategy", _strategy_of(self))
 
     def demand(self) -> dict[str, int]:
         """What the task holds while it runs: resource name to ten-thousandths, without zeros; memory in bytes x 10,000.
@@ -337,6 +386,10 @@ class TaskOptions:
         Computed once, the same dict each time.
         """
         return self._demand
+
+    def strategy(self) -> Strategy | None:
+        """On which nodes it may run, and would rather; None: on any."""
+        return self._strategy
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,7 +400,9 @@ class ActorOptions:
     num_gpus: float
     memory: int  # bytes
     resources: Mapping[str, float] = dataclasses.field(hash=False)
-    scheduling_strategy: str
+    scheduling_strategy: Any  # a text, or an object of aioray.util.scheduling_strategies
+    label_selector: Mapping[str, str] = dataclasses.field(hash=False)
+    fallback_strategy: list[dict[str, Any]] = dataclasses.field(hash=False)
     name: str | None
     enable_task_events: bool
     accelerator_type: str | None
@@ -364,6 +419,7 @@ class ActorOptions:
     isolation: str
     _placement: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
     _running: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
+    _strategy: Strategy | None = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         default = (
@@ -373,6 +429,7 @@ class ActorOptions:
         to_place, to_run = default if self.num_cpus is None else (self.num_cpus, self.num_cpus)
         object.__setattr__(self, "_placement", _demand_of(self, to_place))
         object.__setattr__(self, "_running", _demand_of(self, to_run))
+        object.__setattr__(self, "_strategy", _strategy_of(self))
 
     def placement_demand(self) -> dict[str, int]:
         """What must be free on a node for the actor to be started there, as in `TaskOptions.demand`."""
@@ -381,6 +438,10 @@ class ActorOptions:
     def running_demand(self) -> dict[str, int]:
         """What the actor holds as long as it lives, as in `TaskOptions.demand`."""
         return self._running
+
+    def strategy(self) -> Strategy | None:
+        """On which nodes it may live, and would rather; None: on any."""
+        return self._strategy
 
     def demand(self) -> dict[str, int]:
         """The same as `running_demand`, for code that takes tasks and actors alike."""
@@ -391,6 +452,8 @@ class ActorOptions:
 class MethodOptions:
     """Final values for one method of an actor, made by `method_options`."""
 
+    name: str | None  # of its calls, in messages and for `get_task_name`; None: class and method
+    enable_task_events: bool  # as in TaskOptions
     num_returns: int | str | None  # see `returns_of`
     _generator_backpressure_num_objects: int  # -1: without limit
     concurrency_group: str | None
@@ -416,6 +479,16 @@ def returns_of(options: TaskOptions | MethodOptions, *, generates: bool) -> int:
             f"with num_returns={given!r} nothing is taken while values are made",
         )
     return {"streaming": STREAMING, "dynamic": DYNAMIC}[given] if isinstance(given, str) else given
+
+
+def _strategy_of(options: TaskOptions | ActorOptions) -> Strategy | None:
+    """All that says on which nodes, in one; None when nothing does."""
+    given = options.scheduling_strategy
+    strategy = Strategy(spread=given == "SPREAD") if isinstance(given, str) else getattr(given, _AS_STRATEGY)()
+    if options.label_selector or options.fallback_strategy:
+        given_selectors = [options.label_selector, *(each["label_selector"] for each in options.fallback_strategy)]
+        strategy = msgspec.structs.replace(strategy, selectors=tuple(map(selector_of, given_selectors)))
+    return None if strategy == Strategy() else strategy
 
 
 AnyOptions = TypeVar("AnyOptions", TaskOptions, ActorOptions, MethodOptions)

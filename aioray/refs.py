@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
+import os
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aioray import current
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PENDING, READY, RAISED, CANCELLED = range(4)
+NOBODYS = -1  # for the number of the call that makes the object, when none does
+_running_loop = asyncio._get_running_loop  # the one of this thread, or None
 
 
 def restore_ref(oid: bytes) -> ObjectRef[Any]:
@@ -32,6 +35,11 @@ def restore_ref(oid: bytes) -> ObjectRef[Any]:
         runtime = current.get()
     ref: ObjectRef[Any] = runtime.objects.borrow(oid)
     return ref
+
+
+def restore_nobodys(oid: bytes) -> ObjectRef[Any]:
+    """The same of a ref to an object that nobody makes."""
+    return (loading_runtime() or current.get()).objects.nobodys(oid)
 
 
 if TYPE_CHECKING:
@@ -146,6 +154,16 @@ class ObjectRef(Counted, _Awaitable[T]):
         """Whether this is the ref to nothing."""
         return self.binary() == bytes(16)
 
+    @classmethod
+    def nil(cls) -> ObjectRef[Any]:
+        """The ref to nothing, the same one each time. Getting it raises ObjectLostError."""
+        return restore_nobodys(bytes(16))
+
+    @classmethod
+    def from_random(cls) -> ObjectRef[Any]:
+        """A ref that no other equals, to an object that nobody makes. Getting it raises ObjectLostError."""
+        return restore_nobodys(os.urandom(16))
+
     def task_id(self) -> TaskID:
         """The call that makes the object."""
         return TaskID(self.binary()[: TaskID.NBYTES])
@@ -168,7 +186,12 @@ class ObjectRef(Counted, _Awaitable[T]):
         self._runtime.objects.pin_for_ever(self)
         return self._restore()
 
+    def _is_counted(self) -> bool:
+        return self._seq != NOBODYS
+
     def _restore(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if self._seq == NOBODYS:
+            return restore_nobodys, (self.binary(),)
         self._runtime.objects.share(self)
         return restore_ref, (self.binary(),)
 
@@ -192,12 +215,12 @@ class ObjectRef(Counted, _Awaitable[T]):
 
     def _run_callbacks(self) -> None:
         callbacks, self._waiting = self._waiting, None
-        runtime = self._runtime
+        here = _running_loop()
         for loop, fn, context, who in callbacks or ():
             if loop is None:
                 fn(who)
-            elif runtime.reactor.runs_in(loop):
-                loop.call_soon(fn, who, context=context)
+            elif here is not None and loop is here:
+                here.call_soon(fn, who, context=context)
             else:
                 with contextlib.suppress(RuntimeError):  # the loop that waited is closed
                     loop.call_soon_threadsafe(fn, who, context=context)
@@ -271,8 +294,9 @@ class ObjectRef(Counted, _Awaitable[T]):
                 loop.call_soon(fn, who, context=context)
                 return
             if self._waiting is None:
-                self._waiting = []
-            self._waiting.append((loop, fn, context, who))
+                self._waiting = [(loop, fn, context, who)]
+            else:
+                self._waiting.append((loop, fn, context, who))
         runtime.awaited(self)
 
     def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:

@@ -14,17 +14,18 @@ import msgspec
 import aioray.config
 from aioray.config import Config  # msgspec looks it up
 from aioray.exceptions import InvalidOptionError
+from aioray.labels import LABELS_ALLOWED, checked_labels
 from aioray.options import AMOUNT, MAX_UNITS, OWN_OPTION, UNIT
 from aioray.runtime_env import checked_env
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from aioray.job_config import JobConfig
+
 _NOT_YET = (
-    "labels",
     "dashboard_host",
     "dashboard_port",
-    "job_config",
     "logging_config",
     "_node_ip_address",
     "inline",
@@ -47,6 +48,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = ""
     log_to_driver: bool = True
     runtime_env: dict[str, Any] = {}
+    labels: dict[str, str] = {}
 
 
 def check_options(
@@ -54,14 +56,17 @@ def check_options(
     num_cpus: float | None,
     num_gpus: float | None,
     resources: Mapping[str, float] | None,
+    labels: Mapping[str, str] | None,
     object_store_memory: int | None,
     temp_dir: str | None,
     namespace: str | None,
     log_to_driver: bool,
     runtime_env: Mapping[str, Any] | None,
+    job_config: JobConfig | Mapping[str, Any] | None,
     system_config: Mapping[str, Any] | None,
 ) -> ClusterOptions:
     """Raises InvalidOptionError that names the option, its value, and what is allowed."""
+    namespace, runtime_env = _with_job_config(job_config, namespace, runtime_env)
     for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
         if amount is not None and not _is_amount(amount):
             raise InvalidOptionError(name, amount, AMOUNT)
@@ -102,7 +107,34 @@ def check_options(
         namespace=namespace or "",
         log_to_driver=log_to_driver,
         runtime_env=checked_env(runtime_env),
+        labels=_node_labels(labels),
     )
+
+
+def _with_job_config(
+    given: JobConfig | Mapping[str, Any] | None, namespace: str | None, runtime_env: Mapping[str, Any] | None
+) -> tuple[str | None, Mapping[str, Any] | None]:
+    if given is None:
+        return namespace, runtime_env
+    from aioray.job_config import JobConfig
+
+    if isinstance(given, collections.abc.Mapping):
+        given = JobConfig.from_json(given)
+    if not isinstance(given, JobConfig):
+        raise InvalidOptionError("job_config", given, "an aioray.job_config.JobConfig, or a dict of what that takes")
+    twice = "the one of `init`, or the one in job_config, not both"
+    if namespace is not None and given.ray_namespace is not None:
+        raise InvalidOptionError("namespace", namespace, twice)
+    if runtime_env is not None and given.runtime_env is not None:
+        raise InvalidOptionError("runtime_env", runtime_env, twice)
+    return namespace or given.ray_namespace, given.runtime_env if runtime_env is None else runtime_env
+
+
+def _node_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    try:
+        return checked_labels(labels or {})
+    except ValueError as exc:
+        raise InvalidOptionError("labels", labels, LABELS_ALLOWED, str(exc)) from None
 
 
 def _is_amount(value: object) -> bool:

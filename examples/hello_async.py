@@ -11,10 +11,11 @@ def square(x: int) -> int:
 
 
 @aioray.remote
-class Counter:
+class Counter(aioray.Actor):
     def __init__(self) -> None:
         self.total = 0
 
+    @aioray.method
     def add(self, n: int) -> int:
         self.total += n
         return self.total
@@ -24,7 +25,7 @@ async def main() -> None:
     async with aioray.connect(num_cpus=2):
         squares = await asyncio.gather(*(square.remote(i) for i in range(5)))
         print("squares:", squares)
-        counter = Counter.remote()  # type: ignore[attr-defined]  # mypy does not see class decorators
+        counter = Counter.remote()
         for n in squares:
             total = await counter.add.remote(n)
         print("total:", total)

@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PURE_NAMES = {
-    "actors.py", "arena.py", "core.py", "devices.py", "directory.py", "extents.py", "flight.py", "hosts.py",
-    "pipeline.py", "policy.py", "resources.py", "schedule.py",
+    "actors.py", "arena.py", "core.py", "devices.py", "directory.py", "extents.py", "flight.py", "functions.py",
+    "hosts.py", "labels.py", "pipeline.py", "policy.py", "records.py", "resources.py", "schedule.py",
 }  # fmt: skip
 FORBIDDEN = {"asyncio", "socket", "time", "os", "threading", "subprocess"}
 PURE_FILES = sorted(

@@ -26,6 +26,7 @@ from aioray.options import (
     method_options,
     task_options,
 )
+from aioray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 ROWS = [(kind, row) for kind in TABLE for row in TABLE[kind].values()]
 MIB = 1024 * 1024
@@ -92,16 +93,6 @@ def test_an_option_that_is_yet_to_come_is_refused_and_says_so(kind: Kind, row: O
     assert error.option == row.name
 
 
-@pytest.mark.parametrize(
-    ("kind", "given"),
-    [
-        ("task", {"scheduling_strategy": object()}),
-    ],
-)
-def test_a_value_that_is_yet_to_come_is_refused_and_says_so(kind: Kind, given: dict[str, Any]) -> None:
-    assert refused(kind, **given).reason == "not there yet"
-
-
 @pytest.mark.parametrize("name", ["num_cpus", "num_gpus", "memory"])
 @pytest.mark.parametrize("value", [-1, True, "1", math.nan, math.inf, 1e300, 10**400, [], 0.00001, -0.5])
 def test_an_amount_that_cannot_be_is_refused(name: str, value: Any) -> None:
@@ -134,6 +125,10 @@ def test_an_amount_that_cannot_be_is_refused(name: str, value: Any) -> None:
         ("task", {"retry_exceptions": ValueError}),
         ("task", {"retry_exceptions": [ValueError("an instance")]}),
         ("task", {"retry_exceptions": 1}),
+        ("task", {"retry_exceptions": [KeyboardInterrupt]}),
+        ("method", {"retry_exceptions": [SystemExit]}),
+        ("method", {"retry_exceptions": ValueError}),
+        ("method", {"name": ""}),
         ("task", {"max_calls": -1}),
         ("task", {"timeout": 0}),
         ("method", {"timeout": -1}),
@@ -141,6 +136,22 @@ def test_an_amount_that_cannot_be_is_refused(name: str, value: Any) -> None:
         ("task", {"name": ""}),
         ("task", {"name": 3}),
         ("task", {"scheduling_strategy": "SPRAED"}),
+        ("task", {"scheduling_strategy": object()}),
+        ("task", {"scheduling_strategy": NodeAffinitySchedulingStrategy}),
+        ("actor", {"scheduling_strategy": None, "label_selector": ["a"]}),
+        ("task", {"label_selector": {"a": 1}}),
+        ("task", {"label_selector": {"a/b/c": "x"}}),
+        ("task", {"label_selector": {"": "x"}}),
+        ("task", {"label_selector": {"a": "!"}}),
+        ("task", {"label_selector": {"a": "in()"}}),
+        ("actor", {"label_selector": {"a": "in(b,,c)"}}),
+        ("actor", {"label_selector": {"a": "in(b"}}),
+        ("actor", {"label_selector": {"a": "two words"}}),
+        ("actor", {"label_selector": {"a": "x" * 64}}),
+        ("task", {"fallback_strategy": {"label_selector": {}}}),
+        ("task", {"fallback_strategy": [{"a": "b"}]}),
+        ("task", {"fallback_strategy": [{"label_selector": {"a": "b"}, "num_cpus": 1}]}),
+        ("actor", {"fallback_strategy": [{"label_selector": {"a": "!!b"}}]}),
         ("task", {"runtime_env": {"env_vars": {"A": 1}}}),
         ("actor", {"runtime_env": {"env_var": {}}}),
         ("actor", {"accelerator_type": 3}),

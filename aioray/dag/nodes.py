@@ -122,7 +122,7 @@ class CallNode(DAGNode):
 class FunctionNode(CallNode):
     """A call of a remote function."""
 
-    def __init__(self, function: RemoteFunction[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, function: RemoteFunction[..., Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__(args, kwargs)
         self._function = function
 

@@ -65,14 +65,16 @@ class MethodTarget:
     """A method with its options: what all calls of one `handle.method` have in common."""
 
     __slots__ = (
-        "ahead", "generates", "group", "limits", "max_retries", "method", "name", "num_returns", "retry_on",
+        "ahead", "generates", "given_name", "group", "limits", "max_retries", "method", "name", "num_returns",
+        "retry_on",
     )  # fmt: skip
 
     def __init__(
         self, method: str, name: str, options: MethodOptions, rules: CallRules, *, generates: bool = False
     ) -> None:
         self.method = method
-        self.name = name  # with the class, for messages
+        self.name = options.name or name  # for messages; as a rule, the method with its class
+        self.given_name = options.name or ""
         self.generates = generates  # it is a generator function
         self.num_returns = returns_of(options, generates=generates)  # as in the Call
         self.ahead = options._generator_backpressure_num_objects
@@ -332,7 +334,7 @@ class ActorCaller:
             arguments = record.arguments
             target = record.target
             call = Call(record.seq, target.method, arguments.data, arguments.kwnames, wired, target.num_returns)
-            call.slot, call.group = line.slot, target.group
+            call.slot, call.group, call.name = line.slot, target.group, target.given_name
             if record.deadline != NO_DEADLINE:
                 call.time_left_us = time_left_us(record, self._runtime.reactor.time())
             if target.num_returns < 0:

@@ -89,6 +89,7 @@ def create_actor(
                     job_id=job_id,
                     environment=environment,
                     max_restarts=options.max_restarts,
+                    strategy=options.strategy(),
                 )
             )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from aioray.exceptions import RaySystemError, TaskCancelledError, TaskTimeoutError
 from aioray.refs import CANCELLED, PENDING, RAISED, READY, ObjectRef
-from aioray.runtime.serialization import EMPTY_ARGS, serialize_args
+from aioray.runtime.serialization import EMPTY_ARGS, pickled_plain, serialize_args
 from aioray.runtime.unseen import Unseen, looked_at, unseen
 
 if TYPE_CHECKING:
@@ -53,18 +55,13 @@ class UnderWay(Protocol):
     def name(self) -> str: ...
 
 
-class Arguments:
+class Arguments(msgspec.Struct, eq=False):
     """The arguments of one call, ready for the wire once the refs among them have values."""
 
-    __slots__ = ("data", "deps", "kwnames", "pins")
-
-    def __init__(
-        self, data: bytes, kwnames: tuple[str, ...], deps: list[tuple[int, ObjectRef[Any]]], pins: list[Any]
-    ) -> None:
-        self.data = data
-        self.kwnames = kwnames
-        self.deps = deps  # refs given directly: the callee gets their values
-        self.pins = pins  # refs inside containers, and large arguments: kept alive until the call ends
+    data: bytes
+    kwnames: tuple[str, ...] = ()
+    deps: list[tuple[int, ObjectRef[Any]]] = []  # refs given directly: the callee gets their values
+    pins: list[Any] = []  # refs inside containers, and large arguments: kept alive until the call ends
 
 
 def check_cluster(runtime: Runtime, refs: Iterable[Any]) -> None:
@@ -77,7 +74,7 @@ def check_cluster(runtime: Runtime, refs: Iterable[Any]) -> None:
 
 
 STILL_RUNS = "; it was asked to stop, and its code has not ended yet"
-_NO_ARGUMENTS = Arguments(EMPTY_ARGS, (), [], [])
+_NO_ARGUMENTS = Arguments(EMPTY_ARGS)
 
 
 def pack_arguments(runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
@@ -89,6 +86,9 @@ def pack_arguments(runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, An
     if kwargs:
         values = (*args, *kwargs.values())
         kwnames = tuple(kwargs)
+    plain = pickled_plain(values)
+    if plain is not None and len(plain) <= runtime.config.inline_max_nbytes:
+        return Arguments(plain, kwnames)
     deps: list[tuple[int, ObjectRef[Any]]] = []
     for at, value in enumerate(values):
         if isinstance(value, ObjectRef):

@@ -17,8 +17,8 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioray.exceptions import ObjectStoreFullError, RaySystemError
-from aioray.refs import PENDING, RAISED, READY, ObjectRef
+from aioray.exceptions import ObjectLostError, ObjectStoreFullError, RaySystemError
+from aioray.refs import NOBODYS, PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.serialization import Counted, Serialized, deserialize, serialize
 from aioray.wire.control import Fetch, Fetched, Hold, Release, Share
 from aioray.wire.values import Value, owner_of
@@ -52,6 +52,7 @@ class ObjectTable:
         self._runtime = runtime
         self._tracked: dict[bytes, Tracked] = {}
         self._refs: weakref.WeakValueDictionary[bytes, ObjectRef[Any]] = weakref.WeakValueDictionary()
+        self._nobodys: weakref.WeakValueDictionary[bytes, ObjectRef[Any]] = weakref.WeakValueDictionary()
         self._gone: collections.deque[tuple[bytes, str]] = collections.deque()
         self._going = False
         self._pinned: list[Counted] = []
@@ -72,6 +73,15 @@ class ObjectTable:
                 tracked = self._track(ref)
                 if not tracked.held_at_node:
                     self._borrowed.append(oid)
+            return ref
+
+    def nobodys(self, oid: bytes) -> ObjectRef[Any]:
+        """The one ref of this process to an object that no call makes. Nobody counts those."""
+        with self._runtime.reactor.lock:
+            ref = self._nobodys.get(oid)
+            if ref is None:
+                ref = self._nobodys[oid] = ObjectRef(self._runtime, NOBODYS, 0, oid)
+                ref._complete(RAISED, ObjectLostError(oid.hex(), "nothing makes it"))
             return ref
 
     def _track(self, ref: ObjectRef[Any]) -> Tracked:
@@ -235,11 +245,6 @@ class ObjectTable:
     def load_arguments(self, data: bytes) -> Any:
         """Unpickle the arguments of a call; refs inside are borrowed from the caller until it ends."""
         return deserialize(data, (), self._runtime)
-
-    @staticmethod
-    def load_plain(data: bytes) -> Any:
-        """Unpickle what has neither buffers nor refs."""
-        return deserialize(data, (), None)
 
     def load(self, value: Value, *, argument: bool = False) -> Any:
         """Unpickle a value. Arrays are read-only views of shared memory, kept from reuse while they live.

@@ -23,7 +23,7 @@ class Duration:
     mean_us: float | None = None
 
     def observe(self, exec_us: int) -> None:
-        seen = max(_SHORTEST_US, exec_us)
+        seen = exec_us if exec_us > _SHORTEST_US else _SHORTEST_US  # max() costs more
         self.mean_us = seen if self.mean_us is None else self.mean_us + _SMOOTHING * (seen - self.mean_us)
 
 
@@ -57,6 +57,7 @@ class KeyQueue:
     target_us: float = 5000.0
     max_depth: int = 1000
     environment: str = ""  # what its workers are started with
+    strategy: Any = None  # on which nodes, as in a LeaseRequest
     waiting: collections.deque[Any] = field(default_factory=collections.deque)
     leases: dict[int, Lease] = field(default_factory=dict)
     open: collections.deque[Lease] = field(default_factory=collections.deque)

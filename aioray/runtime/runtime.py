@@ -29,7 +29,7 @@ from aioray.runtime.errors import error_value, one_line
 from aioray.runtime.link import NodeLink, SideChannel
 from aioray.runtime.objects import ObjectTable, serialize_value
 from aioray.runtime.passes import Pass
-from aioray.runtime.serialization import serialize_code
+from aioray.runtime.serialization import load_plain, serialize_code
 from aioray.runtime.shared_memory import SharedMemory
 from aioray.runtime.streams import Streams
 from aioray.runtime.tasks import Function, Task, TaskSubmitter, TaskTarget
@@ -285,7 +285,7 @@ class Runtime:
         value: Value = ref._value
         try:
             if not value.nbytes and not value.refs and not value.buffers:
-                return self.objects.load_plain(value.data)
+                return load_plain(value.data)
             return self.objects.load(value)
         except Exception as exc:  # of user code, as a rule
             exc.add_note(f"It was raised here (pid={os.getpid()}) while {_what_is(ref, 'value')} was unpickled.")
@@ -491,7 +491,7 @@ class Runtime:
         """A function with its options, as `submit_task` takes it."""
         environment = self.environments.resolve(options.runtime_env)
         with self.reactor.lock:
-            queue = self.tasks.queue_for(options.demand(), environment)
+            queue = self.tasks.queue_for(options.demand(), environment, options.strategy())
         types = options.retry_exceptions
         exported = (
             self._pickled_function(types, f"retry_exceptions of {function.name}")
@@ -516,7 +516,16 @@ class Runtime:
             refs = tuple(ObjectRef(self, seq, index) for index in range(target.num_returns))
         with self.reactor.lock:
             parent = self.call_here()
-            task = Task(seq, target, arguments, refs, parent)
+            task = Task(
+                seq,
+                target,
+                arguments,
+                refs,
+                target.queue,
+                target.function.duration,
+                target.options.max_retries,
+                parent,
+            )
             for ref in refs:
                 ref._task = task
             if stream is not None:
@@ -648,6 +657,14 @@ class Runtime:
         ref = self.objects.known_ref(message.oid)
         if ref is not None and ref._status == PENDING and ref._task is not None:
             self.cancel_task(ref._task, ref, force=message.force, recursive=message.recursive)
+
+    def actor_awaited_by(self, ref: ObjectRef[Any]) -> bytes:
+        """The actor that is not there yet for the call that a ref is of; b"" when it waits for none."""
+        with self.reactor.lock:
+            record = ref._task
+            if not isinstance(record, ActorCallRecord) or record.actor.line.state not in ("pending", "restarting"):
+                return b""
+            return record.actor.actor_id
 
     def explain_state(self, ref: ObjectRef[Any]) -> tuple[str, int | None]:
         """What is known here of where a ref is; and the lease request to ask the node about."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 _dumps = pickle.dumps
 _loads = pickle.loads
+load_plain = _loads  # for what has neither buffers nor refs
 EMPTY_ARGS = _dumps((), 5)
 
 
@@ -29,6 +30,10 @@ class Counted:
     """Base of what is reference-counted across processes: ObjectRef and ActorHandle."""
 
     __slots__ = ()
+
+    def _is_counted(self) -> bool:
+        """Whether this one is: not so a ref to what nobody makes."""
+        return True
 
     def _restore(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """What rebuilds it in another process; called when it leaves this one."""
@@ -74,7 +79,8 @@ class _Reducer:
 
     def special(self, obj: Any) -> Any:
         if isinstance(obj, Counted):
-            self.refs.append(obj)
+            if obj._is_counted():
+                self.refs.append(obj)
             return obj._restore()
         if type(obj) is memoryview:
             return _view_of, (pickle.PickleBuffer(obj if obj.contiguous else bytes(obj)),)
@@ -165,13 +171,16 @@ def _explain(value: Any, root: str, exc: BaseException) -> SerializationError:
     return SerializationError(path, type(culprit).__name__, reason)
 
 
-def serialize_args(values: tuple[Any, ...], names: Sequence[str]) -> Serialized:
-    """Pickle the arguments of a call: the positional ones, then those called `names`."""
+def pickled_plain(values: tuple[Any, ...]) -> bytes | None:
+    """Values that need no care, pickled; None when one of them may."""
     for value in values:
         if type(value) not in _PLAIN:
-            break
-    else:
-        return Serialized(_dumps(values, 5), [], [])
+            return None
+    return _dumps(values, 5)
+
+
+def serialize_args(values: tuple[Any, ...], names: Sequence[str]) -> Serialized:
+    """Pickle the arguments of a call: the positional ones, then those called `names`."""
     try:
         return serialize(values, "args")
     except SerializationError as exc:

@@ -6,12 +6,15 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
-from aioray.exceptions import RuntimeEnvSetupError, WorkerCrashedError
+import msgspec
+
+from aioray.exceptions import RuntimeEnvSetupError, TaskUnschedulableError, WorkerCrashedError
 from aioray.refs import PENDING, READY, ObjectRef
 from aioray.runtime.calls import (
     NO_DEADLINE,
     STILL_RUNS,
     Arguments,
+    Running,
     cancelled,
     complete,
     fail,
@@ -24,15 +27,26 @@ from aioray.runtime.calls import (
 from aioray.runtime.connection import NO_MORE_FDS, Connection, dial
 from aioray.runtime.deadlines import limits_of
 from aioray.runtime.pipeline import Duration, KeyQueue, Lease
-from aioray.wire.calls import Call, Cancel, Done, Export, Finished, GiveBack, Yielded
+from aioray.wire.calls import (
+    MAX_PATTERNS,
+    Call,
+    Cancel,
+    Done,
+    Export,
+    Finished,
+    GiveBack,
+    Pattern,
+    Repeat,
+    Yielded,
+)
 from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn, Release
 from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value
 
 if TYPE_CHECKING:
     from aioray.options import TaskOptions
-    from aioray.runtime.calls import Running
     from aioray.runtime.runtime import Runtime
+    from aioray.wire.strategies import Strategy
 
 
 _LAST_WORDS_S = 1.0  # how long the node may take to say why a worker died
@@ -85,62 +99,69 @@ class TaskTarget:
         self.retry = retry_types.fn_id if retry_types is not None else RETRY_ALL if options.retry_exceptions else ""
 
 
-class Task:
-    """One call of a function, until it has a result."""
+class Task(msgspec.Struct, eq=False, weakref=True):
+    """One call of a function, until it has a result. A Struct, for it is made with every call."""
 
-    __slots__ = (
-        "__weakref__", "arguments", "cancelled", "deadline", "duration", "estimate_us", "force", "function", "lease",
-        "lost_worker", "num_returns", "options", "parent", "queue", "recursive", "refs", "retries", "seq", "target",
-        "timed_out", "wired",
-    )  # fmt: skip
+    seq: int
+    target: TaskTarget
+    arguments: Arguments
+    refs: tuple[ObjectRef[Any], ...]
+    queue: KeyQueue
+    duration: Duration
+    retries: int
+    parent: Running | None = None  # the call, in this process, that submitted it
+    deadline: float = NO_DEADLINE
+    lease: Lease | None = None
+    estimate_us: float = 0.0
+    wired: list[tuple[int, Value]] = []
+    cancelled: bool = False
+    timed_out: bool = False
+    force: bool = False  # how it is cancelled
+    recursive: bool = True
+    lost_worker: bool = False  # one died that may have been through with it
 
-    def __init__(
-        self,
-        seq: int,
-        target: TaskTarget,
-        arguments: Arguments,
-        refs: tuple[ObjectRef[Any], ...],
-        parent: Running | None = None,
-        deadline: float = NO_DEADLINE,
-    ) -> None:
-        self.seq = seq
-        self.target = target
-        self.deadline = deadline
-        self.timed_out = False
-        self.force = False  # how it is cancelled
-        self.recursive = True
-        self.parent = parent  # the call, in this process, that submitted it
-        self.function = target.function
-        self.duration = target.function.duration
-        self.options = target.options
-        self.num_returns = target.num_returns
-        self.arguments = arguments
-        self.queue = target.queue
-        self.refs = refs
-        self.retries = target.options.max_retries
-        self.lease: Lease | None = None
-        self.estimate_us = 0.0
-        self.cancelled = False
-        self.lost_worker = False  # one died that may have been through with it
-        self.wired: list[tuple[int, Value]] = []
+    @property
+    def function(self) -> Function:
+        return self.target.function
+
+    @property
+    def options(self) -> TaskOptions:
+        return self.target.options
+
+    @property
+    def num_returns(self) -> int:
+        return self.target.num_returns
 
     @property
     def name(self) -> str:
-        return self.function.name
+        return self.target.function.name
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but `seq` and `args` sets its Call apart from others of the same target."""
+        target = self.target
+        return (
+            not self.wired
+            and not self.arguments.kwnames
+            and target.num_returns >= 0
+            and self.deadline == NO_DEADLINE
+            and self.retries == target.options.max_retries
+        )
 
     def crashed(self, reason: str) -> WorkerCrashedError:
         """The error when nobody will try it again."""
-        return WorkerCrashedError(reason, self.function.name, self.options.max_retries - self.retries)
+        return WorkerCrashedError(reason, self.name, self.options.max_retries - self.retries)
 
 
 class _Worker:
     """What we know of a worker we have a connection to. Kept between leases: the next one is cheaper."""
 
-    __slots__ = ("connection", "exported", "lease")
+    __slots__ = ("connection", "exported", "lease", "patterns")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.exported: set[str] = set()
+        self.patterns: dict[TaskTarget, int] = {}  # whose plain calls it knows by a number, oldest first
         self.lease: Lease | None = None
 
 
@@ -149,7 +170,7 @@ class TaskSubmitter:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._queues: dict[tuple[frozenset[tuple[str, int]], str], KeyQueue] = {}
+        self._queues: dict[tuple[frozenset[tuple[str, int]], str, Strategy | None], KeyQueue] = {}
         self._by_lease: dict[int, KeyQueue] = {}
         self._workers: dict[str, _Worker] = {}  # by address
         self._lease_ids = itertools.count(1)
@@ -158,9 +179,9 @@ class TaskSubmitter:
         self._waiting_for_arguments: dict[int, Task] = {}
         self._idle_s = runtime.config.lease_idle_ms / 1000
 
-    def queue_for(self, demand: dict[str, int], environment: str = "") -> KeyQueue:
+    def queue_for(self, demand: dict[str, int], environment: str = "", strategy: Strategy | None = None) -> KeyQueue:
         """The queue of a scheduling key."""
-        key = frozenset(demand.items()), environment
+        key = frozenset(demand.items()), environment, strategy
         queue = self._queues.get(key)
         if queue is None:
             config = self._runtime.config
@@ -169,6 +190,7 @@ class TaskSubmitter:
                 target_us=config.pipeline_target_ms * 1000,
                 max_depth=config.pipeline_max_depth,
                 environment=environment,
+                strategy=strategy,
             )
             self._queues[key] = queue
         return queue
@@ -205,39 +227,58 @@ class TaskSubmitter:
 
     def _send(self, lease: Lease, task: Task) -> None:
         worker: _Worker = lease.connection
-        function = task.function
-        if function.fn_id not in worker.exported:
-            worker.exported.add(function.fn_id)
-            worker.connection.send(Export(function.fn_id, function.data))
-        types = task.target.retry_types
-        if types is not None and types.fn_id not in worker.exported:
-            worker.exported.add(types.fn_id)
-            worker.connection.send(Export(types.fn_id, types.data))
-        options = task.options
-        arguments = task.arguments
+        target = task.target
+        message: Call | Repeat
+        if task.is_plain:
+            pattern = worker.patterns.get(target)
+            if pattern is None:
+                pattern = self._agree_on_pattern(worker, task)
+            message = Repeat(task.seq, pattern, task.arguments.data)
+        else:
+            message = self._call(worker, task)
+        if target.options.max_calls:
+            lease.reserved = True  # what is behind it would come back, as a rule
+        if len(lease.tasks) == 1:
+            worker.connection.send_now(message)
+        else:
+            worker.connection.send(message)
+
+    def _agree_on_pattern(self, worker: _Worker, task: Task) -> int:
+        """The number for the plain calls of a target, which `worker` is told of. Old numbers are used again."""
+        patterns = worker.patterns
+        number = len(patterns)
+        if number == MAX_PATTERNS:
+            number = patterns.pop(next(iter(patterns)))
+        patterns[task.target] = number
+        worker.connection.send(Pattern(number, self._call(worker, task)))
+        return number
+
+    def _call(self, worker: _Worker, task: Task) -> Call:
+        """The whole Call; what it needs at the worker is sent ahead."""
+        target = task.target
+        for code in (target.function, target.retry_types):
+            if code is not None and code.fn_id not in worker.exported:
+                worker.exported.add(code.fn_id)
+                worker.connection.send(Export(code.fn_id, code.data))
+        arguments, options = task.arguments, target.options
         call = Call(
             task.seq,
-            function.fn_id,
+            target.function.fn_id,
             arguments.data,
             arguments.kwnames,
             task.wired,
-            task.num_returns,
-            function.name,
+            target.num_returns,
+            target.function.name,
             options.num_cpus,
             task.retries == 0,
-            retry=task.target.retry,
+            retry=target.retry,
             max_calls=options.max_calls,
         )
-        if task.num_returns < 0:
+        if target.num_returns < 0:
             call.streaming = self._runtime.streams.start(task.seq, worker.connection)
         if task.deadline != NO_DEADLINE:
             call.time_left_us = time_left_us(task, self._runtime.reactor.time())
-        if options.max_calls:
-            lease.reserved = True  # what is behind it would come back, as a rule
-        if len(lease.tasks) == 1:
-            worker.connection.send_now(call)
-        else:
-            worker.connection.send(call)
+        return call
 
     def _pump(self, queue: KeyQueue) -> None:
         waiting = queue.waiting
@@ -257,7 +298,7 @@ class TaskSubmitter:
             queue.requested.add(lease_id)
             self._by_lease[lease_id] = queue
             self._runtime.link.send(
-                LeaseRequest(lease_id, queue.demand, queue.waiting[0].function.name, queue.environment)
+                LeaseRequest(lease_id, queue.demand, queue.waiting[0].function.name, queue.environment, queue.strategy)
             )
 
     def _plan_surplus(self, queue: KeyQueue) -> None:
@@ -347,6 +388,8 @@ class TaskSubmitter:
             self._fail_lease(queue, lease, message.reason)
         elif message.setup_failed:
             self._cannot_be_set_up(queue, message.reason)
+        elif message.unschedulable:
+            self._turned_away(queue, message.reason)
         elif queue.waiting:
             task = queue.waiting.popleft()
             self._fail(task, task.crashed(message.reason))
@@ -360,6 +403,14 @@ class TaskSubmitter:
         queue.waiting.clear()
         for task in waiting:
             fail(self._runtime, task, RuntimeEnvSetupError(f"{task.name}(): {reason}"))
+
+    def _turned_away(self, queue: KeyQueue, reason: str) -> None:
+        """What waits for a node that does not exist fails; of what is not to wait, that which has no worker now."""
+        affinity = queue.strategy.affinity
+        count = 1 if affinity is not None and affinity.fail_on_unavailable else len(queue.waiting)
+        for _ in range(min(count, len(queue.waiting))):
+            task = queue.waiting.popleft()
+            self._fail(task, TaskUnschedulableError(f"{task.name}() {reason}"))
 
     # what workers say
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from aioray.later import missing
+
 if TYPE_CHECKING:
     from aioray.util.actor_group import ActorGroup
     from aioray.util.actor_pool import ActorPool
@@ -31,7 +33,7 @@ _WHERE = {
     "register_serializer": "serializers",
     "tqdm": "progress",
 }
-_MODULES = {"actor_group", "actor_pool", "collective", "joblib", "multiprocessing", "queue"}
+_MODULES = {"actor_group", "actor_pool", "collective", "joblib", "multiprocessing", "queue", "scheduling_strategies"}
 
 __all__ = [
     "ActorGroup",
@@ -54,7 +56,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"{__name__}.{name}")
     if name in _WHERE:
         return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise missing(__name__, name)
 
 
 def __dir__() -> list[str]:

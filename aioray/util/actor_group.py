@@ -34,7 +34,7 @@ class ActorGroup:
 
     def __init__(
         self,
-        actor_cls: type | ActorClass[Any],
+        actor_cls: type[Any] | ActorClass[Any],
         num_actors: int = 1,
         num_cpus_per_actor: float = 1,
         num_gpus_per_actor: float = 0,
@@ -43,7 +43,8 @@ class ActorGroup:
         init_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         check_count(num_actors, "num_actors")
-        actor_class = actor_cls if isinstance(actor_cls, ActorClass) else aioray.remote(actor_cls)
+        remote: Any = aioray.remote  # for checkers an actor class may be a class
+        actor_class: ActorClass[Any] = actor_cls if isinstance(actor_cls, ActorClass) else remote(actor_cls)
         self._actor_class = actor_class.options(
             num_cpus=num_cpus_per_actor, num_gpus=num_gpus_per_actor, resources=resources_per_actor
         )

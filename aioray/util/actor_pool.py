@@ -15,6 +15,8 @@ from aioray.util.waiting import check_flag, check_timeout, refuse_in_loop
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
+    from aioray.actors import AnyHandle
+
 V = TypeVar("V")
 
 
@@ -26,10 +28,10 @@ class ActorPool:
     begun while somebody waits for a result. Not for several threads; for several asyncio tasks it is.
     """
 
-    def __init__(self, actors: Iterable[ActorHandle]) -> None:
+    def __init__(self, actors: Iterable[AnyHandle]) -> None:
         self._idle: collections.deque[ActorHandle] = collections.deque()
         self._busy: dict[int, tuple[ObjectRef[Any], ActorHandle]] = {}  # by the number of the call
-        self._waiting: collections.deque[tuple[int, Callable[[ActorHandle, Any], ObjectRef[Any]], Any]]
+        self._waiting: collections.deque[tuple[int, Callable[[Any, Any], ObjectRef[Any]], Any]]
         self._waiting = collections.deque()
         self._untaken: dict[int, None] = {}  # submitted, and its result is not taken; in this order
         self._done: dict[int, ObjectRef[Any] | BaseException] = {}  # untaken, in the order in which they got done
@@ -42,7 +44,7 @@ class ActorPool:
 
     # submitting
 
-    def submit(self, fn: Callable[[ActorHandle, V], ObjectRef[Any]], value: V) -> None:
+    def submit(self, fn: Callable[[Any, V], ObjectRef[Any]], value: V) -> None:
         """Call `fn(actor, value)`, which must return a ref, with an actor that is free: now, or as soon as one is.
 
         What `fn` raises comes out here if an actor is free, else where the result is read.
@@ -60,15 +62,15 @@ class ActorPool:
             self._forget(number)
             raise failed
 
-    def map(self, fn: Callable[[ActorHandle, V], ObjectRef[Any]], values: Iterable[V]) -> Results:
+    def map(self, fn: Callable[[Any, V], ObjectRef[Any]], values: Iterable[V]) -> Results:
         """Submit all values; the results in their order, each when it is asked for. Earlier results are dropped."""
         return self._map(fn, values, ordered=True)
 
-    def map_unordered(self, fn: Callable[[ActorHandle, V], ObjectRef[Any]], values: Iterable[V]) -> Results:
+    def map_unordered(self, fn: Callable[[Any, V], ObjectRef[Any]], values: Iterable[V]) -> Results:
         """Submit all values; the results in the order in which they come. Earlier results are dropped."""
         return self._map(fn, values, ordered=False)
 
-    def _map(self, fn: Callable[[ActorHandle, V], ObjectRef[Any]], values: Iterable[V], *, ordered: bool) -> Results:
+    def _map(self, fn: Callable[[Any, V], ObjectRef[Any]], values: Iterable[V], *, ordered: bool) -> Results:
         self._waiting.clear()
         for number in list(self._untaken):
             self._forget(number)
@@ -91,7 +93,7 @@ class ActorPool:
         """Take an idle actor out of the pool; None if there is none."""
         return self._idle.popleft() if self.has_free() else None
 
-    def push(self, actor: ActorHandle) -> None:
+    def push(self, actor: AnyHandle) -> None:
         """Add an actor. Raises ValueError if it is in the pool already."""
         if not isinstance(actor, ActorHandle):
             raise TypeError(f"an ActorPool is made of actor handles, not of {type(actor).__name__}")

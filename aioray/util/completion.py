@@ -59,7 +59,7 @@ class map_unordered:  # reads as the function that it is in Ray
 
     def __init__(
         self,
-        fn: RemoteFunction[..., Any],
+        fn: RemoteFunction[..., Any, Any],
         items: Iterable[Any],
         *,
         backpressure_size: int | None = 100,

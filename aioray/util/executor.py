@@ -83,7 +83,7 @@ class _Completer:
         self._thread = threading.Thread(target=self._run, name="aioray-executor", daemon=True)
         self._thread.start()
 
-    def submit(self, fn: RemoteFunction[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+    def submit(self, fn: RemoteFunction[..., Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the executor was shut down: it takes no calls any more")

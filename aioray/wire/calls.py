@@ -117,6 +117,36 @@ class CloseStream(msgspec.Struct, array_like=True, tag=10):
     slot: int = 0  # as in the Call
 
 
+MAX_PATTERNS = 256  # that a connection has at a time
+
+
+class Pattern(msgspec.Struct, array_like=True, tag=11):
+    """Caller -> worker: calls to come are as this one, but for `seq` and `args`. Ends what had the number before."""
+
+    number: int  # below MAX_PATTERNS
+    call: Call
+
+
+class Repeat(msgspec.Struct, array_like=True, tag=12, gc=False):
+    """Caller -> worker: run what the pattern says."""
+
+    seq: int
+    pattern: int
+    args: bytes
+
+
 CallMessage = (
-    Greeting | Export | Call | Cancel | Done | Finished | GiveBack | Yielded | Proceed | CloseStream | PlanMessage
+    Greeting
+    | Export
+    | Call
+    | Cancel
+    | Done
+    | Finished
+    | GiveBack
+    | Yielded
+    | Proceed
+    | CloseStream
+    | Pattern
+    | Repeat
+    | PlanMessage
 )

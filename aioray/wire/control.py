@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
+from aioray.wire.strategies import Strategy
 from aioray.wire.values import Value
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class Message(msgspec.Struct, array_like=True):
@@ -49,6 +50,7 @@ class LeaseRequest(Message, tag=3):
     demand: dict[str, int]  # unit 1/10,000
     name: str  # what it is for; shown in warnings
     environment: str = ""  # see aioray.runtime_env.environment
+    strategy: Strategy | None = None
 
 
 class LeaseGrant(Message, tag=4):
@@ -73,6 +75,7 @@ class LeaseLost(Message, tag=6):
     lease_id: int
     reason: str
     setup_failed: bool = False  # no worker can be had in that environment
+    unschedulable: bool = False  # its strategy has it fail rather than wait
 
 
 class Blocked(Message, tag=7):
@@ -178,6 +181,7 @@ class ActorSpec(Message, tag=18):
     max_restarts: int = 0  # -1: without end
     restarts: int = 0  # how often it was constructed again so far; tells one life of it from the next
     checkpoint: Value | None = None  # node -> worker: what to go on from, after the constructor
+    strategy: Strategy | None = None
 
 
 class ActorUpdate(Message, tag=19):
@@ -307,6 +311,7 @@ class Checkpoint(Message, tag=36):
     oid: bytes
     value: Value
     restarts: int  # as in its ActorSpec
+    req: int = 0  # answered by Ack when it is in the journal
 
 
 ControlMessage = (

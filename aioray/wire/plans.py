@@ -11,7 +11,7 @@ import msgspec
 from aioray.wire.values import Value
 
 
-class Link(msgspec.Struct, array_like=True, tag=11):
+class Link(msgspec.Struct, array_like=True, tag=13):
     """Maker -> taker, first: this socket belongs to a compiled graph."""
 
     plan: bytes
@@ -19,7 +19,7 @@ class Link(msgspec.Struct, array_like=True, tag=11):
     slot: int = 0  # of the taker: which of the actors of its process
 
 
-class Passed(msgspec.Struct, array_like=True, tag=12, gc=False):
+class Passed(msgspec.Struct, array_like=True, tag=14, gc=False):
     """Maker -> taker: one value of one pass. Those of one channel come in the order of the passes."""
 
     seq: int  # of the pass, in the driver's numbers

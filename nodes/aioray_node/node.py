@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from aioray.config import Config  # msgspec looks it up
+from aioray.labels import ACCELERATOR_TYPE, NODE_ID, check_value
 from aioray.runtime.connection import Connection, Listener
 from aioray.wire.control import (
     PROTOCOL_VERSION,
@@ -46,8 +47,11 @@ from aioray.wire.values import owner_of
 from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
 from aioray_node.gcs import actors
+from aioray_node.gcs.checkpoints import CheckpointKeeper
+from aioray_node.gcs.journal import Journal
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.objects import directory
+from aioray_node.objects.segment import Segment
 from aioray_node.objects.store import ObjectStore
 from aioray_node.pool.shell import Worker, WorkerPool
 from aioray_node.pool.zygote_process import ZygoteProcess
@@ -73,6 +77,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     resources: dict[str, float] = {}
     object_store_memory: int | None = None  # bytes
     temp_dir: str | None = None
+    labels: dict[str, str] = {}  # beside those that it gives itself
 
     def totals(self, found: Sequence[gpus.Gpu]) -> dict[str, float]:
         """The node's resources, with the GPUs that were found."""
@@ -85,6 +90,15 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
         else:
             totals["memory"] = float(self.memory)
         return totals
+
+
+def _accelerator_label(found: Sequence[gpus.Gpu]) -> dict[str, str]:
+    """What kind its GPUs are; nothing where that is not known, or no value of a label."""
+    kind = next((gpu.kind for gpu in found if gpu.kind), "")
+    with contextlib.suppress(ValueError):
+        check_value(kind)
+        return {ACCELERATOR_TYPE: kind} if kind else {}
+    return {}
 
 
 @dataclass(slots=True, eq=False)
@@ -114,6 +128,7 @@ class Node:
         self._config = config
         self._peers: dict[bytes, Peer] = {}
         self._totals = totals
+        self._labels = {**options.labels, NODE_ID: self.node_id, **_accelerator_label(found)}
         self._store = ObjectStore(session.capacity_nbytes, self._send, lambda oid: self._actors.unheld(oid))
         self._leases = LeaseDesk(
             reactor,
@@ -121,15 +136,20 @@ class Node:
             self._send,
             exit_grace_s=config.actor_exit_grace_s,
             gpu_ids=[gpu.device_id for gpu in found],
+            node_id=self.node_id,
+            labels=self._labels,
         )
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
         self._leases.environments = self._environments
+        segment = Segment(session.segment, session.capacity_nbytes)
+        self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
         self._actors = ActorDesk(
             reactor,
             self._leases,
             self._store,
             self._send,
             exit_grace_s=config.actor_exit_grace_s,
+            checkpoints=self._checkpoints,
             max_light_hosts=max(1, min(_MAX_PRESTART, int(totals["CPU"]))),
         )
         warm = config.prestart_workers if config.prestart_workers >= 0 else int(totals["CPU"])
@@ -196,7 +216,13 @@ class Node:
             for connection in self._strangers:
                 connection.close()
             self._strangers.clear()
+        self._checkpoints.close()  # without the lock, which its thread may wait for
         self._session.close()
+
+    def _in_turn(self, callbacks: list[Callable[[], None]]) -> None:
+        """Call these, which another thread has brought, where messages are handled."""
+        for callback in callbacks:
+            self._reactor.call_soon(callback)
 
     @property
     def address(self) -> str:
@@ -279,8 +305,8 @@ class Node:
     def _handle(self, peer: Peer, connection: Connection, message: Any) -> None:
         process = peer.process_id
         match message:
-            case LeaseRequest(number, demand, name, environment):
-                self._leases.request(process, number, demand, name, environment)
+            case LeaseRequest(number, demand, name, environment, strategy):
+                self._leases.request(process, number, demand, name, environment, strategy)
             case LeaseReturn(number, kill, retire):
                 self._leases.give_back(process, number, kill=kill, retire=retire)
             case Blocked(blocked):
@@ -314,7 +340,7 @@ class Node:
             case ActorExit():
                 self._actors.light_exit(message)
             case Checkpoint():
-                self._actors.saved(message)
+                self._actors.saved(process, message)
             case Exit():
                 if peer.worker is not None:
                     peer.worker.why_killed = peer.worker.why_killed or message.reason
@@ -359,7 +385,7 @@ class Node:
                 "NodeManagerHostname": socket.gethostname(),
                 "NodeManagerAddress": "127.0.0.1",
                 "Resources": self._with_store(dict(self._totals)),
-                "Labels": {},
+                "Labels": dict(self._labels),
             }
         ]
 
@@ -387,6 +413,7 @@ class Node:
         "available_resources": _available,
         "assigned": _assigned,
         "explain": lambda self, process, lease_id: self._leases.explain(process, lease_id),
+        "explain_actor": lambda self, process, actor_id: self._leases.explain_actor(actor_id),
         "get_actor": lambda self, process, namespace, name: self._actors.find(process, namespace, name),
         "reserve_name": lambda self, process, **wanted: self._actors.reserve_name(process, **wanted),
         "kill_actor": lambda self, process, actor_id, reason, no_restart: self._actors.kill(

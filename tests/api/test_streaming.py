@@ -300,7 +300,7 @@ def test_mypy_knows_what_a_generator_yields(machine: Any) -> None:
     assert_type(count_async.remote(1), ray.ObjectRefGenerator[int])
     assert_type(ray.get(next(count.remote(1))), int)
     assert_type(total.remote([]), ray.ObjectRef[int])
-    assert_type(same.remote(1), ray.ObjectRef[Any])
+    assert_type(same.remote(1), Any)  # a function that returns Any: mypy cannot choose, pyright says ObjectRef[Any]
 
 
 def test_a_value_that_cannot_be_sent_is_the_error_of_the_generator(machine: Any) -> None:

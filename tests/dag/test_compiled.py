@@ -431,6 +431,36 @@ def test_an_actor_that_is_restarted_has_to_be_compiled_again(ray: Any) -> None:
     assert ray.get(chain(one.add).experimental_compile().execute(2)) == 2
 
 
+class Saved:
+    def __init__(self) -> None:
+        self.total = 0
+
+    def add(self, x: int) -> int:
+        self.total += x
+        return self.total
+
+    @aioray.checkpoint(every_calls=1)
+    def __aioray_checkpoint__(self) -> int:
+        return self.total
+
+    def __aioray_restore__(self, total: int) -> None:
+        self.total = total
+
+
+class SavedAsync(Saved):
+    async def add(self, x: int) -> int:  # type: ignore[override]
+        return super().add(x)
+
+
+@pytest.mark.parametrize("cls", [Saved, SavedAsync])
+def test_calls_of_a_graph_count_for_checkpoints(ray: Any, cls: type) -> None:
+    actor = ray.remote(cls).options(max_restarts=1).remote()
+    compiled = chain(actor.add).experimental_compile()
+    assert ray.get([compiled.execute(at) for at in range(5)]) == [0, 1, 3, 6, 10]
+    ray.kill(actor, no_restart=False)
+    assert ray.get(actor.add.remote(5)) == 15
+
+
 def test_a_graph_that_is_torn_down_or_dropped_lets_its_actors_go(ray: Any, tmp_path: pathlib.Path) -> None:
     one, two = remote_adder.remote(), remote_adder.remote()
     compiled = chain(one.wait_for, two.add).experimental_compile()

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import os
 import pathlib
+import pickle
 import select
 import subprocess
 import sys
 import tempfile
+import threading
 from typing import TYPE_CHECKING
 
 import posix_ipc
+import psutil
 import pytest
 
 from aioray.config import Config
 from aioray.wire.control import ForkWorker
+from aioray_node.gcs.journal import Journal
+from aioray_node.gcs.records import CheckpointRecord
 from aioray_node.pool.zygote_process import ZygoteProcess
 from aioray_node.session import Session, sessions_root, sweep
+from tests.processes.programs import Program, wait_gone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NBYTES = 1 << 20
 
@@ -58,6 +64,68 @@ def test_a_session_makes_its_directory_for_this_user_alone_and_removes_all_it_ma
     session.close()
     assert list(root.iterdir()) == []
     assert not shared_memory(session).exists()
+
+
+CHECKPOINTS = """
+import aioray
+
+@aioray.remote(max_restarts=-1)
+class Counter:
+    total = 0
+    def add(self):
+        self.total += 1
+        return self.total
+    def __aioray_checkpoint__(self):
+        return self.total
+    def __aioray_restore__(self, total):
+        self.total = total
+
+context = aioray.init(num_cpus=1, _temp_dir=TEMP_DIR)
+counter = Counter.remote()
+print(context.address_info["session_dir"], counter._actor_id, flush=True)
+while True:
+    print(aioray.get(counter.add.remote()), flush=True)
+"""
+
+
+def test_checkpoints_whose_calls_were_answered_survive_a_node_that_is_killed_with_all_it_has(
+    temp_dir: str, root: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """
+    1. an actor saves after each call; the program prints what was answered
+    2. program, node, zygote and workers are killed at once, so that nobody cleans up
+    3. what was answered last is in the journal; the next start sweeps all of it
+    """
+    with Program(tmp_path, CHECKPOINTS.replace("TEMP_DIR", repr(temp_dir))) as program:
+        directory, actor_id = program.line().split()
+        for _ in range(20):
+            answered = int(program.line())
+        processes = [psutil.Process(program.pid), *program.descendants()]
+        for process in processes:
+            process.suspend()
+        for process in processes:
+            process.kill()
+        wait_gone(processes)
+        assert program.process.stdout is not None
+        rest = program.process.stdout.read().split()
+        answered = int(rest[-1]) if rest else answered
+    found: list[tuple[object, bytes, str]] = []
+    told = threading.Event()
+
+    def deliver(callbacks: list[Callable[[], None]]) -> None:
+        for callback in callbacks:
+            callback()
+
+    journal = Journal(pathlib.Path(directory) / "journal", deliver)
+    key = (CheckpointRecord.kind, bytes.fromhex(actor_id))
+    journal.read(key, lambda *answer: (found.append(answer), told.set()))  # type: ignore[arg-type, func-returns-value]
+    assert told.wait(10)
+    journal.close()
+    ((record, _, error),) = found
+    assert isinstance(record, CheckpointRecord), error
+    assert answered <= pickle.loads(record.value.data) <= answered + 1
+    assert sweep(root) == 1
+    assert list(root.iterdir()) == []
 
 
 def test_a_dead_session_is_swept_by_the_next_and_a_living_one_is_not(temp_dir: str, root: pathlib.Path) -> None:

@@ -4,6 +4,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from aioray.labels import selector_of
+from aioray.wire.strategies import Affinity, Strategy
 from aioray_node.scheduling.core import (
     Blocked,
     Command,
@@ -18,6 +20,7 @@ from aioray_node.scheduling.core import (
     State,
     Tick,
     Unblocked,
+    Unschedulable,
     WakeAt,
     Withdraw,
     check,
@@ -135,6 +138,45 @@ def test_the_next_front_starts_to_count_from_nothing() -> None:
     assert run(state, Return(4)) == []
     assert run(state, Withdraw(2)) == []
     assert run(state, request(5, CPU=1), now=1.0) == [Place(5), WakeAt(11.0)]
+
+
+def test_a_request_for_labels_that_the_node_has_not_waits_and_says_so_at_once() -> None:
+    """
+    1. 1 selects a region that is not ours: it is said, and nobody is held up
+    2. 2 selects ours, or that: it goes
+    3. 3 does not fit now: what it waits for is told with where
+    """
+    state = State(NodeResources(from_floats({"CPU": 1})), node_id="here", labels={"region": "eu"})
+    us, eu = selector_of({"region": "us"}), selector_of({"region": "eu"})
+    assert run(state, Request(1, "ann", {"CPU": UNIT}, "f", Strategy(selectors=(us,)))) == [
+        Infeasible(1, "ann", "f needs a node with region=us, this node has region=eu")
+    ]
+    assert run(state, Request(2, "ann", {"CPU": UNIT}, "f", Strategy(selectors=(us, eu)))) == [Place(2)]
+    assert run(state, Request(3, "ann", {"CPU": UNIT}, "f", Strategy(selectors=(eu,)))) == []
+    assert explain(state, 1) == "f can never run here: needs a node with region=us, this node has region=eu"
+    assert explain(state, 3) == "f waits for 1 CPU with region=eu; free: 0 CPU; 0 ahead of it"
+    assert run(state, Return(2)) == [Place(3)]
+
+
+def test_a_request_for_a_node_that_is_not_there_is_turned_away() -> None:
+    """
+    1. a node that does not exist: its owner hears, and nothing of it is kept
+    2. the same, if it may be: it goes here
+    3. here, and not if it would have to wait: it would
+    """
+    state = State(NodeResources(from_floats({"CPU": 1})), node_id="aa")
+    reason = "was to run on node bb, which does not exist, or not any more"
+    assert run(state, Request(1, "ann", {"CPU": UNIT}, "f", Strategy(affinity=Affinity("bb")))) == [
+        Unschedulable(1, reason)
+    ]
+    assert not state.owners
+    soft = Strategy(affinity=Affinity("bb", soft=True))
+    assert run(state, Request(2, "ann", {"CPU": UNIT}, "f", soft)) == [Place(2)]
+    now = Strategy(affinity=Affinity("aa", fail_on_unavailable=True))
+    reason = "was not to wait for node aa, of which not enough is free"
+    assert run(state, Request(3, "ann", {"CPU": UNIT}, "f", now)) == [Unschedulable(3, reason)]
+    assert run(state, Request(4, "ann", {"CPU": UNIT}, "f", Strategy(affinity=Affinity("aa")))) == []
+    assert run(state, Return(2)) == [Place(4)]
 
 
 def test_a_request_that_can_never_fit_is_told_once_and_holds_nobody_up() -> None:
@@ -330,6 +372,7 @@ class Leases(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.state = node(max_overtakes=3, CPU=4, GPU=2)
+        self.state.node_id, self.state.labels = "aa", {"k": "1"}
         self.now = 0.0
         self.next_lease_id = 0
         self.placed: set[int] = set()
@@ -346,6 +389,9 @@ class Leases(RuleBasedStateMachine):
                     assert lease_id in self.placed - self.over
                     assert isinstance(event, OwnerGone)
                     self.over.add(lease_id)
+                case Unschedulable(lease_id):
+                    assert isinstance(event, Request)
+                    self.over.add(event.lease_id)
                 case Infeasible(lease_id):
                     assert isinstance(event, Request)
                     assert lease_id == event.lease_id
@@ -363,10 +409,22 @@ class Leases(RuleBasedStateMachine):
                 "GPU": st.sampled_from([UNIT, 2 * UNIT, 5_000, 7_000]),
             },
         ),
+        strategy=st.sampled_from(
+            [
+                None,
+                Strategy(spread=True),
+                Strategy(affinity=Affinity("aa")),
+                Strategy(affinity=Affinity("bb")),
+                Strategy(affinity=Affinity("bb", soft=True)),
+                Strategy(affinity=Affinity("aa", fail_on_unavailable=True)),
+                Strategy(selectors=(selector_of({"k": "1"}),)),
+                Strategy(selectors=(selector_of({"k": "!1"}),)),
+            ]
+        ),
     )
-    def ask(self, owner: str, demand: dict[str, int]) -> int:
+    def ask(self, owner: str, demand: dict[str, int], strategy: Strategy | None) -> int:
         self.next_lease_id += 1
-        self.feed(Request(self.next_lease_id, owner, demand, "f"))
+        self.feed(Request(self.next_lease_id, owner, demand, "f", strategy))
         return self.next_lease_id
 
     @rule(lease_id=leases)

@@ -24,6 +24,7 @@ from aioray.wire.framing import (
     encode_call,
     split_frames,
 )
+from aioray.wire.strategies import Affinity, LabelTerm, Strategy
 from aioray.wire.values import Value, object_id, owner_of
 
 if TYPE_CHECKING:
@@ -50,8 +51,10 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.Yielded(7, [b"a", b"bc"]), "94080792c40161c4026263c0"),
     (calls.Proceed(7, 3, 5), "9409070305"),
     (calls.CloseStream(7, 1), "930a0701"),
-    (plans.Link(b"p", -1, 2), "940bc40170ff02"),
-    (plans.Passed(7, 1, b"v"), "970c0701c4017690c0c400"),
+    (calls.Pattern(5, Call(0, "f", b"")), "930b05dc00100300a166c400909001a0cb3ff0000000000000c200a000a000c0"),
+    (calls.Repeat(7, 5, b"args"), "940c0705c40461726773"),
+    (plans.Link(b"p", -1, 2), "940dc40170ff02"),
+    (plans.Passed(7, 1, b"v"), "970e0701c4017690c0c400"),
 ]
 
 
@@ -89,11 +92,19 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
     by_type["Streaming | None"] = st.none() | st.builds(
         calls.Streaming, integer, integer, integer, by_type["list[int]"]
     )
+    term = st.builds(LabelTerm, text, st.sampled_from(["in", "!in", "exists", "!exists"]), by_type["tuple[str, ...]"])
+    terms = st.lists(term, max_size=2).map(tuple)
+    affinity = st.builds(Affinity, text, st.booleans(), st.booleans(), st.booleans())
+    by_type["Strategy | None"] = st.none() | st.builds(
+        Strategy, st.booleans(), st.none() | affinity, terms, terms, st.lists(terms, max_size=2).map(tuple)
+    )
     by_type["list[Value]"] = st.lists(by_type["Value"], max_size=2)
     by_type["list[tuple[int, Value]]"] = st.lists(st.tuples(integer, by_type["Value"]), max_size=2)
     annotations: dict[str, str] = {}
     for cls in reversed(kind.__mro__):
         annotations |= getattr(cls, "__annotations__", {})
+    if kind is calls.Pattern:
+        return st.builds(kind, integer, _strategy(Call))
     return st.builds(kind, *(by_type[annotations[name]] for name in kind.__struct_fields__))
 
 
@@ -123,10 +134,10 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
     pinned = """
         1 Hello process_id role pid version namespace sys_path address log_to_driver
         2 Welcome node_id session_dir segment capacity_nbytes error
-        3 LeaseRequest lease_id demand name environment
+        3 LeaseRequest lease_id demand name environment strategy
         4 LeaseGrant lease_id worker_id address
         5 LeaseReturn lease_id kill retire
-        6 LeaseLost lease_id reason setup_failed
+        6 LeaseLost lease_id reason setup_failed unschedulable
         7 Blocked blocked
         8 Share oid value
         9 Hold holder oids req
@@ -140,7 +151,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         17 GiveExtent offset nbytes
         18 ActorSpec actor_id cls cls_data call placement running creator name namespace max_concurrency
            detached methods is_async num_cpus sys_path get_if_exists error isolation slot concurrency_groups
-           job_id environment max_restarts restarts checkpoint
+           job_id environment max_restarts restarts checkpoint strategy
         19 ActorUpdate actor_id state address reason error slot ended_by
         20 ActorStarted actor_id error restarts
         21 WatchActor actor_id
@@ -156,14 +167,14 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         32 CancelCall oid force recursive
         33 EndActor slot now
         34 ActorExit actor_id reason restarts crashed call
-        36 Checkpoint actor_id oid value restarts
+        36 Checkpoint actor_id oid value restarts req
     """
     found: list[str] = []
     for kind in CONTROLS:
         found += [str(kind.__struct_config__.tag), kind.__name__, *kind.__struct_fields__]
     # Appended fields are fine: add them here. Anything else needs a new PROTOCOL_VERSION.
     assert found == pinned.split()
-    assert control.PROTOCOL_VERSION == 2
+    assert control.PROTOCOL_VERSION == 3
     assert frame(Ack(5)).hex() == "03000000920e05"
     assert frame(control.Blocked(True)).hex() == "030000009207c3"
 

@@ -32,6 +32,7 @@ from aioray.util.waiting import check_count, check_timeout, refuse_in_loop
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from aioray.actors import AnyHandle
     from aioray.util.collective.group import Array, Steps
 
 __all__ = [
@@ -137,7 +138,7 @@ def _join(hub: ActorHandle, name: str, rank: int, world_size: int, timeout_s: fl
 
 
 def create_collective_group(
-    actors: Sequence[ActorHandle],
+    actors: Sequence[AnyHandle],
     world_size: int,
     ranks: Sequence[int],
     backend: Backend | str = Backend.CPU,
@@ -153,7 +154,7 @@ def create_collective_group(
 
 
 async def create_collective_group_async(
-    actors: Sequence[ActorHandle],
+    actors: Sequence[AnyHandle],
     world_size: int,
     ranks: Sequence[int],
     backend: Backend | str = Backend.CPU,
@@ -165,16 +166,16 @@ async def create_collective_group_async(
 
 
 def _create(
-    actors: Sequence[ActorHandle],
+    actors: Sequence[AnyHandle],
     world_size: int,
     ranks: Sequence[int],
     backend: Backend | str,
     group_name: str,
     timeout_s: float,
 ) -> Steps:
-    for actor in actors:
-        if not isinstance(actor, ActorHandle):
-            raise TypeError(f"a group is made of actor handles, not of {type(actor).__name__}")
+    handles = [actor for actor in actors if isinstance(actor, ActorHandle)]
+    if strange := [actor for actor in actors if not isinstance(actor, ActorHandle)]:
+        raise TypeError(f"a group is made of actor handles, not of {type(strange[0]).__name__}")
     check_count(world_size, "world_size")
     if len(set(actors)) != len(actors) or len(actors) != world_size:
         raise InvalidOptionError("world_size", world_size, f"{len(set(actors))}, the number of different actors")
@@ -184,7 +185,7 @@ def _create(
 
     def steps() -> Steps:
         hub = _hub()
-        by_actor = {actor.binary().hex(): rank for actor, rank in zip(actors, ranks, strict=True)}
+        by_actor = {actor.binary().hex(): rank for actor, rank in zip(handles, ranks, strict=True)}
         yield [hub.call.remote(group_name, "declare", by_actor, timeout_s)]
         _here().created.add(group_name)
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioray.exceptions import RuntimeEnvSetupError
+from aioray.exceptions import ActorUnschedulableError, ObjectLostError, RuntimeEnvSetupError
 from aioray.runtime.errors import error_value
+from aioray.wire.control import Ack, Notice
 from aioray_node.gcs import actors
 from aioray_node.gcs.light import LightActors
 from aioray_node.objects.directory import Held, Released, Shared
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from aioray.runtime.reactor import Reactor
     from aioray.wire.control import ActorExit, ActorSpec, ActorStarted, Checkpoint, Exit
+    from aioray.wire.values import Value
+    from aioray_node.gcs.checkpoints import CheckpointKeeper
     from aioray_node.objects.store import ObjectStore
     from aioray_node.pool.shell import Worker, WorkerPool
     from aioray_node.scheduling.shell import LeaseDesk
@@ -36,6 +39,7 @@ class ActorDesk:
         send: Callable[[bytes, msgspec.Struct], None],
         *,
         exit_grace_s: float,
+        checkpoints: CheckpointKeeper,
         max_light_hosts: int = 1,
     ) -> None:
         self._reactor = reactor
@@ -46,6 +50,8 @@ class ActorDesk:
             leases, lambda actor_id: self._state.actors[actor_id].spec, self._lost, max_hosts=max_light_hosts
         )
         self._store = store
+        self._checkpoints = checkpoints
+        self._unsaved: set[bytes] = set()  # actors whose creator was told that the journal fails
         self._send = send
         self._workers: dict[bytes, Worker] = {}
         self.pool: WorkerPool
@@ -71,6 +77,7 @@ class ActorDesk:
                         self._store.feed(Released(actor_id, [before]))
                 case actors.DropArguments(actor_id):
                     self._store.feed(Released(actor_id, []))
+                    self._checkpoints.forget(actor_id)
                 case actors.StopActor(actor_id):
                     self._workers.pop(actor_id, None)
                     self._light.leave(actor_id, now=True)
@@ -86,10 +93,33 @@ class ActorDesk:
         """It is dead: nobody will construct it again, or go on from its checkpoint."""
         self._store.feed(Released(actor_id, []))
         self._store.feed(Released(_DETACHED_HOLDER, [actor_id]))
+        self._checkpoints.forget(actor_id)
+        self._unsaved.discard(actor_id)
 
     def _start(self, spec: ActorSpec) -> None:
+        saved = self._state.actors[spec.actor_id].saved
+        if spec.checkpoint is not None and spec.checkpoint.nbytes and not self._store.has(saved):
+            self._checkpoints.recover(spec.actor_id, functools.partial(self._recovered, spec, spec.restarts))
+        else:
+            self._place(spec)
+
+    def _recovered(self, spec: ActorSpec, restarts: int, oid: bytes, value: Value | None, why_not: str) -> None:
+        """Its checkpoint is back from the journal, or lost."""
+        actor_id = spec.actor_id
+        actor = self._state.actors.get(actor_id)
+        if actor is None or actor.state == "dead" or spec.restarts != restarts:
+            if oid:  # it has ended, or died again, meanwhile
+                self._store.feed(Released(actor_id, [oid]))
+        elif value is None:
+            lost = ObjectLostError(actor.saved.hex(), f"the newest checkpoint of actor {spec.cls}: {why_not}")
+            self.feed(actors.InitRaised(actor_id, error_value(lost), restarts))
+        else:
+            self.feed(actors.Saved(actor_id, oid, value, restarts))
+            self._place(spec)
+
+    def _place(self, spec: ActorSpec) -> None:
         is_light = spec.isolation == "shared"
-        if is_light and not spec.placement:
+        if is_light and not spec.placement and spec.strategy is None:
             self._light.settle(spec.actor_id)
         else:
             self._leases.place_actor(
@@ -100,6 +130,7 @@ class ActorDesk:
                 spec.running,
                 wants_worker=not is_light,
                 environment="" if is_light else spec.environment,  # its host has it
+                strategy=spec.strategy,
             )
 
     def create(self, spec: ActorSpec) -> None:
@@ -146,6 +177,12 @@ class ActorDesk:
                 error = error_value(RuntimeEnvSetupError(f"actor {actor.spec.cls}: {reason}"))
                 self.feed(actors.InitRaised(each, error, actor.spec.restarts))
 
+    def unschedulable(self, actor_id: bytes, reason: str) -> None:
+        """It is not to wait for a node that could have it."""
+        spec = self._state.actors[actor_id].spec
+        error = error_value(ActorUnschedulableError(f"actor {spec.cls} {reason}"))
+        self.feed(actors.InitRaised(actor_id, error, spec.restarts))
+
     def _lost(self, actor_id: bytes, reason: str) -> None:
         self.feed(actors.Died(actor_id, reason))
 
@@ -156,9 +193,27 @@ class ActorDesk:
         else:
             self.feed(actors.Constructed(message.actor_id, worker.address, message.restarts))
 
-    def saved(self, message: Checkpoint) -> None:
-        """An actor has a new checkpoint."""
-        self.feed(actors.Saved(message.actor_id, message.oid, message.value, message.restarts))
+    def saved(self, process: bytes, message: Checkpoint) -> None:
+        """An actor has a new checkpoint. Acknowledged when it is in the journal, or when nobody will go on from it."""
+        actor_id, oid, value, restarts = message.actor_id, message.oid, message.value, message.restarts
+        self.feed(actors.Saved(actor_id, oid, value, restarts))
+        actor = self._state.actors.get(actor_id)
+        if actor is not None and actor.saved == oid:
+            written = functools.partial(self._written, process, message)
+            self._checkpoints.keep(actor_id, restarts, oid, value, written)
+        else:
+            self._send(process, Ack(message.req))
+
+    def _written(self, process: bytes, message: Checkpoint, error: str) -> None:
+        """It is in the journal, or cannot be written there: calls must not wait for ever for a disk that is full."""
+        actor = self._state.actors.get(message.actor_id)
+        if not error:
+            self._unsaved.discard(message.actor_id)
+        elif actor is not None and message.actor_id not in self._unsaved:
+            self._unsaved.add(message.actor_id)
+            text = f"checkpoints of actor {actor.spec.cls} are in memory only: {error}"
+            self._send(actor.spec.creator, Notice(text))
+        self._send(process, Ack(message.req))
 
     def unheld(self, actor_id: bytes) -> None:
         """The last handle is gone."""

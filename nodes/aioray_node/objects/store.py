@@ -68,6 +68,15 @@ class ObjectStore:
                     elif value.nbytes:
                         self._arena.free(value.offset, value.nbytes)
 
+    def has(self, oid: bytes) -> bool:
+        """Whether there is a value of it."""
+        entry = self._directory.entries.get(oid)
+        return entry is not None and entry.value is not None
+
+    def allocate(self, nbytes: int) -> int | None:
+        """Room for an object that the node itself writes, and registers then; None when there is none."""
+        return self._arena.alloc(nbytes)
+
     def _take_over(self, value: Value) -> None:
         """The bytes of a registered object are the node's to free, whoever wrote them."""
         for extents in self._extents.values():

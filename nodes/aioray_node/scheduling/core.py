@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from aioray.wire.strategies import Strategy
+from aioray_node.scheduling import policy
 from aioray_node.scheduling.devices import Devices
 from aioray_node.scheduling.resources import UNIT, NodeResources, Resources, in_words, without_zeros
 
@@ -25,6 +27,7 @@ class Request(msgspec.Struct, frozen=True):
     owner: str
     demand: Resources
     name: str  # of the function or actor class: for people
+    strategy: Strategy | None = None
 
 
 class Withdraw(msgspec.Struct, frozen=True):
@@ -87,6 +90,13 @@ class Infeasible(msgspec.Struct, frozen=True):
     text: str
 
 
+class Unschedulable(msgspec.Struct, frozen=True):
+    """It is not to wait for what it would need: its owner must hear, and it is forgotten. `reason` follows its name."""
+
+    lease_id: int
+    reason: str
+
+
 class WakeAt(msgspec.Struct, frozen=True):
     """Feed Tick at loop time `when` (s). One timer is enough: a new WakeAt replaces the one before."""
 
@@ -94,7 +104,7 @@ class WakeAt(msgspec.Struct, frozen=True):
 
 
 Event = Request | Withdraw | Return | Blocked | Unblocked | Shrink | OwnerGone | Tick
-Command = Place | Ended | Infeasible | WakeAt
+Command = Place | Ended | Infeasible | Unschedulable | WakeAt
 
 DemandKey = frozenset[tuple[str, int]]
 
@@ -145,6 +155,8 @@ class State:
     resources: NodeResources
     max_overtakes: int = 64
     bar_s: float = 10.0
+    node_id: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
     waiting: dict[int, Waiting] = field(default_factory=dict)
     groups: dict[DemandKey, Group] = field(default_factory=dict)  # `waiting` by demand; no empty group
     infeasible: dict[int, Request] = field(default_factory=dict)  # apart from `waiting`: never anybody's front
@@ -157,6 +169,12 @@ class State:
 
     def __post_init__(self) -> None:
         self.devices = Devices(self.resources.total.get("GPU", 0) // UNIT)
+
+    def choose(self, request: Request) -> policy.Decision:
+        """Where it goes, of the nodes that are known: this one."""
+        view = policy.NodeView(self.resources, self.labels, self.devices)
+        wish = policy.Wish(without_zeros(request.demand), request.strategy)
+        return policy.choose(wish, {self.node_id: view}, policy.Here(self.node_id))
 
 
 def handle(state: State, event: Event, now: float) -> list[Command]:
@@ -222,15 +240,18 @@ def explain(state: State, lease_id: int) -> str:
             " (its CPU is lent out while it is blocked)" if lease.blocked else ""
         )
     if request := state.infeasible.get(lease_id):
-        return f"{request.name} can never run here: {state.resources.missing(request.demand)}"
+        decision = state.choose(request)
+        assert isinstance(decision, policy.Infeasible), state
+        return f"{request.name} can never run here: {decision.reason}"
     if not (entry := state.waiting.get(lease_id)):
         return f"lease {lease_id} is not here: it is over or was never asked for"
     ahead = sum(1 for group in state.groups.values() for _ in _before(group, entry.seq))
     free = in_words(state.resources.available)
     demand = state.groups[entry.key].demand
+    where = policy.strategy_in_words(entry.request.strategy)
     if state.resources.fits(demand) and not _fits(state, demand):
         free += " in parts of several devices"
-    text = f"{entry.request.name} waits for {in_words(demand)}; free: {free}; {ahead} ahead of it"
+    text = f"{entry.request.name} waits for {in_words(demand)}{where}; free: {free}; {ahead} ahead of it"
     if state.front and state.front.lease_id != lease_id and _bars(state.front, demand):
         text += f"; {state.waiting[state.front.lease_id].request.name} was overtaken too often and goes first"
     return text
@@ -248,10 +269,13 @@ def _request(state: State, request: Request) -> list[Command]:
     if lease_id in state.waiting or lease_id in state.granted or lease_id in state.infeasible:
         return []
     demand = without_zeros(request.demand)
+    decision = state.choose(request)
+    if isinstance(decision, policy.Infeasible) and decision.for_good:
+        return [Unschedulable(lease_id, decision.reason)]
     state.owners.setdefault(request.owner, {})[lease_id] = None
-    if not state.resources.could_ever_fit(demand):
+    if isinstance(decision, policy.Infeasible):
         state.infeasible[lease_id] = request
-        return [Infeasible(lease_id, request.owner, f"{request.name} {state.resources.missing(demand)}")]
+        return [Infeasible(lease_id, request.owner, f"{request.name} {decision.reason}")]
     key = frozenset(demand.items())
     entry = state.waiting[lease_id] = Waiting(request, state.next_seq, key)
     state.next_seq += 1
@@ -362,6 +386,8 @@ def _check_places(state: State) -> None:
     assert len(places) == len(set(places)), f"a lease is in two places: {state}"
     owned = [lease_id for leases in state.owners.values() for lease_id in leases]
     assert sorted(owned) == sorted(places), f"owners and leases disagree: {state}"
+    for request in state.infeasible.values():
+        assert isinstance(state.choose(request), policy.Infeasible), f"{request.name} waits in vain: {state}"
     assert all(state.owners.values()), f"an owner without leases is remembered: {state}"
     grouped = {lease_id: entry for group in state.groups.values() for lease_id, entry in group.queue.items()}
     assert grouped == state.waiting, f"groups and waiting disagree: {state}"

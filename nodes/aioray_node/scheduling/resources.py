@@ -76,7 +76,7 @@ class NodeResources:
         for name, amount in demand.items():
             self.available[name] += amount
 
-    def missing(self, demand: Mapping[str, int]) -> str:
+    def missing(self, demand: Mapping[str, int], whose: str = "this node") -> str:
         """What the whole node is too small for, such as "needs 8 CPU, this node has 2"; "" when it could ever fit."""
         texts = []
         for name, amount in demand.items():
@@ -84,7 +84,7 @@ class NodeResources:
             if amount > total:
                 # Exact where the difference would not be seen.
                 words = _amount if _amount(name, amount) != _amount(name, total) else _exact
-                texts.append(f"needs {words(name, amount)} {name}, this node has {words(name, total)}")
+                texts.append(f"needs {words(name, amount)} {name}, {whose} has {words(name, total)}")
         return "; ".join(texts)
 
     def as_floats(self) -> dict[str, float]:

@@ -13,12 +13,13 @@ from aioray_node.scheduling import core
 from aioray_node.scheduling.resources import NodeResources, in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import msgspec
 
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
+    from aioray.wire.strategies import Strategy
     from aioray_node.environments.shell import EnvironmentDesk
     from aioray_node.pool.shell import Worker, WorkerPool
 
@@ -30,6 +31,7 @@ class ActorHost(Protocol):
     def placed(self, actor_id: bytes, worker: Worker) -> None: ...
     def worker_lost(self, actor_id: bytes, reason: str) -> None: ...
     def setup_failed(self, actor_id: bytes, reason: str) -> None: ...
+    def unschedulable(self, actor_id: bytes, reason: str) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -58,10 +60,12 @@ class LeaseDesk:
         *,
         exit_grace_s: float,
         gpu_ids: Sequence[str] = (),
+        node_id: str = "",
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         self._reactor = reactor
         self._exit_grace_s = exit_grace_s
-        self._state = core.State(resources)
+        self._state = core.State(resources, node_id=node_id, labels=dict(labels or {}))
         self._gpu_ids = gpu_ids
         self._send = send
         self._ids = itertools.count(1)
@@ -88,6 +92,8 @@ class LeaseDesk:
                     self.pool.free(lease_id, reusable=False)
                 case core.Infeasible(lease_id, _, text):
                     self._warn(lease_id, text)
+                case core.Unschedulable(lease_id, reason):
+                    self._turn_away(lease_id, reason)
                 case core.WakeAt(when):
                     delay_s = max(0.0, when - self._reactor.time())
                     self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
@@ -102,6 +108,15 @@ class LeaseDesk:
             self.feed(core.Shrink(lease_id, grant.running))
         self.actors.admitted(grant.actor_id)
 
+    def _turn_away(self, lease_id: int, reason: str) -> None:
+        """It is not to wait for a node that could have it."""
+        grant = self._grants[lease_id]
+        self._forget(lease_id)
+        if grant.actor_id:
+            self.actors.unschedulable(grant.actor_id, reason)
+        else:
+            self._send(grant.process, LeaseLost(grant.number, reason, unschedulable=True))
+
     def _warn(self, lease_id: int, text: str) -> None:
         best = in_words(self._state.resources.total)
         process = self._grants[lease_id].process
@@ -114,12 +129,20 @@ class LeaseDesk:
 
     # for callers
 
-    def request(self, process: bytes, number: int, demand: dict[str, int], name: str, environment: str = "") -> None:
+    def request(
+        self,
+        process: bytes,
+        number: int,
+        demand: dict[str, int],
+        name: str,
+        environment: str = "",
+        strategy: Strategy | None = None,
+    ) -> None:
         """A caller wants a worker for tasks."""
         if (process, number) in self._by_owner:
             return  # sent twice
         lease_id = next(self._ids)
-        request = core.Request(lease_id, process.hex(), demand, name)
+        request = core.Request(lease_id, process.hex(), demand, name, strategy)
         self._grants[lease_id] = _Grant(process, number, request, environment)
         self._by_owner[process, number] = lease_id
         self._queue(lease_id, environment)
@@ -188,15 +211,25 @@ class LeaseDesk:
         *,
         wants_worker: bool = True,
         environment: str = "",
+        strategy: Strategy | None = None,
     ) -> None:
         """An actor wants a worker for life, or just resources: it has a place in some worker then."""
         lease_id = next(self._ids)
-        request = core.Request(lease_id, "actor:" + actor_id.hex(), placement, name)
+        request = core.Request(lease_id, "actor:" + actor_id.hex(), placement, name, strategy)
         self._grants[lease_id] = _Grant(
             creator, 0, request, environment, actor_id, running=running, wants_worker=wants_worker
         )
         self._by_actor[actor_id] = lease_id
         self._queue(lease_id, environment)
+
+    def explain_actor(self, actor_id: bytes) -> str:
+        """Why an actor has no place yet; "" when it has one, or is none that waits."""
+        lease_id = self._by_actor.get(actor_id)
+        if lease_id is None or lease_id in self._state.granted:
+            return ""
+        if self.environments.is_awaited_by(lease_id):
+            return "its runtime environment is being set up"
+        return core.explain(self._state, lease_id)
 
     def end_actor(self, actor_id: bytes) -> None:
         """It needs its worker no more, or never will."""

@@ -11,8 +11,33 @@ from aioray.checkpoints import RESTORE, SAVE
 from aioray.wire.control import Checkpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioray_node.worker.hosted_actor import HostedActor
     from aioray_node.worker.lanes import Services
+
+
+class Acknowledgement:
+    """That the newest checkpoint is in the journal. With the lock held throughout."""
+
+    __slots__ = ("_waiting", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._waiting: list[Callable[[], None]] = []
+
+    def when_done(self, then: Callable[[], None]) -> None:
+        if self.done:
+            then()
+        else:
+            self._waiting.append(then)
+
+    def settle(self) -> None:
+        """It is, or nobody can say any more."""
+        self.done = True
+        waiting, self._waiting = self._waiting, []
+        for then in waiting:
+            then()
 
 
 class Saver:
@@ -28,6 +53,18 @@ class Saver:
         self._counting = threading.Lock()
         self._saving = threading.Lock()
         self._saving_on_loop = asyncio.Lock()
+        self._newest: Acknowledgement | None = None
+
+    @property
+    def unacknowledged(self) -> Acknowledgement | None:
+        """What an answer must wait for that goes now; None when all is in the journal."""
+        newest = self._newest
+        return None if newest is None or newest.done else newest
+
+    @property
+    def may_answer(self) -> bool:
+        """Whether what has waited may go: a light actor that was ended meanwhile answers nothing any more."""
+        return self._actor.is_up
 
     def call_done(self) -> bool:
         """A call is through, and not answered yet; whether a checkpoint is due before that."""
@@ -94,12 +131,17 @@ class Saver:
         )
 
     def _keep(self, state: Any) -> None:
-        """Have the node keep it. It is on its way when this returns: an answer that follows cannot overtake it."""
+        """Have the node keep it, and write it down."""
         runtime, spec = self._services.runtime, self._actor.spec
         ref = runtime.put(state)
         with runtime.reactor.lock:
             runtime.objects.share(ref)
-            runtime.link.send(Checkpoint(spec.actor_id, ref.binary(), ref._value, spec.restarts))
+            req, reply = runtime.link.expect()
+            newest = self._newest = Acknowledgement()
+            reply.then = lambda _: newest.settle()
+            if reply.done:  # the node is gone
+                newest.settle()
+            runtime.link.send(Checkpoint(spec.actor_id, ref.binary(), ref._value, spec.restarts, req))
             runtime.reactor.flush()
 
 

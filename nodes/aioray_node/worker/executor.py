@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import TaskCancelledError
 from aioray.runtime.tasks import RETRY_ALL
-from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greeting, Proceed
+from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greeting, Pattern, Proceed, Repeat
 from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray.wire.plans import Link
 from aioray_node.worker.actor_host import ActorHost
 from aioray_node.worker.exits import is_crash, reason_of, status_of
+from aioray_node.worker.functions import FunctionCache
 from aioray_node.worker.lanes import Services
 from aioray_node.worker.replies import Replier
 from aioray_node.worker.runtime import Caller, RunningCall, id_of_call_here, running
@@ -70,7 +71,7 @@ class Executor:
         self._streams = Streams(runtime)
         self._address = address
         self._queue: collections.deque[Item] = collections.deque()
-        self._functions: dict[str, Any] = {}
+        self._functions = FunctionCache(runtime.config.worker_functions_kept)
         self._threads = ThreadLimit()
         self._runs: collections.Counter[str] = collections.Counter()  # of functions that say how many are enough
         self._worn_out = False  # one has had enough: nothing begins here any more
@@ -109,6 +110,8 @@ class Executor:
         queue, by_slot = self._queue, self._host.by_slot
         for at, message in enumerate(messages):
             match message:
+                case Repeat():
+                    queue.append((connection, caller.repeated(message)))
                 case Call(slot=slot):
                     if message.time_left_us:
                         message.time_left_us += int(self._reactor.time() * 1e6)
@@ -118,6 +121,8 @@ class Executor:
                         actor.take((connection, message))
                 case Export(fn, data):
                     caller.exports[fn] = data
+                case Pattern(number, call):
+                    caller.patterns[number] = call
                 case Cancel(seq):
                     self._streams.cancel(connection, seq)
                     self._cancel(connection, message)
@@ -363,11 +368,10 @@ class Executor:
             if self._interrupting is item and isinstance(exc, KeyboardInterrupt):
                 self._stopped_call(item, running_call)  # user code has put a handler of its own in place of ours
             else:
-                self._save_if_due()
-                self._replier.error(connection, call, exc, exec_us, retry=self._is_worth_a_retry(caller, call, exc))
+                retry = self._is_worth_a_retry(caller, call, exc)
+                self._replier.error(connection, call, exc, exec_us, retry=retry, saver=self._save_if_due())
         else:
-            self._save_if_due()
-            self._replier.result(connection, caller.process_id, call, result, exec_us)
+            self._replier.result(connection, caller.process_id, call, result, exec_us, self._save_if_due())
             del result
         running.reset(token)
         self._runtime.call_over(running_call)
@@ -376,10 +380,11 @@ class Executor:
             self._reactor.forget_interrupt()
         return exec_us
 
-    def _save_if_due(self) -> None:
+    def _save_if_due(self) -> Saver | None:
         saver = None if self._actor is None else self._actor.saver
         if saver is not None and saver.call_done():
             saver.save()
+        return saver
 
     def _is_worth_a_retry(self, caller: Caller, call: Call, exc: BaseException) -> bool:
         """Whether the options of the call name this error."""
@@ -388,20 +393,18 @@ class Executor:
         if call.retry == RETRY_ALL:
             return isinstance(exc, Exception)
         try:
-            types = self._functions.get(call.retry)
-            if types is None:
-                types = self._functions[call.retry] = self._runtime.objects.load_arguments(caller.exports[call.retry])
-            return isinstance(exc, types)
+            return isinstance(exc, self._exported(call.retry, caller))
         except Exception:  # a type that cannot be had here is not what was raised here
             return False
+
+    def _exported(self, fn: str, caller: Caller) -> Any:
+        return self._functions.get(fn, caller.exports, self._runtime.objects.load_arguments)
 
     def _invoke(self, item: Item, running_call: RunningCall) -> Any:
         connection, call = item
         caller: Caller = connection.tag
         if self._actor is None:
-            function = self._functions.get(call.fn)
-            if function is None:
-                function = self._functions[call.fn] = self._runtime.objects.load_arguments(caller.exports[call.fn])
+            function = self._exported(call.fn, caller)
             self._threads.apply(call.num_cpus)
         else:
             function = self._actor.method(call.fn)

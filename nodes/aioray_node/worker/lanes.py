@@ -22,7 +22,7 @@ from aioray_node.worker.runtime import RunningCall, running
 from aioray_node.worker.streams import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from aioray.runtime.connection import Connection
     from aioray.wire.calls import Call
@@ -70,7 +70,8 @@ class Lane(Protocol):
 
 
 class ThreadLane:
-    """Calls in threads of a pool. One that runs cannot be interrupted: it is told, and what it began is cancelled."""
+    """Calls in threads of a pool. One that runs cannot be interrupted, unless it is a
+    coroutine: it is told, and what it began is cancelled."""
 
     def __init__(self, services: Services, actor: HostedActor, *, limit: int) -> None:
         self._services = services
@@ -78,6 +79,7 @@ class ThreadLane:
         self._pool = concurrent.futures.ThreadPoolExecutor(limit, "actor")
         self._under_way: dict[Key, tuple[Item, concurrent.futures.Future[None]]] = {}
         self._running: dict[Key, RunningCall] = {}
+        self._awaited: dict[Key, tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = {}  # on loops of their threads
 
     def take(self, item: Item) -> None:
         key = (id(item[0]), item[1].seq)
@@ -99,6 +101,10 @@ class ThreadLane:
         if call is None:  # its thread is about to begin
             call = self._running[key] = self._running_call(item)
         call.cancel(self._services.runtime.next_seq(), recursive=recursive)
+        if key in self._awaited:
+            loop, task = self._awaited[key]
+            loop.call_soon_threadsafe(self._cancel_task, task, call)
+            return True
         if recursive:
             self._services.runtime.tasks.cancel_children(call)
             return False
@@ -133,18 +139,22 @@ class ThreadLane:
             args, kwargs = services.runtime.arguments(call)
             result = method(*args, **kwargs)
             del args, kwargs
-            if services.streams.is_asked(item, result):
-                result = services.streams.finish(item, result)
-        except Stopped:
+            if inspect.isasyncgen(result):
+                finishing = services.streams.finish_async(item, result)
+                result = self._on_loop_of_its_own(key, running_call, finishing)
+            else:
+                if inspect.iscoroutine(result):
+                    result = self._on_loop_of_its_own(key, running_call, result)
+                if services.streams.is_asked(item, result):
+                    result = services.streams.finish(item, result)
+        except (Stopped, asyncio.CancelledError):
             services.replier.cancelled(item)
         except SystemExit as exc:
             services.on_exit(self._actor, exc)
         except BaseException as exc:  # whatever user code raises is its caller's
-            self._save_if_due()
-            services.replier.error(connection, call, exc, us_since(started))
+            services.replier.error(connection, call, exc, us_since(started), saver=self._save_if_due())
         else:
-            self._save_if_due()
-            services.replier.result(connection, caller, call, result, us_since(started))
+            services.replier.result(connection, caller, call, result, us_since(started), self._save_if_due())
             del result
         finally:
             running.reset(token)
@@ -153,10 +163,33 @@ class ThreadLane:
         if services.reactor.loop is None:
             services.reactor.flush()
 
-    def _save_if_due(self) -> None:
+    def _on_loop_of_its_own(self, key: Key, call: RunningCall, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """What it gives: of a function that was sent along with __ray_call__, since the actor itself is not async."""
+        services = self._services
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            task = loop.create_task(coroutine)
+            with services.reactor.lock:
+                self._awaited[key] = loop, task
+                if call.is_canceled:  # before it could be told
+                    task.cancel()
+            try:
+                return loop.run_until_complete(task)
+            finally:
+                with services.reactor.lock:
+                    del self._awaited[key]
+                if task.done() and not task.cancelled():
+                    task.exception()  # it is on its way; nobody need complain that it was not looked at
+
+    def _cancel_task(self, task: asyncio.Task[Any], call: RunningCall) -> None:
+        with self._services.reactor.lock:
+            self._services.runtime.cancel_loop_task(task, call)
+
+    def _save_if_due(self) -> Saver | None:
         saver = self._actor.saver
         if saver is not None and saver.call_done():
             saver.save()
+        return saver
 
 
 class LoopLane:
@@ -222,12 +255,12 @@ class LoopLane:
             if actor.saver is not None and actor.saver.call_done():
                 await actor.saver.save_on_loop()
             if not self._closed:
-                services.replier.error(connection, call, exc, us_since(started))
+                services.replier.error(connection, call, exc, us_since(started), saver=actor.saver)
         else:
             if actor.saver is not None and actor.saver.call_done():
                 await actor.saver.save_on_loop()
             if not self._closed:
-                services.replier.result(connection, caller, call, result, us_since(started))
+                services.replier.result(connection, caller, call, result, us_since(started), actor.saver)
         services.runtime.call_over(running_call)
         self._over(key)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.serialization import Serialized
     from aioray.wire.values import Value
+    from aioray_node.worker.checkpoints import Saver
     from aioray_node.worker.lanes import Item
 
 
@@ -31,12 +32,20 @@ class Replier:
         self._runtime = runtime
         self.unsent = 0  # answers that wait until the node knows what they need
 
-    def result(self, connection: Connection, caller: bytes, call: Call, result: Any, exec_us: int) -> None:
-        """The call returned."""
+    def result(
+        self,
+        connection: Connection,
+        caller: bytes,
+        call: Call,
+        result: Any,
+        exec_us: int,
+        saver: Saver | None = None,
+    ) -> None:
+        """The call returned. `saver`: of its actor, whose checkpoints must be in the journal before it is answered."""
         try:
             parts = self._pickled(call, result)
         except Exception as exc:  # a result that cannot be sent is the call's failure
-            self.error(connection, call, exc, exec_us)
+            self.error(connection, call, exc, exec_us, saver=saver)
             return
         if len(parts) == 1:
             part = parts[0]
@@ -45,6 +54,7 @@ class Replier:
                 and not part.refs
                 and len(part.data) <= self._runtime.config.inline_max_nbytes
                 and not self._runtime.objects.must_settle
+                and (saver is None or saver.unacknowledged is None)
             ):
                 with self._runtime.reactor.lock:
                     connection.send(Done(call.seq, part.data, exec_us))
@@ -56,13 +66,20 @@ class Replier:
         except RayError as exc:
             for value in values:  # all of them, or none
                 self._runtime.objects.unstore(value)
-            self.error(connection, call, exc, exec_us)
+            self.error(connection, call, exc, exec_us, saver=saver)
             return
         oids = [object_id(caller, call.seq, index) for index in range(len(parts))]
-        self._send_when_safe(connection, Finished(call.seq, values, exec_us), oids, parts)
+        self._send_when_safe(connection, Finished(call.seq, values, exec_us), oids, parts, saver)
 
     def error(
-        self, connection: Connection, call: Call, exc: BaseException, exec_us: int, *, retry: bool = False
+        self,
+        connection: Connection,
+        call: Call,
+        exc: BaseException,
+        exec_us: int,
+        *,
+        retry: bool = False,
+        saver: Saver | None = None,
     ) -> None:
         """The call raised; `retry`: what its options call worth another try."""
         name = call.name or call.fn
@@ -71,7 +88,7 @@ class Replier:
         held = bool(value.refs and call.num_returns)
         oids = [object_id(connection.tag.process_id, call.seq)] if held else []
         self._send_when_safe(
-            connection, Finished(call.seq, [value], exec_us, retry), oids, [serialized] if held else []
+            connection, Finished(call.seq, [value], exec_us, retry), oids, [serialized] if held else [], saver
         )
 
     def cancelled(self, item: Item) -> None:
@@ -98,7 +115,12 @@ class Replier:
         return [serialize_value(each) for each in results]
 
     def _send_when_safe(
-        self, connection: Connection, reply: Finished, oids: list[bytes], parts: list[Serialized]
+        self,
+        connection: Connection,
+        reply: Finished,
+        oids: list[bytes],
+        parts: list[Serialized],
+        saver: Saver | None = None,
     ) -> None:
         runtime = self._runtime
         left = 0
@@ -108,7 +130,8 @@ class Replier:
             left -= 1
             if left == 0:
                 self.unsent -= 1
-                connection.send(reply)
+                if saver is None or saver.may_answer:
+                    connection.send(reply)
                 parts.clear()  # the refs inside were kept alive until now
 
         with runtime.reactor.lock:
@@ -126,6 +149,10 @@ class Replier:
                 link.send(message(req))
             if runtime.objects.must_settle and runtime.objects.settle(acknowledged):
                 left += 1
+            saved = None if saver is None else saver.unacknowledged
+            if saved is not None:
+                left += 1
+                saved.when_done(acknowledged)
             if left == 0:
                 connection.send(reply)
             else:

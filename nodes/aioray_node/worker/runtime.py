@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import copy
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aioray.refs import ObjectRef
-    from aioray.wire.calls import Call
+    from aioray.wire.calls import Call, Repeat
     from aioray.wire.control import ActorSpec
     from aioray_node.worker.actor_host import ActorHost
     from aioray_node.worker.hosted_actor import HostedActor
@@ -28,13 +29,20 @@ if TYPE_CHECKING:
 class Caller:
     """Who is at the other end of a connection; or, for constructors, who wanted the actor."""
 
-    __slots__ = ("exports", "job_id", "namespace", "process_id")
+    __slots__ = ("exports", "job_id", "namespace", "patterns", "process_id")
 
     def __init__(self, process_id: bytes = b"", job_id: bytes = b"", namespace: str = "") -> None:
         self.process_id = process_id
         self.job_id = job_id
         self.namespace = namespace
         self.exports: dict[str, bytes] = {}
+        self.patterns: dict[int, Call] = {}
+
+    def repeated(self, message: Repeat) -> Call:
+        """The whole call that `message` stands for."""
+        call = copy.copy(self.patterns[message.pattern])
+        call.seq, call.args = message.seq, message.args
+        return call
 
 
 class RunningCall:
@@ -71,7 +79,9 @@ class RunningCall:
 
     @property
     def task_name(self) -> str:
-        return self.call.name if self.actor is None else f"{self.actor.spec.cls}.{self.call.fn}"
+        if self.actor is None or self.call.name:
+            return self.call.name
+        return f"{self.actor.spec.cls}.{self.call.fn}"
 
     @property
     def function_name(self) -> str:

@@ -120,9 +120,22 @@ class LoopRunner:
             result = self._passes.failure(exc, call.bound.name)
         finally:
             self._services.runtime.call_over(call.running)
-        if actor.saver is not None and actor.saver.call_done():
-            await actor.saver.save_on_loop()
+        await self._save_if_due()
         return result
+
+    async def _save_if_due(self) -> None:
+        """Take a checkpoint; what the call made goes on only when that is in the journal."""
+        saver = self._passes.actor.saver
+        if saver is None:
+            return
+        if saver.call_done():
+            await saver.save_on_loop()
+        newest = saver.unacknowledged
+        if newest is not None:
+            known = asyncio.Event()
+            with self._services.reactor.lock:
+                newest.when_done(known.set)
+            await known.wait()
 
     async def _send(self, call: PreparedCall, result: Any) -> None:
         packed = self._passes.pack(call, result)

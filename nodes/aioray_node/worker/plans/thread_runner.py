@@ -90,13 +90,19 @@ class ThreadRunner:
             self._services.runtime.call_over(call.running)
 
     def _save_if_due(self) -> None:
+        """Take a checkpoint; what the call made goes on only when that is in the journal."""
         saver = self._passes.actor.saver
-        if saver is not None and saver.call_done():
+        if saver is None:
+            return
+        if saver.call_done():
             if self._turn is None:
                 saver.save()
             else:
                 with self._turn:
                     saver.save()
+        newest = saver.unacknowledged
+        if newest is not None:
+            self._services.runtime.reactor.run_until(lambda: newest.done)
 
     def _send(self, call: PreparedCall, result: Any) -> None:
         packed = self._passes.pack(call, result)

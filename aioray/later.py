@@ -1,0 +1,40 @@
+"""Names of Ray's that are not there yet: who asks for one is told so, and not that it is a mistake."""
+
+from __future__ import annotations
+
+_BY_MODULE = {
+    "aioray": {
+        "LoggingConfig": "configuring the logs of workers",
+        "autoscaler": "clusters of more than one machine",
+        "cluster_utils": "clusters of more than one machine",
+        "data": "the library",
+        "integrations": "integrations (ours)",
+        "job_submission": "jobs",
+        "progress": "task events",
+        "serve": "the library",
+        "testing": "the test harness (ours)",
+        "timeline": "task events",
+        "train": "the library",
+        "tune": "the library",
+    },
+    "aioray.util": {
+        "accelerators": "names of accelerators",
+        "get_current_placement_group": "placement groups",
+        "get_placement_group": "placement groups",
+        "iter": "parallel iterators",
+        "metrics": "metrics",
+        "placement_group": "placement groups",
+        "placement_group_table": "placement groups",
+        "remove_placement_group": "placement groups",
+        "rpdb": "a debugger that attaches",
+        "state": "the state API",
+    },
+}
+
+
+def missing(module: str, name: str) -> AttributeError:
+    """What to raise for a name that a module has not."""
+    subject = _BY_MODULE.get(module, {}).get(name)
+    if subject is None:
+        return AttributeError(f"module {module!r} has no attribute {name!r}")
+    return AttributeError(f"{module}.{name} is not there yet ({subject}): README.md says what is", name=name)

@@ -1,0 +1,291 @@
+"""Ray's public names, by area: each is here, documented, or says that it is not there yet.
+
+What an option does is tested where it does it; here, that each one is known, and either works or is refused by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aioray
+from aioray.exceptions import InvalidOptionError
+from aioray.options import TABLE, actor_options, task_options
+
+# Where a name is imported from, and the names that are there. What is no class, function or module has no docstring.
+PRESENT = {
+    "aioray": """
+        init connect disconnect shutdown is_initialized remote method get put wait as_completed cancel kill get_actor
+        explain get_gpu_ids get_runtime_context nodes cluster_resources available_resources ObjectRef
+        ObjectRefGenerator DynamicObjectRefGenerator ActorID NodeID JobID WorkerID TaskID ObjectID PlacementGroupID
+        checkpoint Actor ActorClass ActorHandle Cluster
+        actor util exceptions runtime_context runtime_env dag cloudpickle experimental job_config
+        """,
+    "aioray.actor": "exit_actor ActorHandle",
+    "aioray.cloudpickle": "dumps loads CloudPickler",
+    "aioray.dag": "InputNode MultiOutputNode DAGNode FunctionNode ClassNode ClassMethodNode InputAttributeNode",
+    "aioray.exceptions": """
+        RayError RayTaskError RayActorError ActorDiedError ActorUnavailableError TaskCancelledError WorkerCrashedError
+        NodeDiedError GetTimeoutError ObjectLostError ObjectReconstructionFailedError
+        ObjectReconstructionFailedMaxAttemptsExceededError ObjectReconstructionFailedLineageEvictedError OwnerDiedError
+        ObjectFreedError ObjectFetchTimedOutError ReferenceCountingAssertionError ObjectStoreFullError OutOfDiskError
+        OutOfMemoryError RuntimeEnvSetupError TaskPlacementGroupRemoved ActorPlacementGroupRemoved
+        PendingCallsLimitExceeded TaskUnschedulableError ActorUnschedulableError ActorAlreadyExistsError
+        AuthenticationError AsyncioActorExit ObjectRefStreamEndOfStreamError UnserializableException RaySystemError
+        """,
+    "aioray.experimental": "get_object_locations get_local_object_locations",
+    "aioray.job_config": "JobConfig",
+    "aioray.runtime_context": "RuntimeContext get_runtime_context",
+    "aioray.runtime_env": "RuntimeEnv",
+    "aioray.util": """
+        ActorPool as_completed map_unordered inspect_serializability register_serializer deregister_serializer
+        list_named_actors get_node_ip_address ActorGroup Executor log_once tqdm
+        queue multiprocessing joblib collective actor_group
+        """,
+    "aioray.util.actor_group": "ActorGroup",
+    "aioray.util.joblib": "register_ray register_aioray",
+    "aioray.util.multiprocessing": "Pool",
+    "aioray.util.queue": "Queue Empty Full",
+    "aioray.util.scheduling_strategies": """
+        NodeAffinitySchedulingStrategy NodeLabelSchedulingStrategy In NotIn Exists DoesNotExist
+        """,
+}
+
+MEMBERS = {
+    "ObjectRef": "hex binary task_id job_id future is_nil nil from_random",
+    "runtime_context.RuntimeContext": """
+        job_id node_id worker_id task_id actor_id namespace gcs_address runtime_env current_actor
+        was_current_actor_reconstructed is_canceled get_job_id get_node_id get_worker_id get_task_id get_actor_id
+        get_runtime_env_string get_actor_name get_task_name get_task_function_name get_assigned_resources
+        get_accelerator_ids get_node_labels get_placement_group_id should_capture_child_tasks_in_placement_group
+        get_session_name get_temp_dir
+        """,
+}
+
+# Not there yet: to ask for one says so, by its name, and to import it fails as importing what is not there does.
+LATER = {
+    "aioray": """
+        LoggingConfig timeline progress cluster_utils data tune serve train job_submission autoscaler testing
+        integrations
+        """,
+    "aioray.util": """
+        placement_group placement_group_table get_placement_group get_current_placement_group remove_placement_group
+        metrics state accelerators iter rpdb
+        """,
+}
+
+INIT = [
+    "address",
+    "num_cpus",
+    "num_gpus",
+    "resources",
+    "labels",
+    "object_store_memory",
+    "ignore_reinit_error",
+    "include_dashboard",
+    "dashboard_host",
+    "dashboard_port",
+    "job_config",
+    "configure_logging",
+    "logging_level",
+    "logging_format",
+    "logging_config",
+    "log_to_driver",
+    "namespace",
+    "runtime_env",
+    "_system_config",
+    "_temp_dir",
+    "_node_ip_address",
+    "inline",
+]
+
+OF_BOTH = [
+    "num_cpus",
+    "num_gpus",
+    "memory",
+    "object_store_memory",
+    "resources",
+    "accelerator_type",
+    "label_selector",
+    "fallback_strategy",
+    "_labels",
+    "scheduling_strategy",
+    "placement_group",
+    "placement_group_bundle_index",
+    "placement_group_capture_child_tasks",
+    "runtime_env",
+    "name",
+    "enable_task_events",
+]
+OF_TASKS = [
+    "num_returns",
+    "max_retries",
+    "retry_exceptions",
+    "max_calls",
+    "_generator_backpressure_num_objects",
+    "speculative",
+    "timeout",
+    "deadline",
+]
+OF_ACTORS = [
+    "max_concurrency",
+    "max_restarts",
+    "max_task_retries",
+    "max_pending_calls",
+    "lifetime",
+    "namespace",
+    "get_if_exists",
+    "concurrency_groups",
+    "allow_out_of_order_execution",
+    "isolation",
+]
+
+
+def pairs(names: dict[str, str]) -> list[tuple[str, str]]:
+    return [(where, name) for where, text in names.items() for name in text.split()]
+
+
+@pytest.mark.parametrize(("module", "name"), pairs(PRESENT))
+def test_a_name_is_where_ray_has_it_and_is_documented(module: str, name: str) -> None:
+    found = getattr(importlib.import_module(module), name)
+    assert inspect.getdoc(found), f"{module}.{name} has no docstring"
+
+
+@pytest.mark.parametrize(("owner", "name"), pairs(MEMBERS))
+def test_a_member_is_there_and_is_documented(owner: str, name: str) -> None:
+    found: Any = aioray
+    for part in owner.split("."):
+        found = getattr(found, part)
+    assert inspect.getdoc(inspect.getattr_static(found, name)), f"{owner}.{name} has no docstring"
+
+
+@pytest.mark.parametrize(("module", "name"), pairs(LATER))
+def test_a_name_of_later_says_so(module: str, name: str) -> None:
+    """When this fails because the name is there now: move it from LATER to PRESENT, and take it out of `later.py`."""
+    found = importlib.import_module(module)
+    assert not hasattr(found, name)
+    with pytest.raises(AttributeError, match=rf"{module}\.{name} is not there yet \(.+\): README.md says what is"):
+        getattr(found, name)
+    with pytest.raises(ImportError, match=rf"cannot import name '{name}' from '{module}'"):
+        exec(f"from {module} import {name}")
+    with pytest.raises(ModuleNotFoundError, match=rf"No module named '{module}.{name}'"):
+        importlib.import_module(f"{module}.{name}")
+
+
+def test_what_nobody_has_is_no_name_of_later() -> None:
+    with pytest.raises(AttributeError, match="module 'aioray' has no attribute 'reomte'"):
+        aioray.reomte  # noqa: B018
+    with pytest.raises(AttributeError, match=r"module 'aioray\.util' has no attribute 'Actorpool'"):
+        aioray.util.Actorpool  # noqa: B018
+
+
+def test_starting_does_not_import_what_a_program_may_never_need() -> None:
+    program = (
+        "import sys, aioray\n"
+        "late = {'cloudpickle', 'dag', 'experimental', 'job_config', 'util'}\n"
+        "assert not {f'aioray.{name}' for name in late} & set(sys.modules)\n"
+        "assert late <= set(dir(aioray))\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=30)
+
+
+def test_all_of_the_package_is_public_and_there() -> None:
+    assert sorted(aioray.__all__) == sorted(set(aioray.__all__))
+    assert {name for where, name in pairs(PRESENT) if where == "aioray"} <= set(aioray.__all__)
+    for name in aioray.__all__:
+        getattr(aioray, name)
+
+
+# options
+
+# What asks for something that is not there yet, and must be refused rather than ignored.
+ASKS_FOR_MORE: dict[str, Any] = {
+    "_labels": {"a": "b"},
+    "_node_ip_address": "10.0.0.1",
+    "address": "10.0.0.1:6379",
+    "dashboard_host": "0.0.0.0",
+    "dashboard_port": 8265,
+    "include_dashboard": True,
+    "inline": True,
+    "logging_config": object(),
+    "object_store_memory": 1 << 30,
+    "placement_group": object(),
+    "placement_group_bundle_index": 0,
+    "placement_group_capture_child_tasks": True,
+    "speculative": True,
+}
+# Each of the others does what it says; tests of that are in the file named.
+WORKS = {
+    "tests/api/test_tasks.py": "num_cpus num_gpus resources memory name num_returns",
+    "tests/api/test_runtime_env.py": "runtime_env",
+    "tests/processes/test_gpus.py": "accelerator_type",
+    "tests/calls/test_retries.py": "max_retries retry_exceptions max_calls",
+    "tests/calls/test_deadlines.py": "timeout deadline",
+    "tests/api/test_streaming.py": "_generator_backpressure_num_objects",
+    "tests/api/test_actors.py": "max_concurrency namespace get_if_exists lifetime",
+    "tests/api/test_actor_restarts.py": "max_restarts max_task_retries max_pending_calls allow_out_of_order_execution",
+    "tests/api/test_concurrency_groups.py": "concurrency_groups",
+    "tests/api/test_light_actors.py": "isolation",
+    "tests/test_options.py": "enable_task_events",  # there are no events that could be left out
+    "tests/api/test_scheduling_strategies.py": "label_selector fallback_strategy scheduling_strategy",
+}
+WORKS_IN_INIT = [
+    "labels",
+    "num_cpus",
+    "num_gpus",
+    "resources",
+    "object_store_memory",
+    "ignore_reinit_error",
+    "job_config",
+    "configure_logging",
+    "logging_level",
+    "logging_format",
+    "log_to_driver",
+    "namespace",
+    "runtime_env",
+    "_system_config",
+    "_temp_dir",
+]
+
+
+def test_the_table_has_every_option_of_tasks_and_of_actors() -> None:
+    assert set(OF_BOTH + OF_TASKS) <= set(TABLE["task"])
+    assert set(OF_BOTH + OF_ACTORS) <= set(TABLE["actor"])
+
+
+@pytest.mark.parametrize("name", sorted({*OF_BOTH, *OF_TASKS, *OF_ACTORS}))
+def test_an_option_works_or_is_refused_by_name(name: str) -> None:
+    works = {name: path for path, names in WORKS.items() for name in names.split()}
+    if name in ASKS_FOR_MORE:
+        for kind, options in (("task", task_options), ("actor", actor_options)):
+            if name in TABLE[kind]:  # type: ignore[index]
+                with pytest.raises(InvalidOptionError, match="not there yet") as it:
+                    options({name: ASKS_FOR_MORE[name]})
+                assert it.value.option == name
+    else:
+        assert name in _read(works[name]), f"{works[name]} does not test {name}"
+
+
+def _read(path: str) -> str:
+    return (Path(__file__).parent.parent / path).read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in INIT if name not in WORKS_IN_INIT])
+def test_what_init_cannot_do_yet_is_refused_by_name_before_anything_starts(name: str) -> None:
+    init: Any = aioray.init
+    with pytest.raises(InvalidOptionError, match="not there yet") as it:
+        init(**{name: ASKS_FOR_MORE[name]})
+    assert it.value.option == name
+    assert not aioray.is_initialized()
+
+
+@pytest.mark.parametrize("name", WORKS_IN_INIT)
+def test_what_init_takes_is_in_its_signature_and_in_its_words(name: str) -> None:
+    assert name in inspect.signature(aioray.init).parameters
+    assert name in (aioray.init.__doc__ or "")
