@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from aioray.runtime.passes import Pass
     from aioray.runtime.runtime import Runtime
 
+_MOST_HOPS = 10  # that are worth looking for an answer as many times longer
 _LAST_WORDS_S = 1.0  # how long the node may take to say that an actor died
 
 
@@ -152,6 +153,8 @@ class Plan:
 
     def _opened(self) -> None:
         self.state = "open"
+        self._hops = min(_MOST_HOPS, 2 * (len(self._actors) + 1))
+        self.runtime.reactor.expect_hops(self._hops)
         for run in list(self._unsent):
             try:
                 self._pack(run)
@@ -312,6 +315,8 @@ class Plan:
         """
         if self.state == "closed":
             return
+        if self.state == "open":
+            self.runtime.reactor.expect_hops_no_more(self._hops)
         self.state, self.error = "closed", error
         for actor in self._actors:
             if self in actor.line.plans:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
-from aioray.wire.framing import WireError, announced_nbytes, append_frame, call_decoder, split_frames
+from aioray.wire.framing import WireError, announced_nbytes, append_frame, call_decoder, one_frame, split_frames
 
 if TYPE_CHECKING:
     import msgspec
@@ -47,8 +47,12 @@ class Inlet:
         if not nbytes:
             raise LinkClosed
         inbox = self._inbox
-        data: bytearray | memoryview = self._buffer[:nbytes]
         try:
+            if not inbox:
+                message = one_frame(self._buffer, nbytes, call_decoder)
+                if message is not None:
+                    return [message]
+            data: bytearray | memoryview = self._buffer[:nbytes]
             if inbox:
                 inbox += data
                 if len(inbox) < announced_nbytes(inbox):

@@ -89,8 +89,9 @@ class LoopRunner:
                     for channel in call.reads:
                         while not passes.arrived[channel]:
                             await self._receive()
-                        passes.load(channel)
-                    result = passes.failed_argument(call) or await self._call(call)
+                        passes.load(channel, passes.arrived[channel].popleft())
+                    failed = passes.failed_argument(call) if passes.has_failed else None
+                    result = failed or await self._call(call)
                     await self._send(call, result)
                     passes.keep(call, result)
                     del result

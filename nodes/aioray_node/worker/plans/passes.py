@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import pickle
 from typing import TYPE_CHECKING, Any
 
 from aioray.dag.schedule import DRIVER, TICK
@@ -10,7 +11,7 @@ from aioray.exceptions import RayError, RayTaskError, UnserializableException
 from aioray.runtime.errors import serialized_error, task_error
 from aioray.runtime.handing_over import hand_over, is_small, leave, take
 from aioray.runtime.objects import serialize_value
-from aioray.runtime.serialization import deserialize
+from aioray.runtime.serialization import serialize_plain
 from aioray.wire.calls import Call
 from aioray.wire.plans import Passed
 from aioray.wire.values import Value, object_id
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from aioray_node.worker.hosted_actor import HostedActor
     from aioray_node.worker.plans.links import Outlet
     from aioray_node.worker.runtime import WorkerRuntime
+
+
+_loads = pickle.loads
 
 
 class Failure:
@@ -89,6 +93,7 @@ class Passes:
         }
         self.values: dict[int, Any] = {}
         self.seq = 0  # of the pass at hand
+        self.has_failed = False  # one of its values is none
         self._small_nbytes = runtime.config.inline_max_nbytes
 
     def connect(self, outlets: dict[int, Outlet], targets: dict[int, Target]) -> None:
@@ -103,29 +108,33 @@ class Passes:
 
     def came(self, messages: list[Any]) -> None:
         """Values came from a neighbour."""
+        arrived = self.arrived
         for message in messages:
             if type(message) is Passed:
-                self.arrived[message.channel].append(message)
+                arrived[message.channel].append(message)
 
-    def load(self, channel: int) -> None:
-        """Take the next value of a channel, which is there, into the pass at hand."""
-        message = self.arrived[channel].popleft()
-        self.seq = message.seq
-        if channel == TICK:
-            return
+    def load(self, channel: int, message: Passed) -> None:
+        """Take a value that has come into the pass at hand."""
+        if message.seq != self.seq:
+            self.seq, self.has_failed = message.seq, False
         value = message.value
         if value is None:
-            try:
-                self.values[channel] = deserialize(message.data, message.buffers, None)
-            except Exception as exc:  # of user code, as a rule
-                self.values[channel] = self.failure(exc, "a value of the graph, where it was unpickled")
+            if channel != TICK:
+                try:
+                    self.values[channel] = _loads(message.data, buffers=message.buffers)
+                except Exception as exc:  # of user code, as a rule
+                    self._not_loaded(channel, exc)
         elif value.is_error:
             self.values[channel] = Failure(value)
+            self.has_failed = True
         else:
             try:
                 self.values[channel] = take(self.runtime, value, message.token)
             except Exception as exc:  # as above
-                self.values[channel] = self.failure(exc, "a value of the graph, where it was unpickled")
+                self._not_loaded(channel, exc)
+
+    def _not_loaded(self, channel: int, exc: Exception) -> None:
+        self.values[channel] = self.failure(exc, "a value of the graph, where it was unpickled")
 
     def failed_argument(self, call: PreparedCall) -> Failure | None:
         """The first of a call's values that is none: the call does not run."""
@@ -137,6 +146,7 @@ class Passes:
 
     def failure(self, exc: BaseException, name: str) -> Failure:
         """What the caller gets for what user code raised in a call."""
+        self.has_failed = True
         is_ours = isinstance(exc, RayError) and exc.__traceback__ is None
         error = exc if is_ours else task_error(exc, name)
         exc.__traceback__ = None  # its frames hold the arguments
@@ -163,9 +173,10 @@ class Passes:
         if type(result) is Failure:
             return Passed(self.seq, call.number, value=result.value)
         try:
+            data = serialize_plain(result)
+            if data is not None and len(data) <= self._small_nbytes:
+                return Passed(self.seq, call.number, data)
             serialized = serialize_value(result)
-            if not serialized.buffers and not serialized.refs and len(serialized.data) <= self._small_nbytes:
-                return Passed(self.seq, call.number, serialized.data)
             if is_small(self.runtime, serialized):
                 return Passed(self.seq, call.number, serialized.data, [bytes(buffer) for buffer in serialized.buffers])
             result_id = object_id(self.part.driver, self.seq, call.bound.result) if call.to_driver else b""

@@ -16,6 +16,7 @@ from aioray_node.worker.plans.links import LinkClosed
 from aioray_node.worker.runtime import running
 
 if TYPE_CHECKING:
+    from aioray_node.worker.checkpoints import Saver
     from aioray_node.worker.lanes import Services
     from aioray_node.worker.plans.links import Inlet, Outlet
     from aioray_node.worker.plans.passes import Passes, PreparedCall
@@ -31,6 +32,7 @@ class ThreadRunner:
         self._outlets = outlets
         self._stuck: set[Outlet] = set()  # their sockets are full
         self._turn = passes.actor.turn
+        self._saver = passes.actor.saver
         self.ended = False
         # A daemon: it may be in user code that does not end, and the process must.
         self._thread = threading.Thread(target=self._run, name="aioray-plan", daemon=True)
@@ -58,14 +60,15 @@ class ThreadRunner:
 
     def _run_pass(self) -> None:
         passes = self._passes
-        arrived, load = passes.arrived, passes.load
+        arrived = passes.arrived
         for call in passes.calls:
             for channel in call.reads:
                 queue = arrived[channel]
                 while not queue:
                     self._receive()
-                load(channel)
-            result = passes.failed_argument(call) or self._call(call)
+                passes.load(channel, queue.popleft())
+            failed = passes.failed_argument(call) if passes.has_failed else None
+            result = failed or self._call(call)
             self._send(call, result)
             passes.keep(call, result)
             del result
@@ -86,14 +89,13 @@ class ThreadRunner:
             return self._passes.failure(exc, call.bound.name)
         finally:
             running.reset(token)
-            self._save_if_due()
-            self._services.runtime.call_over(call.running)
+            if self._saver is not None:
+                self._save_if_due(self._saver)
+            if call.running.awaiting:
+                self._services.runtime.call_over(call.running)
 
-    def _save_if_due(self) -> None:
+    def _save_if_due(self, saver: Saver) -> None:
         """Take a checkpoint; what the call made goes on only when that is in the journal."""
-        saver = self._passes.actor.saver
-        if saver is None:
-            return
         if saver.call_done():
             if self._turn is None:
                 saver.save()
