@@ -113,7 +113,7 @@ class ActorCallRecord:
         self.refs = refs
         self.sent = False
         self.cancelled = False
-        self.lost_worker = False  # one died that may have been through with it
+        self.lost_worker = False  # one died, or raised, that may have told the node of what is not its result
         self.retries_left = target.max_retries  # -1: without end
 
     def take_retry(self) -> bool:
@@ -358,7 +358,7 @@ class ActorCaller:
         self._void(record)
 
     def _void(self, record: ActorCallRecord) -> None:
-        """A call is over: what a worker that died had made for it is nobody's."""
+        """A call is over: what was made for it before, and did not become its result, is nobody's."""
         if record.lost_worker and not self._runtime.closed:
             self._runtime.objects.void_results(record.refs)
 
@@ -515,6 +515,8 @@ class ActorCaller:
                 self._void(record)
             elif type(message) is Finished:
                 if record.target.retry_on and self._retries(record, message.values):
+                    if message.values[0].refs:  # let go of when it is over: see TaskSubmitter._try_again
+                        record.lost_worker = True
                     self._again(record)
                 else:
                     complete(self._runtime, record, message.values)
