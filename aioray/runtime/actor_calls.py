@@ -104,7 +104,7 @@ class ActorCallRecord(msgspec.Struct, eq=False, weakref=True):
     timed_out: bool = False
     sent: bool = False
     cancelled: bool = False
-    lost_worker: bool = False  # one died that may have been through with it
+    lost_worker: bool = False  # one died, or raised, that may have told the node of what is not its result
 
     def take_retry(self) -> bool:
         """Whether it may be sent again; uses that up."""
@@ -360,7 +360,7 @@ class ActorCaller:
         self._void(record)
 
     def _void(self, record: ActorCallRecord) -> None:
-        """A call is over: what a worker that died had made for it is nobody's."""
+        """A call is over: what was made for it before, and did not become its result, is nobody's."""
         if record.lost_worker and not self._runtime.closed:
             self._runtime.objects.void_results(record.refs)
 
@@ -517,6 +517,8 @@ class ActorCaller:
                 self._void(record)
             elif type(message) is Finished:
                 if record.target.retry_on and self._retries(record, message.values):
+                    if message.values[0].refs:  # let go of when it is over: see TaskSubmitter._try_again
+                        record.lost_worker = True
                     self._again(record)
                 else:
                     complete(self._runtime, record, message.values)

@@ -39,7 +39,7 @@ from aioray.wire.calls import (
     Repeat,
     Yielded,
 )
-from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn, Release
+from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn
 from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value
 
@@ -118,7 +118,7 @@ class Task(msgspec.Struct, eq=False, weakref=True):
     timed_out: bool = False
     force: bool = False  # how it is cancelled
     recursive: bool = True
-    lost_worker: bool = False  # one died that may have been through with it
+    lost_worker: bool = False  # one died, or raised, that may have told the node of what is not its result
 
     @property
     def function(self) -> Function:
@@ -441,8 +441,9 @@ class TaskSubmitter:
         """It raised what its options say is worth another try."""
         if task.retries > 0:
             task.retries -= 1
-        if error.refs and task.refs:
-            self._runtime.link.send(Release(task.refs[0].binary(), []))  # the refs inside the error
+        if error.refs:
+            # Not let go of now: the next worker may tell of its result before the node has read that we do.
+            task.lost_worker = True
         queue.waiting.append(task)
 
     def _given_back(self, queue: KeyQueue, lease: Lease, seqs: list[int], now: float) -> None:
