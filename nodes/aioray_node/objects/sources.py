@@ -236,13 +236,14 @@ def _parent_for(state: State, tree: dict[int, Member], event: Joined) -> int:
 
 
 def _depth(tree: dict[int, Member], link: int, below: int) -> int | None:
-    """How many steps it is from us; None when that leads through `below`, which must not feed itself."""
+    """How many steps it is from us; None when that leads, or may lead, through `below`, which must not feed itself.
+
+    A node that has lost its link to us may go on getting the object from another: nobody knows any more from which.
+    """
     depth = 0
     while link:
         member = tree.get(link)
-        if member is None:
-            return depth  # its source is gone, and it will ask again
-        if link == below:
+        if member is None or link == below:
             return None
         if member.keeps:
             return depth
