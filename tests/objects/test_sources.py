@@ -134,7 +134,7 @@ def test_a_question_for_bytes_that_are_on_their_way_waits_for_them() -> None:
     assert run(state, Grown(X, 0)) == [Send(1, X, 0, 20)]
     assert run(state, Asked(1, X, 20, 10)) == []
     assert run(state, Finished(X)) == [Keep(1, X), Send(1, X, 20, 10)]
-    assert run(state, Left(1, X, True)) == [LetGo(1, X)]
+    assert run(state, Left(1, X, False)) == [LetGo(1, X)]
     assert state == State()
 
 
@@ -163,6 +163,22 @@ def test_those_with_a_copy_hear_when_it_is_freed_unless_they_have_let_go() -> No
     run(state, LinkLost(3))
     assert run(state, Freed(X)) == [TellGone(1, X)]
     assert state == State()
+
+
+def test_who_has_a_copy_though_its_link_was_lost_meanwhile_hears_of_the_end() -> None:
+    """
+    1. 1 gets the object from 9, loses its link to us, and has all when the link is there again, as 2
+    2. when the object is freed it hears that; so does who comes with a copy after that
+    """
+    state = State(fan_out=1)
+    join(state, 9)
+    join(state, 1)
+    run(state, LinkLost(1))
+    assert run(state, Left(2, X, True)) == []
+    assert run(state, Left(9, X, False)) == [LetGo(9, X)]
+    assert run(state, Freed(X)) == [TellGone(2, X)]
+    assert run(state, Left(3, X, True, here=False)) == [TellGone(3, X)]
+    assert state == State(fan_out=1)
 
 
 CHUNK, CHUNKS = 10, 6

@@ -272,6 +272,31 @@ def test_when_a_node_in_the_middle_of_the_tree_dies_those_below_it_get_the_rest_
     assert [wish.data == data for wish in wishes[1:]] == [True, True]
 
 
+def test_a_copy_that_came_after_its_home_was_lost_goes_with_its_holders(net: Net) -> None:
+    """
+    1. C gets an object of A from B, which has it, since A sends it to D; A dies meanwhile
+    2. C has it all: when it lets go nothing would ever tell it that the object is no more
+    """
+    a, b = net.node(transfer_fan_out=1), net.node()
+    c, d = net.node(transfer_window=1), net.node(transfer_window=1)
+    data = noise(200_000)
+    value = a.put(data)
+    first = Wish(b, value, a)
+    net.run_until(lambda: bool(first.answers))
+    third = Wish(d, value, a)
+    net.run_until(lambda: bool(a.desk.serving._sources.serving))
+    second = Wish(c, value, a)
+    net.run_until(lambda: b.desk.serving.sent_nbytes > 0)
+    a.close()
+    net.run_until(lambda: bool(second.answers))
+    assert second.data == data
+    third.let_go()
+    second.let_go()
+    net.run_until(lambda: c.store.used_nbytes == 0)
+    first.let_go()
+    net.run_until(lambda: b.store.used_nbytes == 0)
+
+
 @pytest.mark.parametrize("codec", ["lz4", "zstd"])
 def test_a_link_may_be_compressed(net: Net, codec: str) -> None:
     pytest.importorskip({"lz4": "lz4.block", "zstd": "zstandard"}[codec])

@@ -143,7 +143,7 @@ class AskBytes(msgspec.Struct, frozen=True):
 
 
 class Quit(msgspec.Struct, frozen=True):
-    """Tell a node that we ask for no more of this object. `keeps`: because we have it."""
+    """Tell a node that we ask for no more of this object. `keeps`, to its home only: because we have it."""
 
     address: str
     oid: bytes
@@ -497,7 +497,7 @@ def _quit(state: State, pull: Pull, out: list[Command], *, keeps: bool = False) 
     for address in told:
         link = state.links.get(address)
         if link is not None and link.up:
-            out.append(Quit(address, pull.oid, keeps))
+            out.append(Quit(address, pull.oid, keeps and address == pull.home))
 
 
 # the end

@@ -174,7 +174,7 @@ class ServingDesk:
             case Ask(oid, start, nbytes):
                 self.feed(sources.Asked(number, oid, start, nbytes))
             case Leave(oid, keeps):
-                self.feed(sources.Left(number, oid, keeps))
+                self.feed(sources.Left(number, oid, keeps, self._store.place_of(oid) is not None))
             case _:
                 link.give_up(f"{type(message).__name__} is no question")
 

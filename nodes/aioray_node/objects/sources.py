@@ -36,11 +36,12 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Left(msgspec.Struct, frozen=True):
-    """`keeps`: because it has all of it."""
+    """`keeps`: because it has all of it, and we are its home. `here`: we have it, too."""
 
     link: int
     oid: bytes
     keeps: bool
+    here: bool = True
 
 
 class LinkLost(msgspec.Struct, frozen=True):
@@ -177,8 +178,8 @@ def handle(state: State, event: Event) -> list[Command]:
             return _joined(state, event)
         case Asked():
             return _asked(state, event)
-        case Left(link, oid, keeps):
-            return _left(state, link, oid, keeps=keeps)
+        case Left(link, oid, keeps, here):
+            return _left(state, link, oid, keeps=keeps, here=here)
         case LinkLost(link):
             return _link_lost(state, link)
         case Began(oid, nbytes, chunk_nbytes):
@@ -330,9 +331,13 @@ def _unserve(state: State, link: int, oid: bytes) -> list[Command]:
     return []
 
 
-def _left(state: State, link: int, oid: bytes, *, keeps: bool) -> list[Command]:
+def _left(state: State, link: int, oid: bytes, *, keeps: bool, here: bool) -> list[Command]:
     member = state.trees.get(oid, {}).get(link)
-    if member is not None:
+    if member is None and keeps:  # it joined over a link that was lost since, and must hear of the end all the same
+        if not here:
+            return [*_unserve(state, link, oid), TellGone(link, oid)]
+        state.trees.setdefault(oid, {})[link] = Member("", 0, False, keeps=True)
+    elif member is not None:
         if keeps:
             member.keeps = True
         else:

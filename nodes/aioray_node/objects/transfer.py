@@ -269,8 +269,11 @@ class TransferDesk:
     def _complete(self, oid: bytes, home: str) -> None:
         room = self._rooms.pop(oid)
         del self._coming[oid]
-        self._homes[oid] = home
         self._store.feed(directory.Copied(room))
+        if home in self._outgoing:
+            self._homes[oid] = home
+        else:  # it will not tell us when the object is no more: the copy goes with those who hold it from now on
+            self._reactor.call_soon(lambda: self._store.feed(directory.CopyGone(oid)))
         self.serving.feed(sources.Finished(oid))
 
     def _pin(self, number: int, ticket: Ticket) -> None:
