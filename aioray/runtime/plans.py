@@ -298,11 +298,16 @@ class Plan:
         self.close(error.as_instanceof_cause() if isinstance(error, RayTaskError) else error)
 
     def _on_close(self, connection: Connection, reason: str) -> None:
-        self._connections = {at: each for at, each in self._connections.items() if each is not connection}
         if self.state != "closed":
-            # As a rule an actor has died, or is about to be told of by the node.
+            # As a rule an actor has died, or is about to be told of by the node. A pass that begins until then is sent
+            # nowhere, and fails with the others.
             self.runtime.reactor.call_later(_LAST_WORDS_S, lambda: self._broken(f"a link broke: {reason}"))
-        elif not self._connections:
+        else:
+            self._forget_closed()
+
+    def _forget_closed(self) -> None:
+        self._connections = {at: each for at, each in self._connections.items() if not each.closed}
+        if not self._connections:
             self.runtime.plans.discard(self)
 
     def _broken(self, reason: str) -> None:
@@ -332,8 +337,7 @@ class Plan:
         for connection in list(self._connections.values()):
             connection.on_messages = self._came_late
             connection.hang_up()
-        if not self._connections:
-            self.runtime.plans.discard(self)
+        self._forget_closed()
         self._actors = []
         self._tell_waiters()
         self.runtime.reactor.nudge()
