@@ -29,7 +29,7 @@ from aioray.wire.plans import Link, Passed
 from aioray.wire.values import Value, object_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from aioray.dag.parts import BoundCall
     from aioray.dag.schedule import Schedule
@@ -333,6 +333,8 @@ class Plan:
             for ref in run.refs.values():
                 if ref._status == PENDING:
                     ref._complete(RAISED, error, None if expected else unseen(self.runtime, run.name, error))
+            if run.sent:  # an actor that died may have made some of it known, and not lived to send it
+                self._void(run.refs[output].binary() for output in self.flight.missing[run.seq])
             self.flight.withdraw(run.seq)
         for connection in list(self._connections.values()):
             connection.on_messages = self._came_late
@@ -345,10 +347,12 @@ class Plan:
     def _came_late(self, _: Connection, messages: list[Any]) -> None:
         """Large outputs were made known in our name, and those with refs inside in their own: let go of both."""
         for message in messages:
-            if type(message) is Passed and message.value is not None and not self.runtime.closed:
-                oid = object_id(self.runtime.process_id, message.seq, self._indexes[message.channel])
-                self.runtime.link.send(Release(self.runtime.process_id, [oid]))
-                self.runtime.link.send(Release(oid, []))
+            if type(message) is Passed and message.value is not None:
+                self._void([object_id(self.runtime.process_id, message.seq, self._indexes[message.channel])])
+
+    def _void(self, oids: Iterable[bytes]) -> None:
+        if not self.runtime.closed:
+            self.runtime.objects.void(oids)
 
     def cut(self) -> None:
         """The cluster is over: close what is still open."""
