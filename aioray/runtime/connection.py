@@ -46,11 +46,14 @@ def place_of(address: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]
 
 
 def dial(address: str, *, wait: bool = True) -> socket.socket:
-    """Connect to a Unix socket or to host:port. Raises OSError, ValueError.
+    """Connect to a Unix socket or to host:port. Raises OSError, of what is no address, too.
 
     Unless `wait`, the socket may not be connected yet: it is when it is writable and has no SO_ERROR.
     """
-    family, place = place_of(address)
+    try:
+        family, place = place_of(address)
+    except ValueError as exc:
+        raise OSError(errno.EINVAL, str(exc)) from None
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(wait)

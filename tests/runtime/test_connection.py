@@ -357,3 +357,18 @@ class _InterruptedSocket:
 
     def close(self) -> None:
         self._sock.close()
+
+
+@pytest.mark.parametrize("address", ["", "relative", "host:80", "1.2.3.4", "1.2.3.4:x", "1.2.3.4:65536", "[::1]"])
+def test_what_is_no_address_is_said_to_be_none(address: str) -> None:
+    with pytest.raises(OSError, match="is no address: a path that begins with '/', or number:port"):
+        dial(address)
+
+
+def test_tcp_addresses_say_which_port_was_free(reactor: Reactor) -> None:
+    with reactor.lock:
+        listener = Listener(reactor, "127.0.0.1:0", lambda sock: sock.close())
+    assert not listener.address.endswith(":0")
+    dial(listener.address).close()
+    with reactor.lock:
+        listener.close()

@@ -309,8 +309,8 @@ class TransferDesk:
     def _dial(self, address: str) -> None:
         try:
             sock = dial(address, wait=False)
-        except (OSError, ValueError) as exc:
-            self._feed(pulls.LinkDown(address, str(exc), isinstance(exc, ValueError)))
+        except OSError as exc:
+            self._feed(pulls.LinkDown(address, str(exc)))
             return
         link = BulkLink(self._reactor, sock, self, connecting=True, is_local=address.startswith("/"))
         link.codec = self._codec
