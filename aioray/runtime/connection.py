@@ -7,8 +7,10 @@ import errno
 import ipaddress
 import logging
 import os
+import select
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING, Any
 
 from aioray.wire.framing import WireError, announced_nbytes, append_frame, split_frames
@@ -157,6 +159,24 @@ class Connection:
             del out[:sent]
             self._writing = True
             self._reactor.watch_writable(self._sock.fileno(), True)
+
+    def say_all(self, patience_s: float, meanwhile: Callable[[], None] | None = None) -> None:
+        """Write all that is queued, blocking, until the peer is gone, or reads nothing for `patience_s`.
+
+        meanwhile: called again and again, for a peer that reads in this very thread.
+        """
+        writable = select.poll()
+        if not self.closed:
+            writable.register(self._sock, select.POLLOUT)
+        give_up_at = time.monotonic() + patience_s
+        while self._out and not self.closed and time.monotonic() < give_up_at:
+            if meanwhile is not None:
+                meanwhile()
+            # One read by the peer need not make the socket writable, so with one in this thread we do not wait for it.
+            if writable.poll(0 if meanwhile is not None else patience_s * 1000):
+                self._writing = False
+                self.flush()
+                give_up_at = time.monotonic() + patience_s
 
     def on_writable(self) -> None:
         if self.closed or not self._writing:

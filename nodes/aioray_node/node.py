@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
     from aioray.runtime.reactor import Reactor
 
+_DRIVER_READS_WITHIN_S = 30.0  # while it ends: its stdout may be a pipe that somebody reads slowly
 _MAX_PRESTART = 16
 
 
@@ -206,8 +207,11 @@ class Node:
             self._pool.hang_up()
             return self._pool.zygote_pid
 
-    def close(self) -> None:
-        """End everything that belongs to the node. Blocks for some milliseconds, until all processes are gone."""
+    def close(self, meanwhile: Callable[[], None] | None = None) -> None:
+        """End everything that belongs to the node. Blocks for some milliseconds, until all processes are gone.
+
+        Then drivers take in what workers printed last, however slowly; `meanwhile` lets one in this thread do so.
+        """
         with self._reactor.lock:
             if self._listener is not None:
                 self._listener.close()
@@ -215,7 +219,8 @@ class Node:
             self._environments.close()
             self._pool.close(self._config.shutdown_grace_s)
             for peer in list(self._peers.values()):
-                peer.connection.flush()
+                if peer.role == "driver":
+                    peer.connection.say_all(_DRIVER_READS_WITHIN_S, meanwhile)
                 peer.connection.close()
             self._peers.clear()
             for connection in self._strangers:
