@@ -149,7 +149,8 @@ def rules_of_calls(options: ActorOptions, *, is_async: bool) -> str:
     any_order = options.allow_out_of_order_execution
     if any_order is None:
         any_order = is_async or (options.max_concurrency or 1) > 1
-    rules = CallRules(options.max_task_retries, options.max_pending_calls, any_order)
+    groups = tuple(options.concurrency_groups)
+    rules = CallRules(options.max_task_retries, options.max_pending_calls, any_order, groups)
     return "" if rules == CallRules() else json.dumps(dataclasses.astuple(rules))
 
 
