@@ -1,9 +1,9 @@
 """Bundles as resources of their own, by name. Pure.
 
-A bundle of 2 CPU, the third of its group, gives its node 2 of "CPU_group_2_ab12" and 2 of "CPU_group_ab12" while it is
-booked. Who is to be in that bundle takes both, who may be in any takes the second: so nothing is given twice, and a view
-of all nodes says by itself where the bundles are. A bit of "bundle_group_..." goes with each lease, so that those that
-ask for nothing else are bound to the place, too.
+A bundle of 2 CPU, the third of its group, gives its node 2 of "CPU_group_2_ab12" and 2 of "CPU_group_ab12" while it
+is booked. Who is to be in that bundle takes both, who may be in any takes the second: so nothing is given twice, and a
+view of all nodes says by itself where the bundles are. A bit of "bundle_group_..." goes with each lease, so that those
+that ask for nothing else are bound to the place, too.
 """
 
 from __future__ import annotations

@@ -30,6 +30,12 @@ class Devices:
         devices.free = list(devices.capacity)
         return devices
 
+    def copy(self) -> Devices:
+        """The same devices, to plan with."""
+        other = Devices(self.count)
+        other.free, other.capacity = list(self.free), list(self.capacity)
+        return other
+
     def fits(self, amount: int) -> bool:
         return not amount or self._choose(amount) is not None
 
