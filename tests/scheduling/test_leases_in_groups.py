@@ -128,6 +128,21 @@ def test_what_comes_late_for_a_bundle_does_nothing() -> None:
     assert state.resources.total[f"CPU_group_{A.hex()}"] == UNIT
 
 
+def test_a_bundle_that_waits_in_the_queue_is_not_passed_for_ever_by_small_leases() -> None:
+    """A bundle of two CPUs waits, while small leases come and go so that one of them is always in use."""
+    state = node(CPU=2)
+    run(state, request(1, CPU=1))
+    run(state, request(2, CPU=2))  # the bundle
+    newest = 1
+    for lease_id in range(3, 200):
+        run(state, request(lease_id, CPU=1))
+        run(state, Return(newest))
+        if lease_id not in state.granted:
+            break
+        newest = lease_id
+    assert 2 in state.granted
+
+
 class LeasesInGroups(Leases):
     """The same, with bundles that come and go."""
 
