@@ -247,6 +247,8 @@ def test_who_is_patient_lets_go_when_its_time_is_over() -> None:
     assert given_up[:2] == [Return("n0", first.group_id, 0), Return("n1", first.group_id, 1)]
     nodes["n0"].resources.release({"CPU": UNIT})
     assert Prepare("n0", second.group_id, 1, 0, {"CPU": UNIT}, patient=True) in given_up
+    nodes["n1"].resources.release({"CPU": UNIT})  # and the first one is tried as soon as it fits, turn or not
+    assert [each.node_id for each in run(state, NodesChanged(), now=11.0) if isinstance(each, Prepare)] == ["n0", "n1"]
 
 
 # deaths

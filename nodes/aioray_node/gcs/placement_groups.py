@@ -6,8 +6,8 @@ once, so groups that get in one another's way hold nothing while they wait, and 
 
 They are tried in the order in which they came; one that fits passes others that do not. So that a large one is not
 passed for ever, the oldest that could fit, were enough free, is *patient*: its bundles wait in the queues of their
-nodes, in turn with all else there. Only one group is, at a time and for `patience_s`: what it holds meanwhile is idle,
-and what it waits for may be held by an actor for ever.
+nodes, in turn with all else there. Only one group is, at a time and for `patience_s` (twice as long each time): what
+it holds meanwhile is idle, and what it waits for may be held by an actor for ever.
 
 A node that dies takes its bundles along: those are placed again, the others stay where they are.
 """
@@ -33,6 +33,7 @@ GroupState = Literal["pending", "created", "rescheduling", "removed"]
 
 _FIRST_PAUSE_S = 0.01  # after a node refused: its view was late; doubles each time
 _LONGEST_PAUSE_S = 1.0
+_MOST_DOUBLINGS = 5  # of the time for which a group is patient
 
 # Each edge says why it exists. A missing one raises IllegalMove: our bug, never the user's.
 MOVES: dict[tuple[GroupState, str], GroupState] = {
@@ -174,6 +175,8 @@ class Group:
     refusals: int = 0  # in a row
     not_before: float = 0.0  # (s) next attempt
     patient_until: float | None = None  # (s)
+    patient_turns: int = 0  # so many in vain
+    not_patient_before: float = 0.0  # (s) next turn, if it does not fit earlier
     ready_after_s: float | None = None  # how long it took, the first time
     reason: str = ""  # why it was removed
     warned: bool = False
@@ -305,13 +308,16 @@ def _be_patient(state: State, waiting: list[Group], now: float) -> list[Command]
     for group in waiting:
         if state.patient:
             break
+        if group.not_patient_before > now:
+            continue
         shape = group.shape()
         where = None
         if shape not in hopeless:
             # Where groups leave room, else where it could ever be: they may go.
             where = place(group.ask(), _beside_groups(state)) or place(group.ask(), Rooms(state.nodes, whole=True))
         if where is not None:
-            state.patient, group.patient_until = group.spec.group_id, now + state.patience_s
+            turn_s = state.patience_s * 2.0 ** min(group.patient_turns, _MOST_DOUBLINGS)
+            state.patient, group.patient_until = group.spec.group_id, now + turn_s
             commands += _prepare(group, where, patient=True)
         else:
             hopeless.add(shape)
@@ -337,8 +343,8 @@ def _wake(state: State, now: float) -> list[Command]:
         group = state.groups[group_id]
         if group.patient_until is not None:
             times.append(group.patient_until)
-        elif not group.in_flight and group.not_before > now:
-            times.append(group.not_before)
+        elif not group.in_flight:
+            times += [when for when in (group.not_before, group.not_patient_before) if when > now]
     when = min(times, default=None)
     if when is None or when == state.wake_at:
         return []
@@ -437,7 +443,7 @@ def _book(state: State, group: Group, now: float) -> list[Command]:
     commands: list[Command] = [Commit(group.where[index], group_id, index) for index in sorted(group.held)]
     group.booked |= group.held
     group.held.clear()
-    group.refusals, group.patient_until = 0, None
+    group.refusals, group.patient_turns, group.patient_until = 0, 0, None
     if state.patient == group_id:
         state.patient = b""
     if group.ready_after_s is None:
@@ -470,11 +476,12 @@ def _node_gone(state: State, node_id: str) -> list[Command]:
 
 
 def _impatient(state: State, now: float) -> list[Command]:
-    """What the patient group holds has been idle for long enough: others have a turn, as long as it had."""
+    """What the patient group holds has been idle for long enough: others have a turn. Its own next one is longer."""
     group = state.groups.get(state.patient)
     if group is None or group.patient_until is None or now < group.patient_until:
         return []
-    group.not_before = now + state.patience_s
+    group.not_patient_before = now + state.patience_s
+    group.patient_turns += 1
     return _let_go(state, group)
 
 
