@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from aioray import placement
 from aioray.exceptions import (
     BlockingCallError,
-    GetTimeoutError,
     RaySystemError,
     RayTaskError,
     TaskCancelledError,
@@ -32,6 +31,7 @@ from aioray.runtime.errors import error_value, one_line
 from aioray.runtime.groups import GroupClient, Wait
 from aioray.runtime.link import NodeLink, SideChannel
 from aioray.runtime.objects import ObjectTable, serialize_value
+from aioray.runtime.passes import Pass
 from aioray.runtime.serialization import load_plain, serialize_code
 from aioray.runtime.shared_memory import SharedMemory
 from aioray.runtime.streams import Streams
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from aioray.runtime.arrivals import Arrivals
     from aioray.runtime.calls import Running, UnderWay
     from aioray.runtime.deadlines import Limits
+    from aioray.runtime.plans import Plan
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
     from aioray.runtime.streams import Stream
@@ -136,6 +137,7 @@ class Runtime:
         self.actors = ActorCaller(self)
         self.groups = GroupClient(self)
         self.callbacks = CallbackThread()
+        self.plans: set[Plan] = set()  # compiled graphs that have links here
 
     # opening and closing
 
@@ -207,6 +209,8 @@ class Runtime:
             self.actors.close(reason)
             self.groups.close(reason)
             self.objects.close()
+            for plan in list(self.plans):
+                plan.cut()
         self.reactor.nudge()
 
     def close(self) -> None:
@@ -368,7 +372,7 @@ class Runtime:
                 if not self.reactor.run_until(ref.done, left):
                     self.require_open()
                     done = sum(each._status != PENDING for each in refs)
-                    raise GetTimeoutError(f"{done} of {len(refs)} objects were there after {timeout_s} s", timeout_s)
+                    raise ref._late_error(f"{done} of {len(refs)} objects were there after {timeout_s} s", timeout_s)
             if ref._status != READY:
                 return
 
@@ -412,6 +416,11 @@ class Runtime:
                 self.on_block(False)
                 counter.stop()
         return split_ready(refs, num_returns)
+
+    def wait_until(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Block until `done()`; False when time is up first. Not in an event loop."""
+        with _Blocked(self):
+            return self.reactor.run_until(done, timeout_s)
 
     def check_may_block(self, call: str, instead: str) -> None:
         """Raises BlockingCallError in the event loop that does the I/O."""
@@ -576,7 +585,7 @@ class Runtime:
             refs = tuple(ObjectRef(self, seq, index) for index in range(target.num_returns))
         with self.reactor.lock:
             parent = self.call_here()
-            record = ActorCallRecord(actor, seq, target, arguments, refs, parent)
+            record = ActorCallRecord(actor, seq, target, arguments, refs, target.max_retries, parent)
             for ref in refs:
                 ref._task = record
             if stream is not None:
@@ -654,6 +663,8 @@ class Runtime:
         elif isinstance(task, Wait):
             self.groups.cancel(task)
             task.ref._complete(RAISED, TaskCancelledError(task.ref.task_id().hex(), name=task.name))
+        elif isinstance(task, Pass):
+            task.cancel()
 
     def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool = True) -> None:
         """aioray.cancel."""
@@ -709,6 +720,8 @@ class Runtime:
                 return self.actors.state_of(ref._task), None
             if isinstance(ref._task, Wait):
                 return "waits for its placement group", None
+            if isinstance(ref._task, Pass):
+                return ref._task.state(), None
             return "is being computed for another process", None
 
 

@@ -85,8 +85,7 @@ def stay() -> None:
     signal.pause()
 
 
-@aioray.remote
-class Stays:
+class StaysClass:
     def stay(self) -> None:
         signal.pause()
 
@@ -96,6 +95,9 @@ class Stays:
     def group_of_child(self) -> tuple[str | None, bool]:
         found: tuple[str | None, bool] = aioray.get(group_here.options(num_cpus=0).remote())
         return found
+
+
+Stays = aioray.remote(StaysClass)
 
 
 def test_what_a_group_books_is_its_own_until_it_is_removed(ray: Any) -> None:
@@ -244,6 +246,25 @@ def test_actors_in_a_group_that_is_removed_die_and_stay_dead(ray: Any, kind: dic
         assert isinstance(caught.value, ActorDiedError)  # as in Ray
     if not kind:
         eventually(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+def test_an_actor_without_handles_ends_with_its_group(ray: Any) -> None:
+    group = placement_group([{"CPU": 1}])
+    actor = Stays.options(scheduling_strategy=InGroup(group)).remote()
+    pid = get(actor.pid.remote())
+    stays = actor.stay.remote()
+    del actor
+    gc.collect()
+    remove_placement_group(group)
+    with pytest.raises(ActorPlacementGroupRemoved):
+        get(stays)
+    eventually(lambda: not os.path.exists(f"/proc/{pid}"))
+    leaving = Stays.options(scheduling_strategy=InGroup(again := placement_group([{"CPU": 1}]))).remote()
+    pid = get(leaving.pid.remote())
+    del leaving  # it has finished all, and is on its way out
+    gc.collect()
+    remove_placement_group(again)
+    eventually(lambda: not os.path.exists(f"/proc/{pid}"))
 
 
 def test_groups_have_names_of_which_each_is_there_once(ray: Any) -> None:

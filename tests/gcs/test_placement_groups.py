@@ -356,30 +356,23 @@ def test_a_thousand_groups_find_their_places_on_ten_nodes() -> None:
     assert all(not any(node.resources.available.values()) for node in state.nodes.values())
 
 
-def test_groups_alike_are_looked_at_once_however_many_wait() -> None:
+def test_groups_alike_are_looked_at_once_however_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """None of these has room: of all the waiting ones, just the first is tried."""
     nodes = cluster(1)
     nodes["n0"].resources.acquire({"CPU": UNIT})
-
-    class CountsLooks(NodeResources):
-        looks = 0
 
     state = State(nodes)
     for number in range(1, 1001):
         handle(state, Created(spec(number, 1)), 0.0)
     looks = 0
-    real = core.place
 
     def counting(ask: Ask, rooms: Rooms) -> dict[int, str] | None:
         nonlocal looks
         looks += 1
-        return real(ask, rooms)
+        return place(ask, rooms)
 
-    core.place = counting
-    try:
-        handle(state, NodesChanged(), 0.0)
-    finally:
-        core.place = real
+    monkeypatch.setattr(core, "place", counting)
+    handle(state, NodesChanged(), 0.0)
     assert looks == 1
 
 

@@ -190,8 +190,10 @@ class ActorDesk:
 
     def group_removed(self, actor_id: bytes, reason: str) -> None:
         """The placement group that it was in, or was to be in, is gone."""
-        spec = self._state.actors[actor_id].spec
-        error = error_value(ActorPlacementGroupRemoved(actor_id.hex(), reason, spec.cls))
+        actor = self._state.actors.get(actor_id)
+        if actor is None:
+            return  # nobody has a handle: it was just finishing what it did
+        error = error_value(ActorPlacementGroupRemoved(actor_id.hex(), reason, actor.spec.cls))
         self.feed(actors.Ended(actor_id, reason, error=error))
 
     def _lost(self, actor_id: bytes, reason: str) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
-import contextvars
 import functools
 import inspect
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aioray.exceptions import AsyncioActorExit
+from aioray_node.worker.in_thread import in_thread
 from aioray_node.worker.methods import TERMINATE
+from aioray_node.worker.plans.host import Plans
 from aioray_node.worker.runtime import RunningCall, running
 from aioray_node.worker.streams import Stopped
 
@@ -51,6 +52,7 @@ class Services:
         self.replier = replier
         self.main_lane = main_lane
         self.streams = streams
+        self.plans = Plans(self)
         self.on_exit: Callable[[HostedActor, Exiting], None]
         self.on_save_due: Callable[[Saver], None]
         self.loop: asyncio.AbstractEventLoop | None = None  # of async actors
@@ -150,9 +152,9 @@ class ThreadLane:
         except SystemExit as exc:
             services.on_exit(self._actor, exc)
         except BaseException as exc:  # whatever user code raises is its caller's
-            services.replier.error(connection, call, exc, us_since(started), saver=self._save_if_due())
+            services.replier.error(connection, call, exc, us_since(started), actor=self._saved())
         else:
-            services.replier.result(connection, caller, call, result, us_since(started), self._save_if_due())
+            services.replier.result(connection, caller, call, result, us_since(started), self._saved())
             del result
         finally:
             running.reset(token)
@@ -183,11 +185,12 @@ class ThreadLane:
         with self._services.reactor.lock:
             self._services.runtime.cancel_loop_task(task, call)
 
-    def _save_if_due(self) -> Saver | None:
+    def _saved(self) -> HostedActor:
+        """The actor, with its checkpoint taken if that is due."""
         saver = self._actor.saver
         if saver is not None and saver.call_done():
             saver.save()
-        return saver
+        return self._actor
 
 
 class LoopLane:
@@ -235,7 +238,7 @@ class LoopLane:
                 result = method(*args, **kwargs)
             else:
                 # A sync method would stall every other call of the actor, and so would its generator.
-                result = await _in_thread(
+                result = await in_thread(
                     services.threads, functools.partial(_run_sync, services, item, method, args, kwargs)
                 )
                 on_loop = _is_async(result)  # of a function that was sent along with __ray_call__
@@ -253,12 +256,12 @@ class LoopLane:
             if actor.saver is not None and actor.saver.call_done():
                 await actor.saver.save_on_loop()
             if not self._closed:
-                services.replier.error(connection, call, exc, us_since(started), saver=actor.saver)
+                services.replier.error(connection, call, exc, us_since(started), actor=actor)
         else:
             if actor.saver is not None and actor.saver.call_done():
                 await actor.saver.save_on_loop()
             if not self._closed:
-                services.replier.result(connection, caller, call, result, us_since(started), actor.saver)
+                services.replier.result(connection, caller, call, result, us_since(started), actor)
         services.runtime.call_over(running_call)
         self._over(key)
 
@@ -338,18 +341,6 @@ def _run_sync(
 def _is_async(result: Any) -> bool:
     """Whether it is for the event loop to finish."""
     return inspect.iscoroutine(result) or inspect.isasyncgen(result)
-
-
-async def _in_thread(threads: concurrent.futures.Executor, fn: Callable[[], Any]) -> Any:
-    """Run `fn` in a thread. Once begun it cannot be interrupted, and what it returns counts."""
-    begun = threads.submit(contextvars.copy_context().run, fn)
-    future = asyncio.wrap_future(begun)
-    while True:
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            if begun.cancelled() or begun.cancel():
-                raise
 
 
 def us_since(started: float) -> int:
