@@ -168,9 +168,9 @@ class Cluster:
             if node is not None:
                 # Awaited, so that the loop goes on meanwhile. What is cut short here, `close` does, blocking.
                 await _until_gone(node.hang_up(), _SHUTDOWN_TIMEOUT_S)
-                node.close()
-            if runtime is not None:
-                runtime.reactor.poll_once(0)  # the last that workers printed
+                node.close(None if runtime is None else lambda: runtime.reactor.poll_once(0))
+            while runtime is not None and not runtime.link.lost:
+                runtime.reactor.poll_once(0)  # the last that workers printed, until the node has hung up
         finally:
             undo.close()
             self._ended.set()

@@ -57,6 +57,7 @@ from aioray_node.gcs.shell import ActorDesk
 from aioray_node.objects import directory
 from aioray_node.objects.segment import Segment
 from aioray_node.objects.store import ObjectStore
+from aioray_node.objects.transfer import TransferDesk
 from aioray_node.pool.shell import Worker, WorkerPool
 from aioray_node.pool.zygote_process import ZygoteProcess
 from aioray_node.scheduling.bundle_desk import BundleDesk
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 
     from aioray.runtime.reactor import Reactor
 
+_DRIVER_READS_WITHIN_S = 30.0  # while it ends: its stdout may be a pipe that somebody reads slowly
 _MAX_PRESTART = 16
 
 
@@ -148,6 +150,7 @@ class Node:
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
         self._leases.environments = self._environments
         segment = Segment(session.segment, session.capacity_nbytes)
+        self.transfers = TransferDesk(reactor, self._store, segment, config, node_id=self.node_id)
         self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
         self._actors = ActorDesk(
             reactor,
@@ -195,6 +198,8 @@ class Node:
             with self._reactor.lock:
                 self._listener = Listener(self._reactor, self._session.address, self._accept)
                 undo.callback(self._listener.close)
+                undo.callback(self.transfers.close)
+                self.transfers.listen(self.transfer_address)
                 self._pool.start()
             undo.pop_all()
 
@@ -212,15 +217,20 @@ class Node:
             self._pool.hang_up()
             return self._pool.zygote_pid
 
-    def close(self) -> None:
-        """End everything that belongs to the node. Blocks for some milliseconds, until all processes are gone."""
+    def close(self, meanwhile: Callable[[], None] | None = None) -> None:
+        """End everything that belongs to the node. Blocks for some milliseconds, until all processes are gone.
+
+        Then drivers take in what workers printed last, however slowly; `meanwhile` lets one in this thread do so.
+        """
         with self._reactor.lock:
             if self._listener is not None:
                 self._listener.close()
+            self.transfers.close()
             self._environments.close()
             self._pool.close(self._config.shutdown_grace_s)
             for peer in list(self._peers.values()):
-                peer.connection.flush()
+                if peer.role == "driver":
+                    peer.connection.say_all(_DRIVER_READS_WITHIN_S, meanwhile)
                 peer.connection.close()
             self._peers.clear()
             for connection in self._strangers:
@@ -237,6 +247,11 @@ class Node:
     @property
     def address(self) -> str:
         return self._session.address
+
+    @property
+    def transfer_address(self) -> str:
+        """Where nodes of this machine pull objects from."""
+        return str(self._session.dir / "transfer.sock")
 
     # connections
 
