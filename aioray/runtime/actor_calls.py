@@ -442,9 +442,10 @@ class ActorCaller:
         elif update.state == "dead":
             if line.process is not None:
                 line.process.connection.drain()  # what it got done is not lost with it
+            was_up = line.state == "alive"
             line.state, line.reason, line.error = "dead", update.reason, update.error
             line.ended_by = update.ended_by
-            if line.error is not None and owner_of(line.actor_id) == self._runtime.process_id:
+            if line.error is not None and not was_up and owner_of(line.actor_id) == self._runtime.process_id:
                 line.unseen = unseen(self._runtime, f"the constructor of {line.cls}", line.error)
             self._fail_all(line)
 

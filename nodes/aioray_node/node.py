@@ -28,6 +28,7 @@ from aioray.wire.control import (
     Exit,
     Fetch,
     GiveExtent,
+    GroupSpec,
     Hello,
     Hold,
     LeaseRequest,
@@ -35,11 +36,13 @@ from aioray.wire.control import (
     LogLines,
     Query,
     Release,
+    RemoveGroup,
     Reserve,
     Reserved,
     Seal,
     Share,
     WatchActor,
+    WatchGroup,
     Welcome,
 )
 from aioray.wire.framing import control_decoder
@@ -48,6 +51,7 @@ from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
 from aioray_node.gcs import actors
 from aioray_node.gcs.checkpoints import CheckpointKeeper
+from aioray_node.gcs.groups import GroupDesk
 from aioray_node.gcs.journal import Journal
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.objects import directory
@@ -56,6 +60,8 @@ from aioray_node.objects.store import ObjectStore
 from aioray_node.objects.transfer import TransferDesk
 from aioray_node.pool.shell import Worker, WorkerPool
 from aioray_node.pool.zygote_process import ZygoteProcess
+from aioray_node.scheduling.bundle_desk import BundleDesk
+from aioray_node.scheduling.bundles import is_of_a_group
 from aioray_node.scheduling.resources import NodeResources, from_floats, to_floats
 from aioray_node.scheduling.shell import LeaseDesk
 from aioray_node.session import Session, default_store_nbytes
@@ -156,6 +162,10 @@ class Node:
             max_light_hosts=max(1, min(_MAX_PRESTART, int(totals["CPU"]))),
         )
         warm = config.prestart_workers if config.prestart_workers >= 0 else int(totals["CPU"])
+        self._groups = GroupDesk(
+            reactor, {self.node_id: self._leases.view}, {self.node_id: BundleDesk(self._leases)}, self._send
+        )
+        self._leases.groups = self._actors.groups = self._groups
         self._pool = WorkerPool(
             reactor,
             self._start_zygote,
@@ -302,6 +312,7 @@ class Node:
             self._pool.kill(peer.worker, "")
         self._actors.process_gone(process, driver=peer.role == "driver")
         self._leases.process_gone(process)
+        self._groups.process_gone(process)
         self._store.process_gone(process)
 
     def _pass_on_log(self, lines: LogLines) -> None:
@@ -356,6 +367,12 @@ class Node:
                 self._actors.light_exit(message)
             case Checkpoint():
                 self._actors.saved(process, message)
+            case GroupSpec():
+                self._groups.create(message)
+            case RemoveGroup(group_id):
+                self._groups.remove(group_id)
+            case WatchGroup(group_id):
+                self._groups.watch(process, group_id)
             case Exit():
                 if peer.worker is not None:
                     peer.worker.why_killed = peer.worker.why_killed or message.reason
@@ -404,6 +421,10 @@ class Node:
             }
         ]
 
+    def _total(self, process: bytes) -> dict[str, float]:
+        bundles = {name: amount for name, amount in self._leases.resources.total.items() if is_of_a_group(name)}
+        return self._with_store({**self._totals, **to_floats(bundles)})
+
     def _with_store(self, amounts: dict[str, float], used_nbytes: int = 0) -> dict[str, float]:
         return {**amounts, "object_store_memory": float(self._store.capacity_nbytes - used_nbytes)}
 
@@ -424,7 +445,7 @@ class Node:
 
     _questions: ClassVar[dict[str, Callable[..., Any]]] = {
         "nodes": _describe,
-        "cluster_resources": lambda self, process: self._with_store(dict(self._totals)),
+        "cluster_resources": _total,
         "available_resources": _available,
         "assigned": _assigned,
         "explain": lambda self, process, lease_id: self._leases.explain(process, lease_id),
@@ -434,6 +455,11 @@ class Node:
         "kill_actor": lambda self, process, actor_id, reason, no_restart: self._actors.kill(
             actor_id, reason, no_restart=no_restart
         ),
+        "get_group": lambda self, process, namespace, name: self._groups.find(namespace, name),
+        "group_bundles": lambda self, process, group_id: self._groups.bundles_of(group_id),
+        "group_over": lambda self, process, group_id: self._groups.why_over(group_id),
+        "group_table": lambda self, process, group_id=None: self._groups.table(group_id),
+        "explain_group": lambda self, process, group_id: self._groups.explain(group_id),
         "list_named_actors": lambda self, process, namespace: self._actors.names(namespace),
         "store": _store_figures,
         "pids": lambda self, process: self._pool.pids,
