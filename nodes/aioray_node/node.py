@@ -43,6 +43,7 @@ from aioray.wire.control import (
     Welcome,
 )
 from aioray.wire.framing import control_decoder
+from aioray.wire.gcs import NodeFacts
 from aioray.wire.values import owner_of
 from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
@@ -50,6 +51,7 @@ from aioray_node.gcs import actors
 from aioray_node.gcs.checkpoints import CheckpointKeeper
 from aioray_node.gcs.journal import Journal
 from aioray_node.gcs.shell import ActorDesk
+from aioray_node.gcs.view import ClusterView
 from aioray_node.objects import directory
 from aioray_node.objects.segment import Segment
 from aioray_node.objects.store import ObjectStore
@@ -57,7 +59,7 @@ from aioray_node.pool.shell import Worker, WorkerPool
 from aioray_node.pool.zygote_process import ZygoteProcess
 from aioray_node.scheduling.resources import NodeResources, from_floats, to_floats
 from aioray_node.scheduling.shell import LeaseDesk
-from aioray_node.session import Session, default_store_nbytes
+from aioray_node.session import Session, boot_id, default_store_nbytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,6 +141,7 @@ class Node:
             node_id=self.node_id,
             labels=self._labels,
         )
+        self.view = ClusterView(self._facts(), self._leases.own_view())
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
         self._leases.environments = self._environments
         segment = Segment(session.segment, session.capacity_nbytes)
@@ -168,6 +171,20 @@ class Node:
         self._listener: Listener | None = None
         self._strangers: set[Connection] = set()  # have not said Hello yet, or are side lines: closed with the node
         self._first_zygote: ZygoteProcess | None = None
+
+    def _facts(self) -> NodeFacts:
+        return NodeFacts(
+            self.node_id,
+            (self.address,),
+            boot_id(),
+            from_floats(self._totals),
+            self._labels,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            started_at=self.started_at,
+            session_dir=str(self._session.dir),
+            store_nbytes=self._store.capacity_nbytes,
+        )
 
     @classmethod
     def session_for(cls, options: NodeOptions) -> Session:

@@ -10,6 +10,7 @@ from aioray.wire.control import Exit, LeaseGrant, LeaseLost, Notice
 from aioray_node.environments import core as environments
 from aioray_node.pool.core import Kind, Need
 from aioray_node.scheduling import core
+from aioray_node.scheduling.policy import NodeView
 from aioray_node.scheduling.resources import NodeResources, in_words
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ class LeaseDesk:
     @property
     def resources(self) -> NodeResources:
         return self._state.resources
+
+    def own_view(self) -> NodeView:
+        """This node as others see it; not a copy, so it is never late."""
+        return NodeView(self._state.resources, self._state.labels, self._state.devices)
 
     def feed(self, event: core.Event) -> None:
         """Let the scheduler decide, and carry it out."""
