@@ -24,6 +24,7 @@ from aioray.runtime import child_python
 from aioray.runtime.reactor import Reactor
 from aioray.runtime.runtime import Runtime
 from aioray.wire.control import Reserve
+from aioray.wire.values import driver_process_id
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -122,7 +123,7 @@ class Cluster:
         undo.callback(node.close)
         self._node = node
         node.open(zygote)
-        process_id = os.urandom(8)
+        process_id = driver_process_id(node.node_id)
 
         def exchange(message: Any) -> Any:
             if isinstance(message, Reserve):
@@ -328,14 +329,14 @@ class SyncCluster:
         self._closed = False
         try:
             self.facts = self._head.wait_ready()
-            self.runtime = self._join(options, self.facts["address"])
+            self.runtime = self._join(options, self.facts["address"], self.facts["node_id"])
         except BaseException:
             self._head.close()
             raise
         current.add(self.runtime)
 
     @staticmethod
-    def _join(options: ClusterOptions, address: str) -> Runtime:
+    def _join(options: ClusterOptions, address: str, node_id: str) -> Runtime:
         with contextlib.ExitStack() as undo:
             reactor = Reactor("aioray", spin_us=options.config.spin_us)
             undo.callback(reactor.close)
@@ -343,7 +344,7 @@ class SyncCluster:
                 reactor,
                 options.config,
                 address,
-                process_id=os.urandom(8),
+                process_id=driver_process_id(node_id),
                 namespace=options.namespace,
                 on_log=_print_lines(options.config),
                 log_to_driver=options.log_to_driver,

@@ -170,6 +170,7 @@ class ObjectTable:
             return Value(serialized.data, [bytes(buffer) for buffer in serialized.buffers], refs=refs)
         value = self._write(serialized)
         value.oid = ref.binary() if ref is not None else oid
+        value.node_id = self._runtime.node_id
         value.refs = refs
         return value
 

@@ -50,6 +50,7 @@ from aioray.wire.control import (
     Notice,
     Query,
     Reserve,
+    Spill,
     Welcome,
 )
 from aioray.wire.values import Value, owner_of
@@ -144,6 +145,12 @@ class Runtime:
             log_to_driver=self._log_to_driver,
         )
 
+    def visitors_hello(self) -> Hello:
+        """How this process introduces itself to a node that is not its own."""
+        hello = self._hello("visitor")
+        hello.log_to_driver = self._log_to_driver and self.role == "driver"
+        return hello
+
     def open(self, address: str = "") -> None:
         """Introduce this process to its node; `welcome` has the answer. `address`: where a worker listens."""
         self.link.open(self._hello(self.role, address))
@@ -234,10 +241,8 @@ class Runtime:
 
     def _dispatch(self, message: Any) -> None:
         match message:
-            case LeaseGrant():
-                self.tasks.granted(message)
-            case LeaseLost():
-                self.tasks.lost(message)
+            case LeaseGrant() | LeaseLost() | Spill():
+                self.tasks.heard(message)
             case ActorUpdate():
                 self.actors.updated(message)
             case Fetched():
@@ -252,6 +257,14 @@ class Runtime:
             case _:
                 if self._on_message is not None:
                     self._on_message(message)
+
+    def heard_from_afar(self, message: Any) -> None:
+        """What a node other than our own says that is not about leases."""
+        match message:
+            case Notice(text):
+                self.log.warning("%s", text)
+            case LogLines() if self._on_log is not None:
+                self._on_log(message)
 
     def require_open(self) -> None:
         """Raises RaySystemError when the cluster was shut down, or is gone."""

@@ -13,7 +13,7 @@ import msgspec
 from aioray.wire.strategies import Strategy
 from aioray.wire.values import Value
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 class Message(msgspec.Struct, array_like=True):
@@ -21,7 +21,8 @@ class Message(msgspec.Struct, array_like=True):
 
 
 class Hello(Message, tag=1):
-    """Process -> node, first. `role`: driver, worker, or side (a second socket, for questions)."""
+    """Process -> node, first. `role`: driver, worker, side (a second socket, for questions), visitor (a process of
+    another node that wants leases here), or node (another node)."""
 
     process_id: bytes
     role: str
@@ -51,6 +52,8 @@ class LeaseRequest(Message, tag=3):
     name: str  # what it is for; shown in warnings
     environment: str = ""  # see aioray.runtime_env.environment
     strategy: Strategy | None = None
+    hops: int = 0  # as in the Spill that sent it here
+    argument_nbytes: dict[str, int] = {}  # node id -> how much of what it is for lies there
 
 
 class LeaseGrant(Message, tag=4):
@@ -76,6 +79,7 @@ class LeaseLost(Message, tag=6):
     reason: str
     setup_failed: bool = False  # no worker can be had in that environment
     unschedulable: bool = False  # its strategy has it fail rather than wait
+    node_died: bool = False  # its worker died with its node
 
 
 class Blocked(Message, tag=7):
@@ -314,6 +318,15 @@ class Checkpoint(Message, tag=36):
     req: int = 0  # answered by Ack when it is in the journal
 
 
+class Spill(Message, tag=40):
+    """Node -> caller: ask that node for it; here it is forgotten."""
+
+    lease_id: int
+    node_id: str
+    address: str
+    hops: int  # for the LeaseRequest there
+
+
 ControlMessage = (
     Hello
     | Welcome
@@ -349,4 +362,5 @@ ControlMessage = (
     | EndActor
     | ActorExit
     | Checkpoint
+    | Spill
 )

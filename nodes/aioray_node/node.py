@@ -142,6 +142,7 @@ class Node:
             labels=self._labels,
         )
         self.view = ClusterView(self._facts(), self._leases.own_view())
+        self._leases.use(self.view)
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
         self._leases.environments = self._environments
         segment = Segment(session.segment, session.capacity_nbytes)
@@ -162,6 +163,7 @@ class Node:
             self._leases,
             self._pass_on_log,
             str(session.dir),
+            node_id=self.node_id,
             prestart=min(warm, _MAX_PRESTART),
             max_idle=max(64, 4 * int(totals["CPU"])),
             idle_reap_s=config.worker_idle_reap_s,
@@ -271,6 +273,10 @@ class Node:
             connection.on_messages = functools.partial(self._side_messages, peer)
             connection.send(self._welcome())
         else:
+            before = self._peers.get(peer.process_id)
+            if before is not None:  # the end of its other connection is still to come
+                before.connection.close()
+                self._gone(before, before.connection, "it has come again")
             self._strangers.discard(connection)
             self._peers[peer.process_id] = peer
             connection.on_messages = functools.partial(self._messages, peer)
@@ -298,7 +304,11 @@ class Node:
     def _gone(self, peer: Peer, connection: Connection, reason: str) -> None:
         """A process is gone: what it owned goes elsewhere or away."""
         process = peer.process_id
-        if self._peers.pop(process, None) is None:
+        if self._peers.get(process) is not peer:
+            return  # it has come again over another connection
+        del self._peers[process]
+        if peer.role == "visitor":
+            self._leases.process_gone(process)  # all else of it is its own node's
             return
         if peer.worker is not None:
             self._pool.kill(peer.worker, "")
@@ -308,7 +318,7 @@ class Node:
 
     def _pass_on_log(self, lines: LogLines) -> None:
         for peer in self._peers.values():
-            if peer.role == "driver" and peer.log_to_driver:
+            if peer.role in ("driver", "visitor") and peer.log_to_driver:
                 peer.connection.send(lines)
 
     # what processes say
@@ -321,9 +331,13 @@ class Node:
 
     def _handle(self, peer: Peer, connection: Connection, message: Any) -> None:
         process = peer.process_id
+        if peer.role == "visitor" and not isinstance(message, (LeaseRequest, LeaseReturn)):
+            connection.close()
+            self._gone(peer, connection, f"sent {type(message).__name__}, which is not for a visitor")
+            return
         match message:
-            case LeaseRequest(number, demand, name, environment, strategy):
-                self._leases.request(process, number, demand, name, environment, strategy)
+            case LeaseRequest(number, demand, name, environment, strategy, hops, nbytes):
+                self._leases.request(process, number, demand, name, environment, strategy, hops, nbytes)
             case LeaseReturn(number, kill, retire):
                 self._leases.give_back(process, number, kill=kill, retire=retire)
             case Blocked(blocked):

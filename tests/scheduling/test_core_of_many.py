@@ -14,7 +14,6 @@ from aioray_node.scheduling.core import (
     Event,
     Infeasible,
     NodeNews,
-    OwnerGone,
     Place,
     Request,
     Return,
@@ -44,8 +43,13 @@ def node(node_id: str = "aa", *, others: dict[str, NodeView] | None = None, **am
 
 
 def request(
-    lease_id: int, strategy: Strategy | None = None, *, hops: int = 0, nbytes: dict[str, int] | None = None, **amounts: float
-) -> Request:  # fmt: skip
+    lease_id: int,
+    strategy: Strategy | None = None,
+    *,
+    hops: int = 0,
+    nbytes: dict[str, int] | None = None,
+    **amounts: float,
+) -> Request:
     return Request(lease_id, "ann", from_floats(amounts), f"f{lease_id}", strategy, hops, nbytes or {})
 
 
@@ -207,7 +211,7 @@ def test_those_behind_a_waiting_one_of_their_kind_cost_no_look_at_other_nodes() 
 class ManyNodes(RuleBasedStateMachine):
     """Requests wander among nodes whose views are late: each is in one place, and in the end all that can run have run.
 
-    A caller is simulated as it is: it asks its own node, and then whichever it is told to ask. Reports are changes only.
+    A caller does as it is told: it asks its own node, and then others. Reports are changes only.
     """
 
     def __init__(self) -> None:

@@ -183,6 +183,10 @@ class ActorDesk:
         error = error_value(ActorUnschedulableError(f"actor {spec.cls} {reason}"))
         self.feed(actors.InitRaised(actor_id, error, spec.restarts))
 
+    def spilled(self, actor_id: bytes, node_id: str, hops: int) -> None:
+        """Another node is to host it."""
+        raise NotImplementedError
+
     def _lost(self, actor_id: bytes, reason: str) -> None:
         self.feed(actors.Died(actor_id, reason))
 

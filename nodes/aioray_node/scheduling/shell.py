@@ -6,8 +6,9 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from aioray.wire.control import Exit, LeaseGrant, LeaseLost, Notice
+from aioray.wire.control import Exit, LeaseGrant, LeaseLost, Notice, Spill
 from aioray_node.environments import core as environments
+from aioray_node.gcs.view import Joined
 from aioray_node.pool.core import Kind, Need
 from aioray_node.scheduling import core
 from aioray_node.scheduling.policy import NodeView
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from aioray.runtime.reactor import Reactor
     from aioray.wire.strategies import Strategy
     from aioray_node.environments.shell import EnvironmentDesk
+    from aioray_node.gcs.view import ClusterView, News
     from aioray_node.pool.shell import Worker, WorkerPool
 
 
@@ -33,6 +35,7 @@ class ActorHost(Protocol):
     def worker_lost(self, actor_id: bytes, reason: str) -> None: ...
     def setup_failed(self, actor_id: bytes, reason: str) -> None: ...
     def unschedulable(self, actor_id: bytes, reason: str) -> None: ...
+    def spilled(self, actor_id: bytes, node_id: str, hops: int) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +77,7 @@ class LeaseDesk:
         self._by_owner: dict[tuple[bytes, int], int] = {}
         self._by_actor: dict[bytes, int] = {}
         self._infeasible: dict[tuple[bytes, str], set[int]] = {}  # what was warned of, and the leases that wait for it
+        self._view: ClusterView
         self.pool: WorkerPool
         self.actors: ActorHost
         self.environments: EnvironmentDesk
@@ -84,7 +88,16 @@ class LeaseDesk:
 
     def own_view(self) -> NodeView:
         """This node as others see it; not a copy, so it is never late."""
-        return NodeView(self._state.resources, self._state.labels, self._state.devices)
+        return self._state.own
+
+    def use(self, view: ClusterView) -> None:
+        """Choose among all nodes that it has, from here on."""
+        self._view = view
+        self._state.nodes = view.nodes
+        view.subscribe(self._on_news)
+
+    def _on_news(self, news: News) -> None:
+        self.feed(core.NodeNews(news.node_id, joined=isinstance(news, Joined)))
 
     def feed(self, event: core.Event) -> None:
         """Let the scheduler decide, and carry it out."""
@@ -95,6 +108,8 @@ class LeaseDesk:
                 case core.Ended(lease_id):
                     self._forget(lease_id)
                     self.pool.free(lease_id, reusable=False)
+                case core.Spill(lease_id, node_id, hops):
+                    self._spill(lease_id, node_id, hops)
                 case core.Infeasible(lease_id, _, text):
                     self._warn(lease_id, text)
                 case core.Unschedulable(lease_id, reason):
@@ -113,6 +128,20 @@ class LeaseDesk:
             self.feed(core.Shrink(lease_id, grant.running))
         self.actors.admitted(grant.actor_id)
 
+    def _spill(self, lease_id: int, node_id: str, hops: int) -> None:
+        """Another node is to have it."""
+        grant = self._grants[lease_id]
+        try:
+            address = self._view.address_of(node_id)
+        except LookupError as exc:
+            self._turn_away(lease_id, f"was to run on a node that cannot be reached: {exc}")
+            return
+        self._forget(lease_id)
+        if grant.actor_id:
+            self.actors.spilled(grant.actor_id, node_id, hops)
+        else:
+            self._send(grant.process, Spill(grant.number, node_id, address, hops))
+
     def _turn_away(self, lease_id: int, reason: str) -> None:
         """It is not to wait for a node that could have it."""
         grant = self._grants[lease_id]
@@ -129,7 +158,8 @@ class LeaseDesk:
         said.add(lease_id)
         if len(said) > 1:
             return  # as for the others of the kind that wait
-        notice = f"{text}. The best node has {best}. It waits, and runs if such a node ever joins."
+        who_has = f" The best node has {best}." if self._state.is_alone else ""
+        notice = f"{text}.{who_has} It waits, and runs if such a node ever joins."
         self._send(process, Notice(notice))
 
     # for callers
@@ -142,12 +172,14 @@ class LeaseDesk:
         name: str,
         environment: str = "",
         strategy: Strategy | None = None,
+        hops: int = 0,
+        argument_nbytes: dict[str, int] | None = None,
     ) -> None:
         """A caller wants a worker for tasks."""
         if (process, number) in self._by_owner:
             return  # sent twice
         lease_id = next(self._ids)
-        request = core.Request(lease_id, process.hex(), demand, name, strategy)
+        request = core.Request(lease_id, process.hex(), demand, name, strategy, hops, argument_nbytes or {})
         self._grants[lease_id] = _Grant(process, number, request, environment)
         self._by_owner[process, number] = lease_id
         self._queue(lease_id, environment)
