@@ -12,6 +12,7 @@ process is one of the holders as long as a ref, or a view of the bytes, is alive
 from __future__ import annotations
 
 import collections
+import functools
 import time
 import weakref
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import ObjectLostError, ObjectStoreFullError, RaySystemError
 from aioray.refs import NOBODYS, PENDING, RAISED, READY, ObjectRef
+from aioray.runtime.errors import error_value
 from aioray.runtime.serialization import Counted, Serialized, deserialize, serialize
 from aioray.wire.control import Fetch, Fetched, Hold, Release, Share
 from aioray.wire.values import Value, owner_of
@@ -43,6 +45,7 @@ class Tracked:
     held_at_node: bool = False  # the node counts this process as a holder
     place: Value | None = None  # private memory to free when nobody looks any more
     contains: bool = False  # the node counts the object itself as a holder of refs in its value
+    unconfirmed: bool = False  # of a copy: our node counts us, and whether the object's home knows is not certain
 
 
 class ObjectTable:
@@ -58,6 +61,7 @@ class ObjectTable:
         self._pinned: list[Counted] = []
         self._borrowed: list[bytes] = []  # not yet told to the node; see `settle_borrows`
         self._trim_due = False
+        self._bringing: dict[bytes, list[Callable[[Value], None]]] = {}  # values that were asked for from other nodes
         self._holds_told = 0  # how often the node was told what this process holds,
         self._holds_known = 0  # and up to which of these it has said that it knows
 
@@ -108,7 +112,8 @@ class ObjectTable:
 
     def _shareable(self, ref: ObjectRef[Any]) -> Value | None:
         if ref._status == PENDING:
-            return None
+            place: Value | None = ref._value  # None, as a rule
+            return place
         return self._runtime.wire_value(ref)
 
     def known_ref(self, oid: bytes) -> ObjectRef[Any] | None:
@@ -129,28 +134,91 @@ class ObjectTable:
         """Keep a ref, or a handle, until shutdown."""
         self._pinned.append(ref)
 
-    def want(self, ref: ObjectRef[Any]) -> None:
-        """Somebody waits for `ref`: have the node send it, if nobody else will."""
-        if ref._status != PENDING or ref._task is not None:
+    def want(self, ref: ObjectRef[Any], *, here: bool = True) -> None:
+        """Somebody waits for `ref`: have the node send it, if nobody else will; unless `here`, or say where it is."""
+        if ref._status != PENDING or (ref._task is not None and ref._value is None):
             return  # one of our own that came back inside a value, after its first ref had gone, must be asked for, too
         with self._runtime.reactor.lock:
+            if ref._value is not None:
+                if here:
+                    self._bring(ref._value, None)
+                return
             if self._runtime.closed:
                 ref._complete(RAISED, RaySystemError(self._runtime.closed_because))
                 return
             ref._task = self  # asked once is enough
-            self._runtime.link.send(Fetch(ref.binary()))
+            self._runtime.link.send(Fetch(ref.binary(), None, not here))
 
     def fetched(self, message: Fetched) -> None:
         """The node's answer to `want`."""
-        ref = self._refs.get(message.oid)
-        if ref is not None:
-            value = message.value
-            ref._complete(RAISED if value.is_error else READY, value)
+        oid, value = message.oid, message.value
+        ref = self._refs.get(oid)
+        bringing = self._bringing.pop(oid, None)
+        if bringing is not None and value.nbytes:
+            tracked = self._tracked.setdefault(oid, Tracked())
+            tracked.held_at_node = tracked.unconfirmed = True  # our node has seen to that
+            self._borrowed.append(oid)
+            tracked.views += 1  # until all who asked have looked
+        if ref is not None and value.is_error:
+            ref._complete(RAISED, value)
+        elif ref is not None:
+            self.arrived(ref, value)
+        for then in bringing or ():
+            then(value)
+        if bringing is not None and value.nbytes:
+            self._view_gone(oid)
+
+    def arrived(self, ref: ObjectRef[Any], value: Value, maker: str | None = None) -> None:
+        """A call has made the value of a ref: done, if it is where this process can read it."""
+        if self.is_here(value):
+            ref._complete(READY, value, maker)
+        elif ref._status == PENDING:
+            ref._is_placed(value, maker)
+
+    def is_here(self, value: Value) -> bool:
+        """Whether this process can read it: what lies in the memory of another node must be brought."""
+        return not value.nbytes or not value.node_id or value.node_id == self._runtime.node_id
+
+    def bring(self, values: list[Value], then: Callable[[dict[bytes, Value]], None]) -> None:
+        """Have `then` called with those that lie elsewhere as they are here, or as the errors that they have become."""
+        there = {value.oid: value for value in values if not self.is_here(value)}
+        brought: dict[bytes, Value] = {}
+
+        def one(value: Value, oid: bytes) -> None:
+            brought[oid] = value
+            if len(brought) == len(there):
+                then(brought)
+
+        for oid, value in there.items():
+            self._bring(value, functools.partial(one, oid=oid))
+
+    def keep(self, value: Value) -> None:
+        """What was brought stays, until `let_go`. The lock is held."""
+        if value.nbytes:
+            self._tracked.setdefault(value.oid, Tracked()).views += 1
+
+    def let_go(self, value: Value) -> None:
+        """Undo `keep`."""
+        if value.nbytes:
+            self._view_gone(value.oid)
+
+    def _bring(self, value: Value, then: Callable[[Value], None] | None) -> None:
+        waiting = self._bringing.get(value.oid)
+        if waiting is None:
+            waiting = self._bringing[value.oid] = []
+            self._runtime.link.send(Fetch(value.oid, value))
+        if then is not None:
+            waiting.append(then)
 
     def close(self) -> None:
         """No answer to `want` will come any more."""
+        lost = RaySystemError(self._runtime.closed_because)
         for ref in list(self._refs.values()):
-            ref._complete(RAISED, RaySystemError(self._runtime.closed_because))
+            ref._complete(RAISED, lost)
+        bringing, self._bringing = self._bringing, {}
+        for each in bringing.values():
+            for then in each:
+                then(error_value(lost))
 
     # values
 
@@ -278,9 +346,10 @@ class ObjectTable:
         alive = []
         for oid in borrowed:
             tracked = self._tracked.get(oid)
-            if tracked is None or tracked.held_at_node:
+            if tracked is None or (tracked.held_at_node and not tracked.unconfirmed):
                 continue
             if tracked.refs or tracked.views:
+                tracked.unconfirmed = False
                 alive.append(oid)
         return alive
 

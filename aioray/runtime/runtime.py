@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from aioray.wire.control import ActorSpec, Reserved
 
 
+_BROUGHT_AHEAD = 16  # values that `get` has on their way from other nodes at once
 _LATE_S = 1.0  # how long after its deadline a call is stopped whose parent, which has the same, should have ended it
 
 
@@ -366,10 +367,18 @@ class Runtime:
 
     def _wait_in_turn(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        for ref in refs:
+
+        def run_until(condition: Callable[[], bool]) -> bool:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            return self.reactor.run_until(condition, left)
+
+        for at, ref in enumerate(refs):
             if ref._status == PENDING:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if not self.reactor.run_until(ref.done, left):
+                is_made = run_until(ref._is_made)
+                if is_made and ref._status == PENDING:  # and lies on another node, perhaps as what comes next does
+                    for each in refs[at : at + _BROUGHT_AHEAD]:
+                        self.objects.want(each)
+                if not is_made or (ref._status == PENDING and not run_until(ref.done)):
                     self.require_open()
                     done = sum(each._status != PENDING for each in refs)
                     raise GetTimeoutError(f"{done} of {len(refs)} objects were there after {timeout_s} s", timeout_s)
@@ -535,7 +544,7 @@ class Runtime:
             if stream is not None:
                 self.streams.begin(stream, task)
             for _, dep in arguments.deps:
-                self.objects.want(dep)
+                self.objects.want(dep, here=False)
             if (target.limits is None and parent is None) or self._in_time(task, target.limits, parent):
                 self.tasks.submit(task)
         return refs
@@ -567,7 +576,7 @@ class Runtime:
             if stream is not None:
                 self.streams.begin(stream, record)
             for _, dep in arguments.deps:
-                self.objects.want(dep)
+                self.objects.want(dep, here=False)
             if (target.limits is None and parent is None) or self._in_time(record, target.limits, parent):
                 self.actors.submit(actor.line, record)
         return refs
@@ -606,7 +615,7 @@ class Runtime:
 
     def _time_out(self, call: UnderWay) -> None:
         """Who waits for it hears at once, whatever it takes to stop it."""
-        if call.cancelled or (call.refs and all(ref._status != PENDING for ref in call.refs)):
+        if call.cancelled or (call.refs and all(ref._is_made() for ref in call.refs)):
             return
         call.timed_out = True
         fail(self, call, cancelled(call))

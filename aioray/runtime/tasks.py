@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aioray.exceptions import NodeDiedError, RuntimeEnvSetupError, TaskUnschedulableError, WorkerCrashedError
-from aioray.refs import PENDING, READY, ObjectRef
+from aioray.refs import READY, ObjectRef
 from aioray.runtime.calls import (
     NO_DEADLINE,
     STILL_RUNS,
@@ -636,8 +636,8 @@ class TaskSubmitter:
 
     def state_of(self, task: Task) -> tuple[str, int | None]:
         """Where a task is, in words, and the lease request to ask the node about, if it waits for one."""
-        if any(ref._status == PENDING for _, ref in task.arguments.deps):
-            waiting = sum(ref._status == PENDING for _, ref in task.arguments.deps)
+        if not all(ref._is_made() for _, ref in task.arguments.deps):
+            waiting = sum(not ref._is_made() for _, ref in task.arguments.deps)
             return f"waits for {waiting} of its arguments", None
         if task.lease is not None:
             first = next(iter(task.lease.tasks)) == task.seq

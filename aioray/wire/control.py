@@ -111,9 +111,11 @@ class Release(Message, tag=10):
 
 
 class Fetch(Message, tag=11):
-    """Process -> node: send me this object when it is there."""
+    """Process -> node: send me this object when it is there. `value`: where it lies, if that is known."""
 
     oid: bytes
+    value: Value | None = None
+    where_will_do: bool = False  # it is only passed on: its bytes may be on another node
 
 
 class Fetched(Message, tag=12):

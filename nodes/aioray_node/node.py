@@ -17,7 +17,6 @@ from aioray.labels import ACCELERATOR_TYPE, NODE_ID, check_value
 from aioray.runtime.connection import Connection, Listener
 from aioray.wire.control import (
     PROTOCOL_VERSION,
-    Ack,
     ActorExit,
     ActorSpec,
     ActorStarted,
@@ -44,27 +43,29 @@ from aioray.wire.control import (
 )
 from aioray.wire.framing import control_decoder
 from aioray.wire.gcs import NodeFacts
-from aioray.wire.values import owner_of
 from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
 from aioray_node.gcs import actors
 from aioray_node.gcs.checkpoints import CheckpointKeeper
 from aioray_node.gcs.journal import Journal
 from aioray_node.gcs.shell import ActorDesk
-from aioray_node.gcs.view import ClusterView
-from aioray_node.objects import directory
+from aioray_node.gcs.view import ClusterView, Joined
+from aioray_node.neighbours import Neighbours
+from aioray_node.objects.nearby import NearbyPuller
+from aioray_node.objects.routing import ObjectRouter
 from aioray_node.objects.segment import Segment
 from aioray_node.objects.store import ObjectStore
 from aioray_node.pool.shell import Worker, WorkerPool
 from aioray_node.pool.zygote_process import ZygoteProcess
 from aioray_node.scheduling.resources import NodeResources, from_floats, to_floats
 from aioray_node.scheduling.shell import LeaseDesk
-from aioray_node.session import Session, boot_id, default_store_nbytes
+from aioray_node.session import Session, boot_id, default_store_nbytes, segment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioray.runtime.reactor import Reactor
+    from aioray_node.gcs.view import News
 
 _MAX_PRESTART = 16
 
@@ -131,7 +132,9 @@ class Node:
         self._peers: dict[bytes, Peer] = {}
         self._totals = totals
         self._labels = {**options.labels, NODE_ID: self.node_id, **_accelerator_label(found)}
-        self._store = ObjectStore(session.capacity_nbytes, self._send, lambda oid: self._actors.unheld(oid))
+        self._store = ObjectStore(
+            session.capacity_nbytes, self._send, lambda oid: self._actors.unheld(oid), node_id=self.node_id
+        )
         self._leases = LeaseDesk(
             reactor,
             NodeResources(from_floats(totals)),
@@ -143,9 +146,15 @@ class Node:
         )
         self.view = ClusterView(self._facts(), self._leases.own_view())
         self._leases.use(self.view)
+        self._objects = ObjectRouter(self.view, self._store, self._send)
+        self._neighbours = Neighbours(reactor, self.view, self._objects.heard, self._objects.node_back, self._node_gone)
+        self._objects.neighbours = self._neighbours
+        self.view.subscribe(self._on_news)
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
         self._leases.environments = self._environments
         segment = Segment(session.segment, session.capacity_nbytes)
+        self._puller = NearbyPuller(reactor, self.view, self._store, segment, segment_of)
+        self._objects.puller = self._puller
         self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
         self._actors = ActorDesk(
             reactor,
@@ -227,6 +236,8 @@ class Node:
             if self._listener is not None:
                 self._listener.close()
             self._environments.close()
+            self._neighbours.close()
+            self._puller.close()
             self._pool.close(self._config.shutdown_grace_s)
             for peer in list(self._peers.values()):
                 peer.connection.flush()
@@ -310,11 +321,14 @@ class Node:
         if peer.role == "visitor":
             self._leases.process_gone(process)  # all else of it is its own node's
             return
+        if peer.role == "node":
+            return  # it comes again, or the GCS says that it is dead
         if peer.worker is not None:
             self._pool.kill(peer.worker, "")
         self._actors.process_gone(process, driver=peer.role == "driver")
         self._leases.process_gone(process)
         self._store.process_gone(process)
+        self._objects.process_gone(process)
 
     def _pass_on_log(self, lines: LogLines) -> None:
         for peer in self._peers.values():
@@ -331,6 +345,9 @@ class Node:
 
     def _handle(self, peer: Peer, connection: Connection, message: Any) -> None:
         process = peer.process_id
+        if peer.role == "node":
+            self._handle_node(peer, message)
+            return
         if peer.role == "visitor" and not isinstance(message, (LeaseRequest, LeaseReturn)):
             connection.close()
             self._gone(peer, connection, f"sent {type(message).__name__}, which is not for a visitor")
@@ -343,22 +360,10 @@ class Node:
             case Blocked(blocked):
                 if peer.worker is not None:
                     self._leases.blocked(peer.worker, blocked)
-            case Share(oid, value):
-                self._store.feed(directory.Shared(oid, value))
-            case Hold(holder, oids, req):
-                self._store.feed(directory.Held(holder, oids))
-                if req:
-                    connection.send(Ack(req))
-            case Release(holder, oids):
-                self._store.feed(directory.Released(holder, oids))
-                self._actors.released(process, oids)
-            case Fetch(oid):
-                self._store.feed(directory.Wanted(process, oid))
-            case CancelCall(oid):
-                self._send(owner_of(oid), message)
-            case Seal(value, req):
-                self._store.feed(directory.Sealed(value))
-                connection.send(Ack(req))
+            case Share() | Hold() | Release() | Fetch() | Seal() | CancelCall():
+                self._objects.handle(process, connection, message)
+                if isinstance(message, Release):
+                    self._actors.released(process, message.oids)
             case GiveExtent(offset, nbytes):
                 self._store.give_back(process, offset, nbytes)
             case ActorSpec():
@@ -379,6 +384,23 @@ class Node:
             case _:
                 connection.close()
                 self._gone(peer, connection, f"sent {type(message).__name__}, which is not for a node")
+
+    def _handle_node(self, peer: Peer, message: Any) -> None:
+        """Another node has said something."""
+        match message:
+            case Share() | Hold() | Release() | Fetch() | Seal() | CancelCall():
+                self._objects.handle_node(peer.process_id, peer.connection, message)
+            case _:
+                peer.connection.close()
+                self._gone(peer, peer.connection, f"sent {type(message).__name__}, which is not for a node's node")
+
+    def _on_news(self, news: News) -> None:
+        if isinstance(news, Joined):
+            self._objects.joined()
+
+    def _node_gone(self, node_id: str, prefix: bytes) -> None:
+        """Another node is dead, and so are its processes."""
+        self._objects.node_gone(prefix)
 
     def _side_messages(self, peer: Peer, connection: Connection, messages: list[Any]) -> None:
         for message in messages:

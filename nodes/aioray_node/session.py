@@ -61,7 +61,7 @@ class Session:
         self.session_id = uuid.uuid4().hex[:16]
         self.dir = root / f"{_NEW_PREFIX}{self.session_id}"  # not to be swept before it has its lock
         self.dir.mkdir(mode=0o700)
-        self.segment = _segment_of(self.session_id)
+        self.segment = segment_of(self.session_id)
         self.capacity_nbytes = capacity_nbytes
         self._lock_fd = os.open(self.dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,11 +151,11 @@ def _kill_processes_of(directory: pathlib.Path) -> None:
 
 def _remove(directory: pathlib.Path) -> None:
     with contextlib.suppress(posix_ipc.ExistentialError):
-        posix_ipc.unlink_shared_memory(_segment_of(directory.name.rpartition("-")[2]))
+        posix_ipc.unlink_shared_memory(segment_of(directory.name.rpartition("-")[2]))
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _segment_of(session_id: str) -> str:
+def segment_of(session_id: str) -> str:
     return f"/aioray-{session_id}"
 
 

@@ -141,7 +141,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         8 Share oid value
         9 Hold holder oids req
         10 Release holder oids
-        11 Fetch oid
+        11 Fetch oid value where_will_do
         12 Fetched oid value
         13 Seal value req
         14 Ack req

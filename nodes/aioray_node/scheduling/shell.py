@@ -11,7 +11,6 @@ from aioray_node.environments import core as environments
 from aioray_node.gcs.view import Joined
 from aioray_node.pool.core import Kind, Need
 from aioray_node.scheduling import core
-from aioray_node.scheduling.policy import NodeView
 from aioray_node.scheduling.resources import NodeResources, in_words
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from aioray_node.environments.shell import EnvironmentDesk
     from aioray_node.gcs.view import ClusterView, News
     from aioray_node.pool.shell import Worker, WorkerPool
+    from aioray_node.scheduling.policy import NodeView
 
 
 class ActorHost(Protocol):

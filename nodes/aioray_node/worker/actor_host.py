@@ -132,6 +132,8 @@ class ActorHost:
         cls: Any = actor.kind.cls
         try:
             if actor.instance is None:
+                if self._runtime.must_bring(call):
+                    await self._runtime.bring_arguments(call)
                 args, kwargs = self._runtime.arguments(call)
                 if actor.kind.constructor_is_coroutine:
                     instance = cls.__new__(cls, *args, **kwargs)
