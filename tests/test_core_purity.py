@@ -8,8 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PURE_NAMES = {
-    "actors.py", "arena.py", "core.py", "devices.py", "directory.py", "extents.py", "functions.py", "hosts.py",
-    "labels.py", "members.py", "pipeline.py", "policy.py", "records.py", "resources.py", "view.py",
+    "actors.py", "arena.py", "core.py", "demands.py", "described.py", "devices.py", "directory.py", "extents.py",
+    "functions.py", "hosts.py", "labels.py", "members.py", "pipeline.py", "policy.py", "records.py", "resources.py",
+    "view.py",
 }  # fmt: skip
 FORBIDDEN = {"asyncio", "socket", "time", "os", "threading", "subprocess"}
 PURE_FILES = sorted(

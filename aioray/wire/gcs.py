@@ -94,9 +94,11 @@ class GcsFrame(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Admitted(GcsFrame, frozen=True, tag=1):
-    """You are a member."""
+    """You are a member; this is how often, and how soon, the GCS wants to hear of you."""
 
     epoch: str
+    report_interval_s: float = 0.1
+    heartbeat_interval_s: float = 2.0
 
 
 class Refused(GcsFrame, frozen=True, tag=2):
@@ -115,9 +117,8 @@ class Delta(GcsFrame, frozen=True, tag=3):
 
 
 class Question(msgspec.Struct, array_like=True, frozen=True):
-    """Whoever -> GCS, in a POST. The same `request_id` is answered the same way: safe to send twice."""
+    """Whoever -> GCS, in a POST. Asking changes nothing: it is safe to ask twice."""
 
-    request_id: str
     what: str
     args: dict[str, Any] = {}
 
