@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aioray import current
-from aioray.exceptions import TaskCancelledError
+from aioray.exceptions import GetTimeoutError, TaskCancelledError
 from aioray.ids import JobID, TaskID
 from aioray.runtime.serialization import Counted, loading_runtime
 from aioray.wire.values import object_id, owner_of
@@ -123,6 +123,8 @@ class ObjectRef(Counted, _Awaitable[T]):
         "_value",
         "_waiting",
     )
+
+    _late_error = GetTimeoutError  # what a `get` raises that has waited long enough
 
     def __init__(self, runtime: Runtime, seq: int, index: int = 0, oid: bytes = b"") -> None:
         self._runtime = runtime

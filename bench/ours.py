@@ -23,6 +23,7 @@ from bench.measure import (
     rate_async,
     start_seconds,
 )
+from bench.ours_compiled import compiled_pass, compiled_pass_async
 from bench.ours_light import group_call, light_actors, light_actors_pss, light_call
 from bench.processes import Shutdowns, of_this_measurement, pss_mb
 
@@ -372,6 +373,8 @@ MEASUREMENTS = {
     "actor_async_1000": in_loop(actor_async_1000),
     "light_call": in_loop(light_call),
     "group_call": in_loop(group_call),
+    "compiled_pass": compiled_pass,
+    "compiled_pass_async": in_loop(compiled_pass_async),
     "stream_items": stream_items,
     "stream_items_async": in_loop(stream_items_async),
     "put_100b": put_100b,

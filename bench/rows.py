@@ -26,7 +26,7 @@ class Goal:
 class Row:
     key: str
     name: str
-    unit: Literal["/s", "GB/s", "s", "MB"]
+    unit: Literal["/s", "GB/s", "s", "MB", "x"]  # x: times as fast
     goal: Goal
     beside: tuple[Side, ...] = ()  # who measures it besides us
     timeout_s: float = 120.0  # for one measurement, its start and shutdown included
@@ -55,6 +55,8 @@ ROWS: tuple[Row, ...] = (
     Row("actor_async_1000", "async actor calls, 1,000 in `gather`", "/s", IN_FLIGHT, ("limit", "ray", "xoscar")),
     Row("light_call", "call of a light actor, one at a time, `await`", "/s", ONE_AT_A_TIME, ("limit",)),
     Row("group_call", "call in a concurrency group, one at a time, `await`", "/s", ONE_AT_A_TIME, ("limit",)),
+    Row("compiled_pass", "pass of a compiled chain of 3 actors, sync: times uncompiled", "x", Goal("value", 3)),
+    Row("compiled_pass_async", "the same, of async actors, `await`", "x", Goal("value", 3)),
     Row("stream_items", "small values of a generator task, sync", "/s", Goal("value", 20_000), ("limit", "ray")),
     Row("stream_items_async", "the same, `async for`", "/s", Goal("value", 20_000), ("limit", "ray")),
     Row("put_100b", "put 100 B", "/s", Goal("value", 150_000), ("ray",)),

@@ -34,6 +34,9 @@
     ├── ObjectRefStreamEndOfStreamError
     ├── UnserializableException            stands in for an exception that could not be pickled
     ├── RaySystemError                     our own fault
+    │   ├── RayChannelError                a compiled graph has ended, or broke
+    │   │   └── RayChannelTimeoutError     also a GetTimeoutError
+    │   └── RayCgraphCapacityExceeded      too many of its passes are under way
     ├── SerializationError                 (ours) also a TypeError
     ├── BlockingCallError                  (ours) also a RuntimeError
     └── InvalidOptionError                 (ours) also a ValueError and a TypeError
@@ -68,6 +71,9 @@ from aioray.exceptions.errors import (
     OwnerDiedError,
     PendingCallsLimitExceeded,
     RayActorError,
+    RayCgraphCapacityExceeded,
+    RayChannelError,
+    RayChannelTimeoutError,
     RayError,
     RaySystemError,
     ReferenceCountingAssertionError,
@@ -108,6 +114,9 @@ __all__ = [
     "OwnerDiedError",
     "PendingCallsLimitExceeded",
     "RayActorError",
+    "RayCgraphCapacityExceeded",
+    "RayChannelError",
+    "RayChannelTimeoutError",
     "RayError",
     "RaySystemError",
     "RayTaskError",

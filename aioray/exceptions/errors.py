@@ -293,6 +293,27 @@ class RaySystemError(RayError):
     usual = "aioray failed"
 
 
+class RayChannelError(RaySystemError):
+    """A compiled graph has ended, or a link between two of its processes broke, before the pass was through."""
+
+    usual = "the compiled graph has ended"
+
+
+class RayChannelTimeoutError(RayChannelError, GetTimeoutError):
+    """The pass of a compiled graph was not through after `timeout_s` seconds; it goes on."""
+
+    usual = "the pass was not through in time"
+
+    def __init__(self, reason: str = "", timeout_s: float | None = None) -> None:
+        GetTimeoutError.__init__(self, reason, timeout_s)
+
+
+class RayCgraphCapacityExceeded(RaySystemError):
+    """As many passes of the compiled graph are under way as may be (`_max_inflight_executions`)."""
+
+    usual = "too many passes of the compiled graph are under way"
+
+
 class SerializationError(RayError, TypeError):
     """A value cannot be pickled. `path` leads to the part at fault (`args[0].model.lock`); `reason` is pickle's."""
 

@@ -40,6 +40,7 @@ from aioray.wire.values import Value, owner_of
 if TYPE_CHECKING:
     from aioray.options import MethodOptions
     from aioray.runtime.calls import Running
+    from aioray.runtime.plans import Plan
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.unseen import Unseen
 
@@ -179,6 +180,7 @@ class ActorLine:
         "killed_here",
         "late",
         "on_hold",
+        "plans",
         "process",
         "queue",
         "reason",
@@ -211,6 +213,7 @@ class ActorLine:
         self.updates = 0  # how often the node has told of it
         self.on_hold = False  # it was ended, and the node is about to say so
         self.killed_here = False  # this process asked for it: its calls fail as they should
+        self.plans: list[Plan] = []  # compiled graphs that it takes part in
         self.unseen: Unseen | None = None  # of a constructor's error, where it was called
 
 
@@ -416,6 +419,7 @@ class ActorCaller:
             if line.process is not None:
                 line.process.connection.drain()  # what it got done is not lost with it
             line.state, line.reason = "restarting", update.reason
+            self._tell_plans(line)
             self._interrupt(line, f"{update.reason}; it is being restarted")
             line.killed_here = False
         elif update.state == "dead":
@@ -426,6 +430,11 @@ class ActorCaller:
             if line.error is not None and owner_of(line.actor_id) == self._runtime.process_id:
                 line.unseen = unseen(self._runtime, f"the constructor of {line.cls}", line.error)
             self._fail_all(line)
+
+    @staticmethod
+    def _tell_plans(line: ActorLine) -> None:
+        for plan in list(line.plans):
+            plan.lost_actor(line)
 
     def _connect(self, line: ActorLine) -> None:
         runtime = self._runtime
@@ -484,6 +493,7 @@ class ActorCaller:
         records = [*sent, *line.queue, *line.late.values()]
         line.queue.clear()
         line.late.clear()
+        self._tell_plans(line)
         for record in records:
             self._fail(record, line)
         if not line.remotes:

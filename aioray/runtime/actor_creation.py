@@ -66,7 +66,7 @@ def create_actor(
             pins += [*arguments.pins, *function.pins]
             if pins:
                 runtime.objects.hold_for(actor_id, pins)
-            call = Call(0, "__init__", arguments.data, arguments.kwnames, deps, name="__init__")
+            call = Call(0, "__init__", arguments.data, arguments.kwnames, deps)
             runtime.link.send(
                 ActorSpec(
                     actor.actor_id,

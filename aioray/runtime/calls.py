@@ -91,7 +91,7 @@ def pack_arguments(runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, An
         return Arguments(plain, kwnames)
     deps: list[tuple[int, ObjectRef[Any]]] = []
     for at, value in enumerate(values):
-        if type(value) is ObjectRef:
+        if isinstance(value, ObjectRef):
             deps.append((at, value))
     if deps:
         check_cluster(runtime, (ref for _, ref in deps))

@@ -187,6 +187,21 @@ class Connection:
         self.close()
         self.on_close(self, reason)
 
+    def hang_up(self) -> None:
+        """Say no more, but go on listening until the peer hangs up, too."""
+        if not self.closed:
+            self.flush()
+            self._unheard = True
+            with contextlib.suppress(OSError):  # the peer is gone: reading finds its end
+                self._sock.shutdown(socket.SHUT_WR)
+
+    def detach(self) -> tuple[socket.socket, bytes]:
+        """Give the socket away, with what has come of a message that is not whole yet. Nothing is left to be sent."""
+        assert not self._out, "what was to be sent would be lost"
+        self.closed = True
+        self._reactor.unregister(self._sock.fileno())
+        return self._sock, bytes(self._inbox)
+
     def close(self) -> None:
         """Close without a word to `on_close`. What was flushed still reaches the peer."""
         if not self.closed:

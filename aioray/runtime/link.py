@@ -38,6 +38,16 @@ def _exchange(sock: socket.socket, message: msgspec.Struct) -> Any:
             return messages[0]
 
 
+def node_id_at(address: str) -> str:
+    """The id of the node that listens there; blocking. Raises OSError, RaySystemError."""
+    with dial(address) as sock:
+        welcome = _exchange(sock, Hello(b"", "side", 0))
+    if welcome.error:
+        raise RaySystemError(welcome.error)
+    node_id: str = welcome.node_id
+    return node_id
+
+
 class Reply:
     """What a request waits for."""
 

@@ -64,7 +64,8 @@ class Poller(abc.ABC):
         self.buffer = memoryview(bytearray(_BUFFER_NBYTES))
         self._spinning = Spinning()
         # On a single core the answer cannot come while we look.
-        self._spin_s = spin_us / 1e6 if len(os.sched_getaffinity(0)) > 1 else 0.0
+        self._spin_s = self._usual_spin_s = spin_us / 1e6 if len(os.sched_getaffinity(0)) > 1 else 0.0
+        self._hops: list[int] = []  # that answers take which somebody expects, where they are more than there and back
         self._epoll = select.epoll()
         self._wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wakeup_fd, select.EPOLLIN)
@@ -121,6 +122,19 @@ class Poller(abc.ABC):
         """Make the leader look around."""
         with contextlib.suppress(OSError, ValueError):  # it is closed
             os.eventfd_write(self._wakeup_fd, 1)
+
+    def expect_hops(self, hops: int) -> None:
+        """Answers come that go from process to process: look for them as much longer. The lock is held."""
+        self._hops.append(hops)
+        self._stretch_spin()
+
+    def expect_hops_no_more(self, hops: int) -> None:
+        """Undo `expect_hops`."""
+        self._hops.remove(hops)
+        self._stretch_spin()
+
+    def _stretch_spin(self) -> None:
+        self._spin_s = self._usual_spin_s * max([2, *self._hops]) / 2
 
     # one turn
 

@@ -10,13 +10,14 @@ as it is: an epoll is itself a file that a loop can watch.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aioray.runtime.poller import Poller
 
@@ -31,8 +32,8 @@ _HELPER_PERIOD_S = 0.002  # how long nobody may lead before the helper does
 _HELPER_LONG_PERIOD_S = 0.01  # the same, where threads led more than _OFTEN times in the period before
 _OFTEN = 4
 # What the module's functions wrap: the wrappers spend microseconds on looking for enum members.
-_set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
-_get_handler = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+_signal: Any = importlib.import_module("_signal")
+_set_handler, _get_handler = _signal.signal, _signal.getsignal
 _HELPER_PARKED_S = 1.0  # it is woken; this is for the thread that was interrupted in the middle of waking it
 _HELPER_IDLE_ROUNDS = 20  # after that many looks at a program that waits anyway, the helper sleeps
 

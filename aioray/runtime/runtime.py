@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from aioray.exceptions import (
     BlockingCallError,
-    GetTimeoutError,
     RaySystemError,
     RayTaskError,
     TaskCancelledError,
@@ -29,6 +28,7 @@ from aioray.runtime.deadlines import Deadlines, deadline_of
 from aioray.runtime.errors import error_value, one_line
 from aioray.runtime.link import NodeLink, SideChannel
 from aioray.runtime.objects import ObjectTable, serialize_value
+from aioray.runtime.passes import Pass
 from aioray.runtime.serialization import load_plain, serialize_code
 from aioray.runtime.shared_memory import SharedMemory
 from aioray.runtime.streams import Streams
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from aioray.runtime.arrivals import Arrivals
     from aioray.runtime.calls import Running, UnderWay
     from aioray.runtime.deadlines import Limits
+    from aioray.runtime.plans import Plan
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
     from aioray.runtime.streams import Stream
@@ -132,6 +133,7 @@ class Runtime:
         self.tasks = TaskSubmitter(self)
         self.actors = ActorCaller(self)
         self.callbacks = CallbackThread()
+        self.plans: set[Plan] = set()  # compiled graphs that have links here
 
     # opening and closing
 
@@ -208,6 +210,8 @@ class Runtime:
             self.tasks.close(reason)
             self.actors.close(reason)
             self.objects.close()
+            for plan in list(self.plans):
+                plan.cut()
         self.reactor.nudge()
 
     def close(self) -> None:
@@ -381,7 +385,7 @@ class Runtime:
                 if not is_made or (ref._status == PENDING and not run_until(ref.done)):
                     self.require_open()
                     done = sum(each._status != PENDING for each in refs)
-                    raise GetTimeoutError(f"{done} of {len(refs)} objects were there after {timeout_s} s", timeout_s)
+                    raise ref._late_error(f"{done} of {len(refs)} objects were there after {timeout_s} s", timeout_s)
             if ref._status != READY:
                 return
 
@@ -425,6 +429,11 @@ class Runtime:
                 self.on_block(False)
                 counter.stop()
         return split_ready(refs, num_returns)
+
+    def wait_until(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Block until `done()`; False when time is up first. Not in an event loop."""
+        with _Blocked(self):
+            return self.reactor.run_until(done, timeout_s)
 
     def check_may_block(self, call: str, instead: str) -> None:
         """Raises BlockingCallError in the event loop that does the I/O."""
@@ -645,6 +654,8 @@ class Runtime:
             self.tasks.cancel(task, force=force, recursive=recursive)
         elif isinstance(task, ActorCallRecord):
             self.actors.cancel(task, recursive=recursive)
+        elif isinstance(task, Pass):
+            task.cancel()
 
     def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool = True) -> None:
         """aioray.cancel."""
@@ -693,6 +704,8 @@ class Runtime:
                 return self.tasks.state_of(ref._task)
             if isinstance(ref._task, ActorCallRecord):
                 return self.actors.state_of(ref._task), None
+            if isinstance(ref._task, Pass):
+                return ref._task.state(), None
             return "is being computed for another process", None
 
 

@@ -114,6 +114,14 @@ def _cloud_dump(value: Any, file: io.BytesIO, buffer_callback: Callable[[Any], A
     return pickler.refs
 
 
+def serialize_plain(value: Any) -> bytes | None:
+    """The pickle stream of a value that needs no care: no buffers, no refs; None for any other. What is most usual."""
+    kind = type(value)
+    if kind not in _PLAIN or kind is bytes or kind is bytearray:
+        return None
+    return _dumps(value, 5)
+
+
 def serialize(value: Any, root: str) -> Serialized:
     """Pickle `value`. Raises SerializationError that names the part, as a path from `root`, that cannot be."""
     if type(value) in _PLAIN:

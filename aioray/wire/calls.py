@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from aioray.wire.plans import PlanMessage
 from aioray.wire.values import Value
 
 
@@ -135,5 +136,17 @@ class Repeat(msgspec.Struct, array_like=True, tag=12, gc=False):
 
 
 CallMessage = (
-    Greeting | Export | Call | Cancel | Done | Finished | GiveBack | Yielded | Proceed | CloseStream | Pattern | Repeat
+    Greeting
+    | Export
+    | Call
+    | Cancel
+    | Done
+    | Finished
+    | GiveBack
+    | Yielded
+    | Proceed
+    | CloseStream
+    | Pattern
+    | Repeat
+    | PlanMessage
 )

@@ -54,6 +54,16 @@ def append_frame(out: bytearray, message: msgspec.Struct) -> None:
     _PREFIX.pack_into(out, at, nbytes)
 
 
+def one_frame(data: memoryview, nbytes: int, decoder: msgspec.msgpack.Decoder[Any]) -> Any:
+    """The message, where the first `nbytes` of `data` are just one frame; else None. Less work than `split_frames`."""
+    if nbytes < 4 or _unpack_prefix(data, 0)[0] != nbytes - 4:
+        return None
+    try:
+        return decoder.decode(data[4:nbytes])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise WireError(f"{nbytes - 4} bytes are no message of ours: {exc}") from exc
+
+
 def split_frames(data: bytes | bytearray | memoryview, decoder: msgspec.msgpack.Decoder[Any]) -> tuple[list[Any], int]:
     """Decode the whole frames in `data`; return them and how many bytes they took."""
     messages = []

@@ -45,9 +45,10 @@ from aioray.wire.framing import control_decoder
 from aioray.wire.gcs import NodeFacts
 from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
-from aioray_node.gcs import actors
+from aioray_node.gcs import actors, described
 from aioray_node.gcs.checkpoints import CheckpointKeeper
 from aioray_node.gcs.journal import Journal
+from aioray_node.gcs.membership import Membership, NodeLoad
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.gcs.view import ClusterView, Joined
 from aioray_node.neighbours import Neighbours
@@ -70,6 +71,20 @@ if TYPE_CHECKING:
 _MAX_PRESTART = 16
 
 
+class HeadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How other nodes reach the GCS: over a Unix socket in the session directory, and over TCP if there is a port."""
+
+    host: str = "127.0.0.1"
+    port: int | None = None  # 0: any that is free
+
+
+class JoinOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Which cluster to join."""
+
+    address: str  # of its GCS: host:port, or the path of a Unix socket
+    token_path: str = ""  # "": the environment has it
+
+
 class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a node is told when it starts. None: find out."""
 
@@ -81,6 +96,10 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     object_store_memory: int | None = None  # bytes
     temp_dir: str | None = None
     labels: dict[str, str] = {}  # beside those that it gives itself
+    session_id: str = ""  # "": a new one
+    ip_address: str = "127.0.0.1"
+    head: HeadOptions | None = None  # None, and nothing to join: a node alone, which no other can join
+    join: JoinOptions | None = None
 
     def totals(self, found: Sequence[gpus.Gpu]) -> dict[str, float]:
         """The node's resources, with the GPUs that were found."""
@@ -144,7 +163,9 @@ class Node:
             node_id=self.node_id,
             labels=self._labels,
         )
-        self.view = ClusterView(self._facts(), self._leases.own_view())
+        self.view = ClusterView(self._facts(options), self._leases.own_view())
+        self.membership = Membership(reactor, self.view, NodeLoad(self._leases, self._store))
+        self._leases.on_change = self.membership.load_changed
         self._leases.use(self.view)
         self._objects = ObjectRouter(self.view, self._store, self._send)
         self._neighbours = Neighbours(reactor, self.view, self._objects.heard, self._objects.node_back, self._node_gone)
@@ -183,7 +204,7 @@ class Node:
         self._strangers: set[Connection] = set()  # have not said Hello yet, or are side lines: closed with the node
         self._first_zygote: ZygoteProcess | None = None
 
-    def _facts(self) -> NodeFacts:
+    def _facts(self, options: NodeOptions) -> NodeFacts:
         return NodeFacts(
             self.node_id,
             (self.address,),
@@ -195,13 +216,15 @@ class Node:
             started_at=self.started_at,
             session_dir=str(self._session.dir),
             store_nbytes=self._store.capacity_nbytes,
+            is_head=options.join is None,
+            ip_address=options.ip_address,
         )
 
     @classmethod
     def session_for(cls, options: NodeOptions) -> Session:
         """Make the session of a node to come."""
         capacity = options.object_store_memory or default_store_nbytes(options.config.object_store_fraction)
-        return Session(options.temp_dir, capacity)
+        return Session(options.temp_dir, capacity, options.session_id)
 
     # opening and closing
 
@@ -257,6 +280,14 @@ class Node:
     @property
     def address(self) -> str:
         return self._session.address
+
+    @property
+    def session(self) -> Session:
+        return self._session
+
+    @property
+    def reactor(self) -> Reactor:
+        return self._reactor
 
     # connections
 
@@ -430,25 +461,6 @@ class Node:
 
     # questions
 
-    def _describe(self, process: bytes) -> list[dict[str, Any]]:
-        return [
-            {
-                "NodeID": self.node_id,
-                "Alive": True,
-                "NodeManagerHostname": socket.gethostname(),
-                "NodeManagerAddress": "127.0.0.1",
-                "Resources": self._with_store(dict(self._totals)),
-                "Labels": dict(self._labels),
-            }
-        ]
-
-    def _with_store(self, amounts: dict[str, float], used_nbytes: int = 0) -> dict[str, float]:
-        return {**amounts, "object_store_memory": float(self._store.capacity_nbytes - used_nbytes)}
-
-    def _available(self, process: bytes) -> dict[str, float]:
-        free = {name: max(0, amount) for name, amount in self._leases.resources.available.items()}
-        return self._with_store(to_floats(free), self._store.used_nbytes)
-
     def _store_figures(self, process: bytes) -> dict[str, int]:
         return {
             "used_nbytes": self._store.used_nbytes,
@@ -461,9 +473,9 @@ class Node:
         return {} if peer is None or peer.worker is None else to_floats(self._leases.assigned(peer.worker))
 
     _questions: ClassVar[dict[str, Callable[..., Any]]] = {
-        "nodes": _describe,
-        "cluster_resources": lambda self, process: self._with_store(dict(self._totals)),
-        "available_resources": _available,
+        "nodes": lambda self, process: described.nodes(self.view),
+        "cluster_resources": lambda self, process: described.totals(self.view),
+        "available_resources": lambda self, process: described.available(self.view, self._store.used_nbytes),
         "assigned": _assigned,
         "explain": lambda self, process, lease_id: self._leases.explain(process, lease_id),
         "explain_actor": lambda self, process, actor_id: self._leases.explain_actor(actor_id),

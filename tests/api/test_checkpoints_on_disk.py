@@ -14,7 +14,6 @@ import aioray
 from aioray.exceptions import ActorUnavailableError, ObjectLostError
 from aioray_node.objects.directory import Released
 from tests.api.savers import Saver
-from tests.conftest import Leftovers
 
 if TYPE_CHECKING:
     import pathlib
@@ -144,7 +143,6 @@ async def test_a_cluster_may_end_while_a_large_checkpoint_is_written(nothing_lef
         actor = Saver.options(max_restarts=-1).remote()
         await actor.keep.remote(np.zeros(4 * MIB))
         pending = [actor.add.remote(1) for _ in range(20)]
-    assert Leftovers().sessions == set()
     del pending
 
 

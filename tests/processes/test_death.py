@@ -44,6 +44,30 @@ runtime = ray.current.get()
 print(json.dumps({"session": runtime.session_dir, "workers": runtime.ask("pids")}), flush=True)
 """
 
+COMPILED = """
+import json
+import aioray as ray
+from aioray.dag import InputNode
+
+ray.init(num_cpus=2)
+
+@ray.remote
+class Stage:
+    def step(self, x):
+        while x > 2:
+            pass
+        return x + 1
+
+with InputNode() as graph:
+    for _ in range(3):
+        graph = Stage.bind().step.bind(graph)
+compiled = graph.experimental_compile()
+hanging = compiled.execute(1)
+runtime = ray.current.get()
+print(json.dumps({"session": runtime.session_dir, "workers": runtime.ask("pids")}), flush=True)
+ray.get(hanging)
+"""
+
 ASYNC = """
 import asyncio, json, time
 import aioray as ray
@@ -149,7 +173,7 @@ def test_what_a_head_leaves_that_is_killed_with_its_zygote_is_swept_up_by_the_ne
         aioray.shutdown()
 
 
-@pytest.mark.parametrize("text", [SYNC + "ray.get(hanging)", SYNC + "while True: pass", ASYNC])
+@pytest.mark.parametrize("text", [SYNC + "ray.get(hanging)", SYNC + "while True: pass", ASYNC, COMPILED])
 def test_everything_vanishes_with_a_driver_that_is_killed(tmp_path: pathlib.Path, own_temp_dir: str, text: str) -> None:
     with Program(tmp_path, text, TMPDIR=own_temp_dir) as program:
         told, descendants = facts(program)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioray.wire import calls, control
+from aioray.wire import calls, control, plans
 from aioray.wire.calls import Call, CallMessage
 from aioray.wire.control import Ack, ControlMessage, Query
 from aioray.wire.framing import (
@@ -53,6 +53,8 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.CloseStream(7, 1), "930a0701"),
     (calls.Pattern(5, Call(0, "f", b"")), "930b05dc00100300a166c400909001a0cb3ff0000000000000c200a000a000c0"),
     (calls.Repeat(7, 5, b"args"), "940c0705c40461726773"),
+    (plans.Link(b"p", -1, 2), "940dc40170ff02"),
+    (plans.Passed(7, 1, b"v"), "970e0701c4017690c0c400"),
 ]
 
 

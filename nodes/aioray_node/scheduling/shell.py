@@ -11,6 +11,7 @@ from aioray_node.environments import core as environments
 from aioray_node.gcs.view import Joined
 from aioray_node.pool.core import Kind, Need
 from aioray_node.scheduling import core
+from aioray_node.scheduling.demands import waiting_counts, waiting_demands
 from aioray_node.scheduling.resources import NodeResources, in_words
 
 if TYPE_CHECKING:
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
+    from aioray.wire.gcs import Demand
     from aioray.wire.strategies import Strategy
     from aioray_node.environments.shell import EnvironmentDesk
     from aioray_node.gcs.view import ClusterView, News
     from aioray_node.pool.shell import Worker, WorkerPool
     from aioray_node.scheduling.policy import NodeView
+
+
+def _nobody_asks() -> None:
+    """A node alone has nobody to tell."""
 
 
 class ActorHost(Protocol):
@@ -81,6 +87,7 @@ class LeaseDesk:
         self.pool: WorkerPool
         self.actors: ActorHost
         self.environments: EnvironmentDesk
+        self.on_change: Callable[[], None] = _nobody_asks  # there may be more or less to spare than before
 
     @property
     def resources(self) -> NodeResources:
@@ -98,6 +105,14 @@ class LeaseDesk:
 
     def _on_news(self, news: News) -> None:
         self.feed(core.NodeNews(news.node_id, joined=isinstance(news, Joined)))
+
+    def waiting_counts(self) -> list[tuple[dict[str, int], int]]:
+        """What waits here, and how often."""
+        return waiting_counts(self._state)
+
+    def waiting(self) -> tuple[Demand, ...]:
+        """The same, and why."""
+        return waiting_demands(self._state)
 
     def feed(self, event: core.Event) -> None:
         """Let the scheduler decide, and carry it out."""
@@ -117,6 +132,7 @@ class LeaseDesk:
                 case core.WakeAt(when):
                     delay_s = max(0.0, when - self._reactor.time())
                     self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
+        self.on_change()
 
     def _placed(self, lease_id: int, gpus: tuple[int, ...]) -> None:
         grant = self._grants[lease_id]

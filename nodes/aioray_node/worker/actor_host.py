@@ -80,6 +80,7 @@ class ActorHost:
         actor = self.by_slot.pop(slot, None)
         if actor is None:
             return
+        self._services.plans.actor_gone(slot)
         if now:
             actor.abort()
         else:

@@ -20,6 +20,7 @@ from aioray.exceptions import TaskCancelledError
 from aioray.runtime.tasks import RETRY_ALL
 from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greeting, Pattern, Proceed, Repeat
 from aioray.wire.control import ActorSpec, EndActor, Exit
+from aioray.wire.plans import Link
 from aioray_node.worker.actor_host import ActorHost
 from aioray_node.worker.exits import is_crash, reason_of, status_of
 from aioray_node.worker.functions import FunctionCache
@@ -81,7 +82,7 @@ class Executor:
         self._busy = False  # the current call takes long, or waits: nothing may queue behind it
         self._interrupting: Item | None = None
         self._handed_over = False  # the interrupt is for the reactor to raise
-        services = Services(runtime, self._replier, MainLane(self._queue), self._streams)
+        services = self._services = Services(runtime, self._replier, MainLane(self._queue), self._streams)
         self._host = runtime.host = ActorHost(services, self._exit, self._save_soon)
         self._save_due: Saver | None = None
         self._actor: HostedActor | None = None  # whose calls the main thread runs
@@ -107,7 +108,7 @@ class Executor:
     def on_messages(self, connection: Connection, messages: list[Any]) -> None:
         caller: Caller = connection.tag
         queue, by_slot = self._queue, self._host.by_slot
-        for message in messages:
+        for at, message in enumerate(messages):
             match message:
                 case Repeat():
                     queue.append((connection, caller.repeated(message)))
@@ -130,6 +131,9 @@ class Executor:
                 case CloseStream(seq, slot):
                     if not self._streams.close(connection, seq):
                         self._cancel(connection, Cancel(seq, slot))
+                case Link():
+                    self._services.plans.join(connection, message, messages[at + 1 :])
+                    return
                 case Greeting(process_id, sys_path, job_id, namespace):
                     caller.process_id, caller.job_id, caller.namespace = process_id, job_id, namespace
                     if not self._is_actor:
@@ -141,6 +145,7 @@ class Executor:
     def on_caller_gone(self, connection: Connection, reason: str) -> None:
         """Its node ends its tasks; an actor goes on for others."""
         self._streams.caller_gone(connection)
+        self._services.plans.caller_gone(connection.tag.process_id)
 
     def on_actor(self, spec: ActorSpec) -> None:
         """This worker becomes an actor, or gets one more light one."""
@@ -341,7 +346,12 @@ class Executor:
                 self._interruptible = True
                 if running_call.is_canceled:  # before it began
                     raise Interrupted
-                result = self._invoke(item, running_call)
+                turn = None if self._actor is None else self._actor.turn
+                if turn is None:
+                    result = self._invoke(item, running_call)
+                else:
+                    with turn:
+                        result = self._invoke(item, running_call)
             finally:
                 self._interruptible = False
                 self._current = self._current_call = None

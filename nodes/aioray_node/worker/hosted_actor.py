@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
 from aioray.actors import groups_of
 from aioray.checkpoints import RESTORE, period_of
+from aioray.dag.parts import PREPARE, START
 from aioray_node.worker.checkpoints import Saver
 from aioray_node.worker.exits import ActorExit
 from aioray_node.worker.lanes import LoopLane, ThreadLane
@@ -40,7 +42,7 @@ class ActorKind:
 class HostedActor:
     """Small: a process may have a hundred thousand of them."""
 
-    __slots__ = ("_lanes", "_services", "instance", "is_up", "kind", "saver", "spec", "take")
+    __slots__ = ("_lanes", "_services", "instance", "is_up", "kind", "saver", "spec", "take", "turn")
 
     def __init__(self, spec: ActorSpec, kind: ActorKind) -> None:
         self.spec = spec
@@ -48,6 +50,7 @@ class HostedActor:
         self.instance: Any = None
         self.is_up = False  # constructed, and not over yet
         self.saver: Saver | None = None
+        self.turn: Any = None  # an RLock: a call, or one of a compiled graph, where one runs at a time and both may
         self._services: Services
         self._lanes: dict[str, Lane] = {}
         self.take: Callable[[Item], None] = _nobody_knows_it_yet
@@ -56,11 +59,15 @@ class HostedActor:
         """What a call of `name` runs."""
         if name == TERMINATE:
             return self._terminate_on_loop if self._services.loop is not None else self._terminate
+        if name == PREPARE:
+            return functools.partial(self._services.plans.prepare, self)
+        if name == START:
+            return functools.partial(self._services.plans.start, self)
         return method_of(self.instance, name)
 
     def runs_on_loop(self, name: str) -> bool:
         """Whether that method is asynchronous."""
-        return name in self.kind.on_loop or name == TERMINATE
+        return name in self.kind.on_loop or name in (TERMINATE, PREPARE, START)
 
     def _terminate(self) -> None:
         """Leave, when what came before is through."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
-import contextvars
 import functools
 import inspect
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aioray.exceptions import AsyncioActorExit
+from aioray_node.worker.in_thread import in_thread
 from aioray_node.worker.methods import TERMINATE
+from aioray_node.worker.plans.host import Plans
 from aioray_node.worker.runtime import RunningCall, running
 from aioray_node.worker.streams import Stopped
 
@@ -51,6 +52,7 @@ class Services:
         self.replier = replier
         self.main_lane = main_lane
         self.streams = streams
+        self.plans = Plans(self)
         self.on_exit: Callable[[HostedActor, Exiting], None]
         self.on_save_due: Callable[[Saver], None]
         self.loop: asyncio.AbstractEventLoop | None = None  # of async actors
@@ -237,7 +239,7 @@ class LoopLane:
                 result = method(*args, **kwargs)
             else:
                 # A sync method would stall every other call of the actor, and so would its generator.
-                result = await _in_thread(
+                result = await in_thread(
                     services.threads, functools.partial(_run_sync, services, item, method, args, kwargs)
                 )
                 on_loop = _is_async(result)  # of a function that was sent along with __ray_call__
@@ -340,18 +342,6 @@ def _run_sync(
 def _is_async(result: Any) -> bool:
     """Whether it is for the event loop to finish."""
     return inspect.iscoroutine(result) or inspect.isasyncgen(result)
-
-
-async def _in_thread(threads: concurrent.futures.Executor, fn: Callable[[], Any]) -> Any:
-    """Run `fn` in a thread. Once begun it cannot be interrupted, and what it returns counts."""
-    begun = threads.submit(contextvars.copy_context().run, fn)
-    future = asyncio.wrap_future(begun)
-    while True:
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            if begun.cancelled() or begun.cancel():
-                raise
 
 
 def us_since(started: float) -> int:

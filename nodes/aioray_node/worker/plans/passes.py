@@ -1,0 +1,203 @@
+"""What an actor does in each pass of a compiled graph, whoever waits for its values: a thread, or the event loop."""
+
+from __future__ import annotations
+
+import collections
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from aioray.dag.schedule import DRIVER, TICK
+from aioray.exceptions import RayError, RayTaskError, UnserializableException
+from aioray.runtime.errors import serialized_error, task_error
+from aioray.runtime.handing_over import hand_over, is_small, leave, take
+from aioray.runtime.objects import serialize_value
+from aioray.runtime.serialization import serialize_plain
+from aioray.wire.calls import Call
+from aioray.wire.plans import Passed
+from aioray.wire.values import Value, object_id
+from aioray_node.worker.runtime import Caller, RunningCall
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aioray.dag.parts import BoundCall, Part, Target
+    from aioray.runtime.handing_over import HandedOver
+    from aioray_node.worker.hosted_actor import HostedActor
+    from aioray_node.worker.plans.links import Outlet
+    from aioray_node.worker.runtime import WorkerRuntime
+
+
+_loads = pickle.loads
+
+
+class Failure:
+    """Stands where a value would: the error that made there be none, as it travels on."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Value) -> None:
+        self.value = value
+
+
+class PreparedCall:
+    """A call with all that can be looked up before the first pass."""
+
+    __slots__ = (
+        "bound", "drops", "function", "keeps", "names", "number", "positions", "reads", "running", "taker_ids",
+        "takers", "template", "template_kwargs", "to_driver",
+    )  # fmt: skip
+
+    def __init__(self, bound: BoundCall, constants: Sequence[Any], actor: HostedActor, running: RunningCall) -> None:
+        turn = bound.turn
+        self.bound = bound
+        self.number = turn.number
+        self.reads, self.drops, self.keeps = turn.reads, turn.drops, turn.keeps
+        self.function = running.function = actor.method(bound.method)
+        self.running = running
+        self.template: list[Any] = [None] * bound.count
+        self.template_kwargs: dict[str, Any] = {}
+        for place, at in bound.constants:
+            if isinstance(place, str):
+                self.template_kwargs[place] = constants[at]
+            else:
+                self.template[place] = constants[at]
+        self.takers: list[Outlet] = []  # the driver's is the last
+        self.taker_ids: list[bytes] = []  # processes of the others
+        self.to_driver = False
+        self.positions = [(place, number) for place, number in bound.values if isinstance(place, int)]
+        self.names = [(place, number) for place, number in bound.values if isinstance(place, str)]
+
+    def arguments(self, values: dict[int, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """What the call is given in this pass."""
+        args = self.template[:]
+        for at, number in self.positions:
+            args[at] = values[number]
+        kwargs = self.template_kwargs
+        if self.names:
+            kwargs = {**kwargs, **{name: values[number] for name, number in self.names}}
+        return args, kwargs
+
+
+class Passes:
+    """One actor's part: its calls, the values that have come for later passes, and those of the pass at hand."""
+
+    def __init__(
+        self, runtime: WorkerRuntime, actor: HostedActor, part: Part, constants: Sequence[Any], caller: RunningCall
+    ) -> None:
+        self.runtime = runtime
+        self.actor = actor
+        self.part = part
+        self.calls = [PreparedCall(bound, constants, actor, _running(bound, actor, caller)) for bound in part.calls]
+        self.arrived: dict[int, collections.deque[Passed]] = {
+            channel: collections.deque() for call in self.calls for channel in call.reads
+        }
+        self.values: dict[int, Any] = {}
+        self.seq = 0  # of the pass at hand
+        self.has_failed = False  # one of its values is none
+        self._small_nbytes = runtime.config.inline_max_nbytes
+
+    def connect(self, outlets: dict[int, Outlet], targets: dict[int, Target]) -> None:
+        """Values can go."""
+        for call in self.calls:
+            actors = [taker for taker in call.bound.turn.sends if taker != DRIVER]
+            call.to_driver = DRIVER in call.bound.turn.sends
+            call.takers = [outlets[taker] for taker in actors]
+            call.taker_ids = [targets[taker].process_id for taker in actors]
+            if call.to_driver:
+                call.takers.append(outlets[DRIVER])
+
+    def came(self, messages: list[Any]) -> None:
+        """Values came from a neighbour."""
+        arrived = self.arrived
+        for message in messages:
+            if type(message) is Passed:
+                arrived[message.channel].append(message)
+
+    def load(self, channel: int, message: Passed) -> None:
+        """Take a value that has come into the pass at hand."""
+        if message.seq != self.seq:
+            self.seq, self.has_failed = message.seq, False
+        value = message.value
+        if value is None:
+            if channel != TICK:
+                try:
+                    self.values[channel] = _loads(message.data, buffers=message.buffers)
+                except Exception as exc:  # of user code, as a rule
+                    self._not_loaded(channel, exc)
+        elif value.is_error:
+            self.values[channel] = Failure(value)
+            self.has_failed = True
+        else:
+            try:
+                self.values[channel] = take(self.runtime, value, message.token)
+            except Exception as exc:  # as above
+                self._not_loaded(channel, exc)
+
+    def _not_loaded(self, channel: int, exc: Exception) -> None:
+        self.values[channel] = self.failure(exc, "a value of the graph, where it was unpickled")
+
+    def failed_argument(self, call: PreparedCall) -> Failure | None:
+        """The first of a call's values that is none: the call does not run."""
+        for _, number in call.bound.values:
+            if type(self.values[number]) is Failure:
+                found: Failure = self.values[number]
+                return found
+        return None
+
+    def failure(self, exc: BaseException, name: str) -> Failure:
+        """What the caller gets for what user code raised in a call."""
+        self.has_failed = True
+        is_ours = isinstance(exc, RayError) and exc.__traceback__ is None
+        error = exc if is_ours else task_error(exc, name)
+        exc.__traceback__ = None  # its frames hold the arguments
+        value, serialized = serialized_error(error)
+        if serialized.refs:  # nobody would hold them on their way
+            text = error.traceback_str if isinstance(error, RayTaskError) else str(error)
+            value, _ = serialized_error(RayTaskError(name, text, UnserializableException(type(exc).__name__, text)))
+        return Failure(value)
+
+    def keep(self, call: PreparedCall, result: Any) -> None:
+        """A call is through: later calls here may take what it made, and what nobody needs goes."""
+        values = self.values
+        if call.keeps:
+            values[call.number] = result
+        for number in call.drops:
+            values.pop(number, None)
+
+    # results on their way
+
+    def pack(self, call: PreparedCall, result: Any) -> Passed | HandedOver | None:
+        """What of a result goes to others: the same to all, or what the node has to know before; None for nothing."""
+        if not call.takers:
+            return None
+        if type(result) is Failure:
+            return Passed(self.seq, call.number, value=result.value)
+        try:
+            data = serialize_plain(result)
+            if data is not None and len(data) <= self._small_nbytes:
+                return Passed(self.seq, call.number, data)
+            serialized = serialize_value(result)
+            if is_small(self.runtime, serialized):
+                return Passed(self.seq, call.number, serialized.data, [bytes(buffer) for buffer in serialized.buffers])
+            result_id = object_id(self.part.driver, self.seq, call.bound.result) if call.to_driver else b""
+            return hand_over(self.runtime, serialized, call.taker_ids, result_id)
+        except Exception as exc:  # a result that cannot be sent is the call's failure
+            return Passed(self.seq, call.number, value=self.failure(exc, call.bound.name).value)
+
+    def messages(self, call: PreparedCall, handed: HandedOver) -> list[Passed]:
+        """What each taker gets of what was handed over, and the node knows; the driver, who owns it, is the last."""
+        tokens = [*handed.tokens, b""] if call.to_driver else handed.tokens
+        return [Passed(self.seq, call.number, value=handed.value, token=token) for token in tokens]
+
+    def abandon(self) -> None:
+        """No more passes: let go of what has come."""
+        self.values.clear()
+        for queue in self.arrived.values():
+            while queue:
+                leave(self.runtime, queue.popleft().token)
+
+
+def _running(bound: BoundCall, actor: HostedActor, caller: RunningCall) -> RunningCall:
+    """What a call of the graph says of itself, in every pass."""
+    call = Call(caller.call.seq, bound.method, b"")
+    return RunningCall(call, Caller(caller.caller.process_id, caller.caller.job_id, caller.caller.namespace), actor)
