@@ -295,7 +295,7 @@ class ObjectTable:
             self.hold_for(ref.binary(), refs)
 
     def void_results(self, refs: tuple[ObjectRef[Any], ...]) -> None:
-        """A call of ours is over, in which a worker died: let go of what that had told the node in our name."""
+        """A call of ours that was tried again is over: let go of what the node was told in vain in our name."""
         void = []
         for ref in refs:
             oid = ref.binary()

@@ -34,7 +34,8 @@ class HandFedCluster:
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as undo:
             head = await undo.enter_async_context(aioray.connect(**self._options[0]))
-            self.nodes.append(head._node)
+            assert head._node is not None
+            self.nodes.append(head._node.node)
             undo.callback(self._close_all)
             for options in self._options[1:]:
                 self.add(**options)

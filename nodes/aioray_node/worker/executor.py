@@ -111,7 +111,11 @@ class Executor:
         for at, message in enumerate(messages):
             match message:
                 case Repeat():
-                    queue.append((connection, caller.repeated(message)))
+                    call = caller.repeated(message)
+                    if not self._is_actor:
+                        queue.append((connection, call))
+                    elif (actor := by_slot.get(call.slot)) is not None:
+                        actor.take((connection, call))
                 case Call(slot=slot):
                     if message.time_left_us:
                         message.time_left_us += int(self._reactor.time() * 1e6)
