@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import RaySystemError
 from aioray.runtime.connection import Connection, dial
-from aioray.wire.control import Ack, Hello, Welcome
+from aioray.wire.control import Ack, Answer, Hello, Welcome
 from aioray.wire.framing import WireError, announced_nbytes, append_frame, control_decoder, split_frames
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ class NodeLink:
             match message:
                 case Ack(req):
                     self._settle(req, None, "")
+                case Answer(req):
+                    self._settle(req, message, "")
                 case Welcome():
                     self.welcomed.settle(message, message.error)
                 case _:

@@ -329,6 +329,52 @@ class Spill(Message, tag=40):
     hops: int  # for the LeaseRequest there
 
 
+class ActorReport(Message, tag=41):
+    """Node -> head: what has become of an actor that it hosts, or was to."""
+
+    actor_id: bytes
+    restarts: int  # as in its ActorSpec
+    what: str  # up, failed (its constructor, or what it needs), died, left (on purpose), moved (to another node)
+    reason: str = ""
+    address: str = ""  # of its worker, when up; when moved, the id of the node
+    number: int = 0  # when up, its slot, if it is light; when moved, the hops so far
+    error: Value | None = None
+    call: bytes = b""  # as in Exit
+
+
+class HostActor(Message, tag=42):
+    """Head -> node: this actor is to be yours. Answered by reports."""
+
+    spec: ActorSpec
+    hops: int  # as in a LeaseRequest
+
+
+class LeaveActor(Message, tag=43):
+    """Head -> node: it is not, any more. Unless `now`, its worker may finish what has come to it."""
+
+    actor_id: bytes
+    now: bool
+
+
+class ProcessEnded(Message, tag=44):
+    """Node -> head: a process that may have had to do with actors is gone."""
+
+    process_id: bytes
+    driver: bool
+
+
+class Unheld(Message, tag=45):
+    """Node -> head: no handle is left of an actor whose handles are counted here."""
+
+    actor_id: bytes
+
+
+class Unwatched(Message, tag=46):
+    """Node -> head: nobody here wants to hear of that actor any more."""
+
+    actor_id: bytes
+
+
 ControlMessage = (
     Hello
     | Welcome
@@ -365,4 +411,10 @@ ControlMessage = (
     | ActorExit
     | Checkpoint
     | Spill
+    | ActorReport
+    | HostActor
+    | LeaveActor
+    | ProcessEnded
+    | Unheld
+    | Unwatched
 )

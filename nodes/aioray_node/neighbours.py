@@ -5,6 +5,7 @@ To the node at the other end this one is a process among others, which holds obj
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ class _Neighbour:
     prefix: bytes
     node_id: str = ""  # not known yet: somebody has sent us an id before the view had its node
     link: NodeLink | None = None
-    unsent: list[tuple[Callable[[int], msgspec.Struct], Callable[[], None] | None]] = field(default_factory=list)
+    unsent: list[tuple[Callable[[int], msgspec.Struct], Callable[[Any], None] | None]] = field(default_factory=list)
     again_due: bool = False
 
 
@@ -63,16 +64,16 @@ class Neighbours:
         """Tell a node. Words to the dead are lost."""
         self._put(prefix, lambda _: message, None)
 
-    def ask(self, prefix: bytes, message: Callable[[int], msgspec.Struct], then: Callable[[], None]) -> None:
-        """Send `message(req)`; `then` is called when it is acknowledged, or never will be: the node is dead."""
+    def ask(self, prefix: bytes, message: Callable[[int], msgspec.Struct], then: Callable[[Any], None]) -> None:
+        """Send `message(req)`; `then` is called with the answer, None if that is an Ack, or if the node is dead."""
         self._put(prefix, message, then)
 
-    def _put(self, prefix: bytes, message: Callable[[int], msgspec.Struct], then: Callable[[], None] | None) -> None:
+    def _put(self, prefix: bytes, message: Callable[[int], msgspec.Struct], then: Callable[[Any], None] | None) -> None:
         if self._closed:
             return
         if prefix in self._dead:
             if then is not None:
-                self._reactor.call_soon(then)
+                self._reactor.call_soon(functools.partial(then, None))
             return
         neighbour = self._all.get(prefix)
         if neighbour is None:
@@ -89,7 +90,7 @@ class Neighbours:
         neighbour: _Neighbour,
         link: NodeLink,
         message: Callable[[int], msgspec.Struct],
-        then: Callable[[], None] | None,
+        then: Callable[[Any], None] | None,
     ) -> None:
         if then is None:
             link.send(message(0))
@@ -98,9 +99,9 @@ class Neighbours:
 
         def settled(_: Any) -> None:
             if not reply.error:
-                then()
+                then(reply.value)
             elif neighbour.prefix in self._dead:
-                self._reactor.call_soon(then)
+                self._reactor.call_soon(functools.partial(then, None))
             else:  # the line broke: to say it twice does no harm
                 neighbour.unsent.append((message, then))
 
@@ -179,7 +180,7 @@ class Neighbours:
             unsent, neighbour.unsent = neighbour.unsent, []
             for _, then in unsent:
                 if then is not None:
-                    self._reactor.call_soon(then)
+                    self._reactor.call_soon(functools.partial(then, None))
         self._on_gone(node_id, prefix)
 
     def close(self) -> None:

@@ -17,20 +17,25 @@ from aioray.labels import ACCELERATOR_TYPE, NODE_ID, check_value
 from aioray.runtime.connection import Connection, Listener
 from aioray.wire.control import (
     PROTOCOL_VERSION,
+    Ack,
     ActorExit,
     ActorSpec,
     ActorStarted,
+    ActorUpdate,
     Answer,
     Blocked,
     CancelCall,
     Checkpoint,
     Exit,
     Fetch,
+    Fetched,
     GiveExtent,
     Hello,
     Hold,
+    HostActor,
     LeaseRequest,
     LeaseReturn,
+    LeaveActor,
     LogLines,
     Query,
     Release,
@@ -43,10 +48,13 @@ from aioray.wire.control import (
 )
 from aioray.wire.framing import control_decoder
 from aioray.wire.gcs import NodeFacts
+from aioray.wire.values import home_of, node_prefix
 from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
-from aioray_node.gcs import actors, described
+from aioray_node.gcs import described
 from aioray_node.gcs.checkpoints import CheckpointKeeper
+from aioray_node.gcs.far import QUESTIONS, FarDirectory
+from aioray_node.gcs.hosting import ActorHosting
 from aioray_node.gcs.journal import Journal
 from aioray_node.gcs.membership import Membership, NodeLoad
 from aioray_node.gcs.shell import ActorDesk
@@ -168,7 +176,7 @@ class Node:
         self._leases.on_change = self.membership.load_changed
         self._leases.use(self.view)
         self._objects = ObjectRouter(self.view, self._store, self._send)
-        self._neighbours = Neighbours(reactor, self.view, self._objects.heard, self._objects.node_back, self._node_gone)
+        self._neighbours = Neighbours(reactor, self.view, self._objects.heard, self._node_back, self._node_gone)
         self._objects.neighbours = self._neighbours
         self.view.subscribe(self._on_news)
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
@@ -177,13 +185,18 @@ class Node:
         self._puller = NearbyPuller(reactor, self.view, self._store, segment, segment_of)
         self._objects.puller = self._puller
         self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
-        self._actors = ActorDesk(
+        self._actors: ActorDesk | FarDirectory
+        if options.join is None:
+            self._actors = ActorDesk(
+                reactor, self.node_id, self._store, self._objects, self._send, checkpoints=self._checkpoints
+            )
+        else:
+            self._actors = FarDirectory(self.view, self._neighbours, self._store, self._send)
+        self._hosting = self._actors.hosting = ActorHosting(
             reactor,
             self._leases,
-            self._store,
-            self._send,
+            self._actors.reported,
             exit_grace_s=config.actor_exit_grace_s,
-            checkpoints=self._checkpoints,
             max_light_hosts=max(1, min(_MAX_PRESTART, int(totals["CPU"]))),
         )
         warm = config.prestart_workers if config.prestart_workers >= 0 else int(totals["CPU"])
@@ -198,8 +211,8 @@ class Node:
             max_idle=max(64, 4 * int(totals["CPU"])),
             idle_reap_s=config.worker_idle_reap_s,
         )
-        self._leases.pool = self._actors.pool = self._pool
-        self._leases.actors = self._actors
+        self._leases.pool = self._hosting.pool = self._pool
+        self._leases.actors = self._hosting
         self._listener: Listener | None = None
         self._strangers: set[Connection] = set()  # have not said Hello yet, or are side lines: closed with the node
         self._first_zygote: ZygoteProcess | None = None
@@ -340,7 +353,9 @@ class Node:
 
     def _send(self, process: bytes, message: msgspec.Struct) -> None:
         peer = self._peers.get(process)
-        if peer is not None:
+        if process.endswith(bytes(4)) and not isinstance(message, (Ack, Fetched)):
+            self._neighbours.send(home_of(process), message)  # what is no answer goes over a line of our own
+        elif peer is not None:
             peer.connection.send(message)
 
     def _gone(self, peer: Peer, connection: Connection, reason: str) -> None:
@@ -398,20 +413,21 @@ class Node:
             case GiveExtent(offset, nbytes):
                 self._store.give_back(process, offset, nbytes)
             case ActorSpec():
+                self._objects.create_actor(message.actor_id, detached=message.detached)
                 self._actors.create(message)
             case WatchActor(actor_id):
-                self._actors.feed(actors.Watched(process, actor_id))
+                self._actors.watch(process, actor_id)
             case ActorStarted():
                 if peer.worker is not None:
-                    self._actors.started(peer.worker, message)
+                    self._hosting.started(peer.worker, message)
             case ActorExit():
-                self._actors.light_exit(message)
+                self._hosting.light_exit(message)
             case Checkpoint():
                 self._actors.saved(process, message)
             case Exit():
                 if peer.worker is not None:
                     peer.worker.why_killed = peer.worker.why_killed or message.reason
-                    self._actors.exiting(peer.worker, message)
+                    self._hosting.exiting(peer.worker, message)
             case _:
                 connection.close()
                 self._gone(peer, connection, f"sent {type(message).__name__}, which is not for a node")
@@ -421,9 +437,20 @@ class Node:
         match message:
             case Share() | Hold() | Release() | Fetch() | Seal() | CancelCall():
                 self._objects.handle_node(peer.process_id, peer.connection, message)
+            case Query():
+                peer.connection.send(self.exchange(peer.process_id, message))
+            case ActorUpdate() | HostActor() | LeaveActor() if isinstance(self._actors, FarDirectory):
+                self._actors.heard(message)
+            case _ if isinstance(self._actors, ActorDesk) and self._actors.heard(
+                peer.process_id, self._node_id_of(peer.process_id), message
+            ):
+                pass
             case _:
                 peer.connection.close()
                 self._gone(peer, peer.connection, f"sent {type(message).__name__}, which is not for a node's node")
+
+    def _node_id_of(self, process: bytes) -> str:
+        return next((node_id for node_id in self.view.known if node_prefix(node_id) == home_of(process)), "")
 
     def _on_news(self, news: News) -> None:
         if isinstance(news, Joined):
@@ -432,10 +459,22 @@ class Node:
     def _node_gone(self, node_id: str, prefix: bytes) -> None:
         """Another node is dead, and so are its processes."""
         self._objects.node_gone(prefix)
+        self._actors.node_gone(node_id, prefix)
+
+    def _node_back(self, prefix: bytes) -> None:
+        """The line to another node was cut, and is there again."""
+        self._objects.node_back(prefix)
+        if isinstance(self._actors, FarDirectory):
+            self._actors.node_back(prefix)
 
     def _side_messages(self, peer: Peer, connection: Connection, messages: list[Any]) -> None:
         for message in messages:
-            connection.send(self.exchange(peer.process_id, message))
+            if isinstance(self._actors, FarDirectory) and isinstance(message, Query) and message.what in QUESTIONS:
+                if (main := self._peers.get(peer.process_id)) is not None:
+                    main.connection.drain()  # as in `exchange`
+                self._actors.ask(peer.process_id, message, connection.send)
+            else:
+                connection.send(self.exchange(peer.process_id, message))
 
     def exchange(self, process: bytes, message: Any) -> msgspec.Struct:
         """Answer a request that its sender waits for, on the spot."""
@@ -461,6 +500,17 @@ class Node:
 
     # questions
 
+    @property
+    def _desk(self) -> ActorDesk:
+        """Raises LookupError on a node that is not the head."""
+        if not isinstance(self._actors, ActorDesk):
+            raise LookupError("this node is not the head, which keeps the directory of actors")
+        return self._actors
+
+    def _explain_actor(self, actor_id: bytes) -> str:
+        where = self._desk.where(actor_id)
+        return f"it is to be on node {where}" if where else self._leases.explain_actor(actor_id)
+
     def _store_figures(self, process: bytes) -> dict[str, int]:
         return {
             "used_nbytes": self._store.used_nbytes,
@@ -478,13 +528,13 @@ class Node:
         "available_resources": lambda self, process: described.available(self.view, self._store.used_nbytes),
         "assigned": _assigned,
         "explain": lambda self, process, lease_id: self._leases.explain(process, lease_id),
-        "explain_actor": lambda self, process, actor_id: self._leases.explain_actor(actor_id),
-        "get_actor": lambda self, process, namespace, name: self._actors.find(process, namespace, name),
-        "reserve_name": lambda self, process, **wanted: self._actors.reserve_name(process, **wanted),
-        "kill_actor": lambda self, process, actor_id, reason, no_restart: self._actors.kill(
+        "explain_actor": lambda self, process, actor_id: self._explain_actor(actor_id),
+        "get_actor": lambda self, process, namespace, name: self._desk.find(process, namespace, name),
+        "reserve_name": lambda self, process, **wanted: self._desk.reserve_name(process, **wanted),
+        "kill_actor": lambda self, process, actor_id, reason, no_restart: self._desk.kill(
             actor_id, reason, no_restart=no_restart
         ),
-        "list_named_actors": lambda self, process, namespace: self._actors.names(namespace),
+        "list_named_actors": lambda self, process, namespace: self._desk.names(namespace),
         "store": _store_figures,
         "pids": lambda self, process: self._pool.pids,
     }

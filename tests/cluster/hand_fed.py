@@ -10,7 +10,7 @@ import aioray
 from aioray.config import Config
 from aioray.runtime.reactor import Reactor
 from aioray.wire.gcs import Delta, MemberChange
-from aioray_node.node import Node, NodeOptions
+from aioray_node.node import JoinOptions, Node, NodeOptions
 from aioray_node.pool.zygote_process import ZygoteProcess
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class HandFedCluster:
 
     def add(self, **options: Any) -> Node:
         """One more node; the others know of it when this returns."""
-        node_options = NodeOptions(config=Config(), **options)
+        node_options = NodeOptions(config=Config(), join=JoinOptions(address="by hand"), **options)
         zygote = ZygoteProcess.spawn(node_options.config)
         reactor = Reactor("aioray-other-node")
         reactor.attach(asyncio.get_running_loop())

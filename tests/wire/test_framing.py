@@ -106,6 +106,8 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
         annotations |= getattr(cls, "__annotations__", {})
     if kind is calls.Pattern:
         return st.builds(kind, integer, _strategy(Call))
+    if kind is control.HostActor:
+        return st.builds(kind, _strategy(control.ActorSpec), integer)
     return st.builds(kind, *(by_type[annotations[name]] for name in kind.__struct_fields__))
 
 
@@ -170,6 +172,12 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         34 ActorExit actor_id reason restarts crashed call
         36 Checkpoint actor_id oid value restarts req
         40 Spill lease_id node_id address hops
+        41 ActorReport actor_id restarts what reason address number error call
+        42 HostActor spec hops
+        43 LeaveActor actor_id now
+        44 ProcessEnded process_id driver
+        45 Unheld actor_id
+        46 Unwatched actor_id
     """
     found: list[str] = []
     for kind in CONTROLS:

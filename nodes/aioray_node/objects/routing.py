@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aioray.exceptions import ObjectLostError, OwnerDiedError
 from aioray.runtime.errors import error_value
 from aioray.wire.control import Ack, CancelCall, Fetch, Fetched, Hold, Release, Seal, Share
-from aioray.wire.values import Value, home_of, node_prefix, owner_of, process_id_of_node
+from aioray.wire.values import PROCESS_ID_NBYTES, Value, home_of, node_prefix, owner_of, process_id_of_node
 from aioray_node.objects import abroad, directory
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aioray_node.objects.nearby import Puller
     from aioray_node.objects.store import ObjectStore
 
+_DETACHED_HOLDER = b"detached"  # eight bytes, as a process id has: holds actors that outlive their makers
 ObjectMessage = Share | Hold | Release | Fetch | Seal | CancelCall
 
 
@@ -119,7 +120,7 @@ class ObjectRouter:
                 homes.setdefault(home_of(oid), []).append(oid)
         left = len(homes)
 
-        def acknowledged() -> None:
+        def acknowledged(_: Any = None) -> None:
             nonlocal left
             left -= 1
             if left <= 0:
@@ -132,9 +133,61 @@ class ObjectRouter:
 
     def _pass_on(self, connection: Connection, home: bytes, message: Callable[[int], msgspec.Struct], req: int) -> None:
         if req:
-            self.neighbours.ask(home, message, lambda: connection.send(Ack(req)))
+            self.neighbours.ask(home, message, lambda _: connection.send(Ack(req)))
         else:
             self.neighbours.send(home, message(0))
+
+    # what the directory of actors says
+
+    def hold_for(self, holder: bytes, oids: list[bytes]) -> None:
+        """In the name of an actor, or of a process anywhere that was given a handle."""
+        if self._is_home(holder):
+            self._store.feed(directory.Held(holder, oids))
+            return
+        for oid in oids:
+            if len(holder) > PROCESS_ID_NBYTES:
+                self.neighbours.send(home_of(holder), Hold(holder, [oid]))
+            elif self._is_home(oid):
+                self._store.feed(directory.Held(holder, [oid]))
+            elif home_of(oid) != home_of(holder):
+                self.neighbours.send(home_of(oid), Hold(holder, [oid]))
+
+    def release_for(self, holder: bytes, oids: list[bytes]) -> None:
+        """Undo that; no oids: all."""
+        if self._is_home(holder):
+            self._store.feed(directory.Released(holder, oids))
+        else:
+            self.neighbours.send(home_of(holder), Release(holder, oids))
+
+    def create_actor(self, actor_id: bytes, *, detached: bool) -> None:
+        """Handles of an actor that a process of this node makes are counted here."""
+        self._store.feed(directory.Shared(actor_id))
+        if detached:
+            self._store.feed(directory.Held(_DETACHED_HOLDER, [actor_id]))
+
+    def release_detached(self, actor_id: bytes) -> None:
+        """It is dead: it needs no holder of its own any more."""
+        if self._is_home(actor_id):
+            self._store.feed(directory.Released(_DETACHED_HOLDER, [actor_id]))
+        else:
+            self.neighbours.send(home_of(actor_id), Release(_DETACHED_HOLDER, [actor_id]))
+
+    def can_bring(self, value: Value) -> bool:
+        """Whether the bytes of a value that lies in shared memory are still there, as far as is known here."""
+        if self._state.is_here(value):
+            return self._store.has(value.oid)
+        return value.node_id in self._view.nodes
+
+    def borrow(self, value: Value, then: Callable[[Value | None, str, Callable[[], None]], None]) -> None:
+        """Have `then(value, why_not, over)` called with a value that this node can read until it calls `over`."""
+        if self._state.is_here(value):
+            then(value, "", lambda: None)
+            return
+
+        def pulled(copy: Value | None, why_not: str) -> None:
+            then(copy, why_not, lambda: None if copy is None else self._store.free(copy))
+
+        self.puller.pull(value, pulled)
 
     # what the store says
 

@@ -90,6 +90,10 @@ class LeaseDesk:
         self.on_change: Callable[[], None] = _nobody_asks  # there may be more or less to spare than before
 
     @property
+    def node_id(self) -> str:
+        return self._state.node_id
+
+    @property
     def resources(self) -> NodeResources:
         return self._state.resources
 
@@ -265,10 +269,11 @@ class LeaseDesk:
         wants_worker: bool = True,
         environment: str = "",
         strategy: Strategy | None = None,
+        hops: int = 0,
     ) -> None:
         """An actor wants a worker for life, or just resources: it has a place in some worker then."""
         lease_id = next(self._ids)
-        request = core.Request(lease_id, "actor:" + actor_id.hex(), placement, name, strategy)
+        request = core.Request(lease_id, "actor:" + actor_id.hex(), placement, name, strategy, hops)
         self._grants[lease_id] = _Grant(
             creator, 0, request, environment, actor_id, running=running, wants_worker=wants_worker
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
+import pickle
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from aioray.exceptions import AsyncioActorExit
 from aioray.runtime.calls import NO_DEADLINE
 from aioray.runtime.runtime import Runtime
+from aioray.wire.calls import Call
 from aioray.wire.control import Blocked
 from aioray.wire.values import object_id
 from aioray_node.worker.exits import ActorExit
@@ -20,11 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aioray.refs import ObjectRef
-    from aioray.wire.calls import Call, Repeat
+    from aioray.wire.calls import Repeat
     from aioray.wire.control import ActorSpec
     from aioray.wire.values import Value
     from aioray_node.worker.actor_host import ActorHost
     from aioray_node.worker.hosted_actor import HostedActor
+
+
+_ONE_ARGUMENT = pickle.dumps((None,), protocol=5)
 
 
 class Caller:
@@ -207,6 +212,10 @@ class WorkerRuntime(Runtime):
     def must_bring(self, call: Call) -> bool:
         """Whether an argument lies on another node."""
         return bool(call.deps) and not all(self.objects.is_here(value) for _, value in call.deps)
+
+    def as_argument(self, value: Value) -> Call:
+        """A call with just that argument, so that it is brought, loaded, and let go of as those are."""
+        return Call(0, "", _ONE_ARGUMENT, deps=[(0, value)])
 
     def _bring_arguments(self, call: Call, then: Callable[[], None]) -> None:
         """Have `then` called when all arguments are here; each is held until it was loaded."""
