@@ -371,23 +371,25 @@ class Runtime:
 
     def _wait_in_turn(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-
-        def run_until(condition: Callable[[], bool]) -> bool:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            return self.reactor.run_until(condition, left)
-
         for at, ref in enumerate(refs):
             if ref._status == PENDING:
-                is_made = run_until(ref._is_made)
-                if is_made and ref._status == PENDING:  # and lies on another node, perhaps as what comes next does
-                    for each in refs[at : at + _BROUGHT_AHEAD]:
-                        self.objects.want(each)
-                if not is_made or (ref._status == PENDING and not run_until(ref.done)):
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                is_there = self.reactor.run_until(ref._is_made, left)
+                if is_there and ref._status == PENDING:
+                    is_there = self._wait_until_here(refs[at : at + _BROUGHT_AHEAD], deadline)
+                if not is_there:
                     self.require_open()
                     done = sum(each._status != PENDING for each in refs)
                     raise ref._late_error(f"{done} of {len(refs)} objects were there after {timeout_s} s", timeout_s)
             if ref._status != READY:
                 return
+
+    def _wait_until_here(self, refs: Sequence[ObjectRef[Any]], deadline: float | None) -> bool:
+        """The value of the first lies on another node, and perhaps those of what comes next: wait for that one."""
+        for ref in refs:
+            self.objects.want(ref)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        return self.reactor.run_until(refs[0].done, left)
 
     def wait(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
