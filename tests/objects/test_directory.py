@@ -125,7 +125,7 @@ def test_a_result_that_is_made_again_leaves_alone_what_a_borrower_was_given(aske
     first, second = (Value(nbytes=640, offset=offset, oid=THING) for offset in (64, 6400))
     state = State()
     run(state, Shared(THING))
-    events = [Wanted(OTHER, THING), Sealed(first)]
+    events: list[Event] = [Wanted(OTHER, THING), Sealed(first)]
     given = [command for event in (events if asked == "before" else events[::-1]) for command in run(state, event)]
     assert given == [Deliver(OTHER, THING, first)]
     assert run(state, Sealed(second)) == []
