@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import time
 from typing import TYPE_CHECKING, Any
 
-from aioray import current
 from aioray.api import init, shutdown
 from aioray.exceptions import BlockingCallError, GetTimeoutError, InvalidOptionError, RaySystemError
 from aioray.runtime.link import ask_node
@@ -131,8 +131,8 @@ class Cluster:
             shutdown()
 
     def _open(self) -> ProcessNodes:
-        if current.find_in_this_loop() is not None:
-            raise BlockingCallError("Cluster", "async with aioray.testing.LocalCluster()")
+        if asyncio._get_running_loop() is not None:
+            raise BlockingCallError("a Cluster", "async with aioray.testing.LocalCluster()")
         if self._nodes is None:
             raise RaySystemError("this cluster was shut down")
         return self._nodes

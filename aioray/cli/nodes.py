@@ -31,7 +31,7 @@ def add_commands(commands: Any) -> None:
     start.add_argument(
         "--port",
         type=int,
-        help=f"where the head listens; 0: any that is free (default {DEFAULT_PORT}; only with --head)",
+        help=f"where the head listens (default {DEFAULT_PORT}; 0: any that is free)",
     )
     start.add_argument(
         "--node-ip-address", default="127.0.0.1", help="of this machine, as others reach it (default 127.0.0.1)"

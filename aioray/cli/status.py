@@ -59,12 +59,13 @@ def rendered(address: str, status: ClusterStatus, now: float) -> Iterator[str]:
     """The lines to print. `now`: Unix time (s)."""
     alive = [member for member in status.members if member.end is None]
     dead = [member for member in status.members if member.end is not None]
-    yield f"Cluster at {address}: {len(alive)} nodes alive, {len(dead)} dead"
+    yield f"Cluster at {address}: {len(alive)} node{'s' * (len(alive) != 1)} alive, {len(dead)} dead"
     yield ""
     for member in alive:
         facts = member.facts
         role = " (head)" if facts.is_head else ""
-        yield f"Node {facts.node_id}{role} on {facts.hostname} ({facts.ip_address}), up {_duration(now - facts.started_at)}"
+        age = _duration(now - facts.started_at)
+        yield f"Node {facts.node_id}{role} on {facts.hostname} ({facts.ip_address}), up {age}"
         yield f"  {', '.join(_used(member)) or 'nothing to use'}"
     for member in dead:
         yield f"Node {member.facts.node_id} on {member.facts.hostname} is dead: {member.end}"

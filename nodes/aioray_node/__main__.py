@@ -120,7 +120,7 @@ async def _live_in_cluster(
 
 
 def _be_zygote(sock: socket.socket, config_json: str, *, is_quiet: bool) -> None:
-    """The rest of the zygote's life; never returns. Quiet: who started the node may be waiting for the end of stderr."""
+    """The rest of the zygote's life; never returns. Quiet: who started the node may wait for the end of stderr."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2) if is_quiet else (0, 1):
         os.dup2(null, fd)
