@@ -13,6 +13,8 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from aioray.exceptions import ActorDiedError, ActorUnavailableError, PendingCallsLimitExceeded, RayTaskError
 from aioray.options import returns_of, type_name
 from aioray.refs import PENDING, READY, ObjectRef
@@ -20,6 +22,7 @@ from aioray.runtime.calls import (
     NO_DEADLINE,
     STILL_RUNS,
     Arguments,
+    Running,
     cancelled,
     complete,
     fail,
@@ -31,15 +34,17 @@ from aioray.runtime.calls import (
 )
 from aioray.runtime.connection import Connection, dial
 from aioray.runtime.deadlines import limits_of
+from aioray.runtime.patterns import Patterns
 from aioray.runtime.unseen import unseen
-from aioray.wire.calls import Call, Cancel, Done, Finished, Yielded
+from aioray.wire.calls import Call, Cancel, Done, Finished, Repeat, Yielded
 from aioray.wire.control import ActorUpdate, Release, WatchActor
 from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value, owner_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aioray.options import MethodOptions
-    from aioray.runtime.calls import Running
     from aioray.runtime.plans import Plan
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.unseen import Unseen
@@ -85,36 +90,21 @@ class MethodTarget:
         self.retry_on = options.retry_exceptions
 
 
-class ActorCallRecord:
+class ActorCallRecord(msgspec.Struct, eq=False, weakref=True):
     """One method call, until it has a result."""
 
-    __slots__ = (
-        "__weakref__", "actor", "arguments", "cancelled", "deadline", "lost_worker", "parent", "refs", "retries_left",
-        "sent", "seq", "target", "timed_out",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        actor: RemoteActor,
-        seq: int,
-        target: MethodTarget,
-        arguments: Arguments,
-        refs: tuple[ObjectRef[Any], ...],
-        parent: Running | None = None,
-        deadline: float = NO_DEADLINE,
-    ) -> None:
-        self.parent = parent  # the call, in this process, that made it
-        self.deadline = deadline
-        self.timed_out = False
-        self.actor = actor  # keeps the actor alive until the call is through
-        self.seq = seq
-        self.target = target
-        self.arguments = arguments
-        self.refs = refs
-        self.sent = False
-        self.cancelled = False
-        self.lost_worker = False  # one died that may have been through with it
-        self.retries_left = target.max_retries  # -1: without end
+    actor: RemoteActor  # which lives until the call is through
+    seq: int
+    target: MethodTarget
+    arguments: Arguments
+    refs: tuple[ObjectRef[Any], ...]
+    retries_left: int  # -1: without end
+    parent: Running | None = None  # the call, in this process, that made it
+    deadline: float = NO_DEADLINE
+    timed_out: bool = False
+    sent: bool = False
+    cancelled: bool = False
+    lost_worker: bool = False  # one died, or raised, that may have told the node of what is not its result
 
     def take_retry(self) -> bool:
         """Whether it may be sent again; uses that up."""
@@ -156,10 +146,11 @@ class RemoteActor:
 class ActorProcess:
     """A process in which actors live, light ones by the thousand; and the calls that were sent there."""
 
-    __slots__ = ("connection", "flight", "lines")
+    __slots__ = ("connection", "flight", "lines", "patterns")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.patterns = Patterns(connection)
         self.flight: dict[int, ActorCallRecord] = {}
         self.lines: dict[ActorLine, None] = {}  # in the order in which they came
 
@@ -317,7 +308,7 @@ class ActorCaller:
         while queue:
             record = queue[0]
             deps = record.arguments.deps
-            wired: list[tuple[int, Value]] = []
+            wired: Sequence[tuple[int, Value]] = ()
             if deps:
                 if any(ref._status == PENDING for _, ref in deps):
                     return  # in order: what comes later waits, too
@@ -331,18 +322,29 @@ class ActorCaller:
             queue.popleft()
             record.sent = True
             flight[record.seq] = record
-            arguments = record.arguments
-            target = record.target
-            call = Call(record.seq, target.method, arguments.data, arguments.kwnames, wired, target.num_returns)
-            call.slot, call.group, call.name = line.slot, target.group, target.given_name
-            if record.deadline != NO_DEADLINE:
-                call.time_left_us = time_left_us(record, self._runtime.reactor.time())
-            if target.num_returns < 0:
-                call.streaming = self._runtime.streams.start(record.seq, connection, line.slot)
+            message = self._message(process, line, record, wired)
             if len(flight) > 1:
-                connection.send(call)
+                connection.send(message)
             else:
-                connection.send_now(call)
+                connection.send_now(message)
+
+    def _message(
+        self, process: ActorProcess, line: ActorLine, record: ActorCallRecord, wired: Sequence[tuple[int, Value]]
+    ) -> Call | Repeat:
+        target, arguments = record.target, record.arguments
+        # Light actors are too many for each to have numbers of its own.
+        if not (wired or line.slot or arguments.kwnames) and target.num_returns >= 0 and record.deadline == NO_DEADLINE:
+            pattern = process.patterns.numbers.get(target)
+            if pattern is None:
+                pattern = process.patterns.agree(target, _call, line, record, wired)
+            if pattern is not None:
+                return Repeat(record.seq, pattern, arguments.data)
+        call = _call(line, record, wired)
+        if record.deadline != NO_DEADLINE:
+            call.time_left_us = time_left_us(record, self._runtime.reactor.time())
+        if target.num_returns < 0:
+            call.streaming = self._runtime.streams.start(record.seq, process.connection, line.slot)
+        return call
 
     def _fail(self, record: ActorCallRecord, line: ActorLine) -> None:
         if record.cancelled:
@@ -358,7 +360,7 @@ class ActorCaller:
         self._void(record)
 
     def _void(self, record: ActorCallRecord) -> None:
-        """A call is over: what a worker that died had made for it is nobody's."""
+        """A call is over: what was made for it before, and did not become its result, is nobody's."""
         if record.lost_worker and not self._runtime.closed:
             self._runtime.objects.void_results(record.refs)
 
@@ -515,6 +517,8 @@ class ActorCaller:
                 self._void(record)
             elif type(message) is Finished:
                 if record.target.retry_on and self._retries(record, message.values):
+                    if message.values[0].refs:  # let go of when it is over: see TaskSubmitter._try_again
+                        record.lost_worker = True
                     self._again(record)
                 else:
                     complete(self._runtime, record, message.values)
@@ -584,3 +588,11 @@ class ActorCaller:
             line.state, line.reason = "dead", reason
             self._fail_all(line)
         self._lines.clear()
+
+
+def _call(line: ActorLine, record: ActorCallRecord, wired: Sequence[tuple[int, Value]]) -> Call:
+    """A Call, but for what goes with a deadline or a stream."""
+    target, arguments = record.target, record.arguments
+    call = Call(record.seq, target.method, arguments.data, arguments.kwnames, list(wired), target.num_returns)
+    call.slot, call.group, call.name = line.slot, target.group, target.given_name
+    return call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -55,13 +56,13 @@ class UnderWay(Protocol):
     def name(self) -> str: ...
 
 
-class Arguments(msgspec.Struct, eq=False):
+class Arguments(msgspec.Struct, eq=False, gc=False):
     """The arguments of one call, ready for the wire once the refs among them have values."""
 
     data: bytes
     kwnames: tuple[str, ...] = ()
-    deps: list[tuple[int, ObjectRef[Any]]] = []  # refs given directly: the callee gets their values
-    pins: list[Any] = []  # refs inside containers, and large arguments: kept alive until the call ends
+    deps: Sequence[tuple[int, ObjectRef[Any]]] = ()  # refs given directly: the callee gets their values
+    pins: Sequence[Any] = ()  # refs inside containers, and large arguments: kept alive until the call ends
 
 
 def check_cluster(runtime: Runtime, refs: Iterable[Any]) -> None:
@@ -122,7 +123,7 @@ def _pack_large(
     return Arguments(rest.data, kwnames, deps, pins)
 
 
-def when_ready(deps: list[tuple[int, ObjectRef[Any]]], then: Callable[[], None]) -> None:
+def when_ready(deps: Sequence[tuple[int, ObjectRef[Any]]], then: Callable[[], None]) -> None:
     """Call `then`, under the runtime's lock, when all refs have a value or an error; at once if they have."""
     pending = [ref for _, ref in deps if ref._status == PENDING]
     if not pending:
@@ -140,7 +141,7 @@ def when_ready(deps: list[tuple[int, ObjectRef[Any]]], then: Callable[[], None])
         ref._when_done(one_less)
 
 
-def first_failed(deps: list[tuple[int, ObjectRef[Any]]]) -> ObjectRef[Any] | None:
+def first_failed(deps: Sequence[tuple[int, ObjectRef[Any]]]) -> ObjectRef[Any] | None:
     """The first ref that has no value but an error: the call fails with that."""
     return next((ref for _, ref in deps if ref._status in (RAISED, CANCELLED)), None)
 
@@ -159,7 +160,7 @@ def fail_with(runtime: Runtime, call: UnderWay, failed: ObjectRef[Any]) -> None:
         ref._complete(failed._status, failed._value, left)
 
 
-def wire_deps(runtime: Runtime, deps: list[tuple[int, ObjectRef[Any]]]) -> list[tuple[int, Value]]:
+def wire_deps(runtime: Runtime, deps: Sequence[tuple[int, ObjectRef[Any]]]) -> list[tuple[int, Value]]:
     """The values of refs that are ready. What lies in shared memory is shared first: the callee may keep it."""
     wired = []
     for at, ref in deps:

@@ -24,7 +24,7 @@ from aioray.wire.control import Fetch, Fetched, Hold, Release, Share
 from aioray.wire.values import Value, owner_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from aioray.runtime.link import Reply
     from aioray.runtime.runtime import Runtime
@@ -226,10 +226,13 @@ class ObjectTable:
             self.hold_for(ref.binary(), refs)
 
     def void_results(self, refs: tuple[ObjectRef[Any], ...]) -> None:
-        """A call of ours is over, in which a worker died: let go of what that had told the node in our name."""
+        """A call of ours that was tried again is over: let go of what the node was told in vain in our name."""
+        self.void([ref.binary() for ref in refs])
+
+    def void(self, oids: Iterable[bytes]) -> None:
+        """No value is to come of these objects of ours, but for what is here: let go of what may have been made."""
         void = []
-        for ref in refs:
-            oid = ref.binary()
+        for oid in oids:
             tracked = self._tracked.get(oid)
             if tracked is None or not tracked.contains:
                 self._runtime.link.send(Release(oid, []))

@@ -29,7 +29,7 @@ from aioray.wire.plans import Link, Passed
 from aioray.wire.values import Value, object_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from aioray.dag.parts import BoundCall
     from aioray.dag.schedule import Schedule
@@ -298,11 +298,16 @@ class Plan:
         self.close(error.as_instanceof_cause() if isinstance(error, RayTaskError) else error)
 
     def _on_close(self, connection: Connection, reason: str) -> None:
-        self._connections = {at: each for at, each in self._connections.items() if each is not connection}
         if self.state != "closed":
-            # As a rule an actor has died, or is about to be told of by the node.
+            # As a rule an actor has died, or is about to be told of by the node. A pass that begins until then is sent
+            # nowhere, and fails with the others.
             self.runtime.reactor.call_later(_LAST_WORDS_S, lambda: self._broken(f"a link broke: {reason}"))
-        elif not self._connections:
+        else:
+            self._forget_closed()
+
+    def _forget_closed(self) -> None:
+        self._connections = {at: each for at, each in self._connections.items() if not each.closed}
+        if not self._connections:
             self.runtime.plans.discard(self)
 
     def _broken(self, reason: str) -> None:
@@ -328,12 +333,13 @@ class Plan:
             for ref in run.refs.values():
                 if ref._status == PENDING:
                     ref._complete(RAISED, error, None if expected else unseen(self.runtime, run.name, error))
+            if run.sent:  # an actor that died may have made some of it known, and not lived to send it
+                self._void(run.refs[output].binary() for output in self.flight.missing[run.seq])
             self.flight.withdraw(run.seq)
         for connection in list(self._connections.values()):
             connection.on_messages = self._came_late
             connection.hang_up()
-        if not self._connections:
-            self.runtime.plans.discard(self)
+        self._forget_closed()
         self._actors = []
         self._tell_waiters()
         self.runtime.reactor.nudge()
@@ -341,10 +347,12 @@ class Plan:
     def _came_late(self, _: Connection, messages: list[Any]) -> None:
         """Large outputs were made known in our name, and those with refs inside in their own: let go of both."""
         for message in messages:
-            if type(message) is Passed and message.value is not None and not self.runtime.closed:
-                oid = object_id(self.runtime.process_id, message.seq, self._indexes[message.channel])
-                self.runtime.link.send(Release(self.runtime.process_id, [oid]))
-                self.runtime.link.send(Release(oid, []))
+            if type(message) is Passed and message.value is not None:
+                self._void([object_id(self.runtime.process_id, message.seq, self._indexes[message.channel])])
+
+    def _void(self, oids: Iterable[bytes]) -> None:
+        if not self.runtime.closed:
+            self.runtime.objects.void(oids)
 
     def cut(self) -> None:
         """The cluster is over: close what is still open."""

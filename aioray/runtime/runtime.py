@@ -557,7 +557,7 @@ class Runtime:
             refs = tuple(ObjectRef(self, seq, index) for index in range(target.num_returns))
         with self.reactor.lock:
             parent = self.call_here()
-            record = ActorCallRecord(actor, seq, target, arguments, refs, parent)
+            record = ActorCallRecord(actor, seq, target, arguments, refs, target.max_retries, parent)
             for ref in refs:
                 ref._task = record
             if stream is not None:

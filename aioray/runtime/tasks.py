@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,20 +27,19 @@ from aioray.runtime.calls import (
 )
 from aioray.runtime.connection import NO_MORE_FDS, Connection, dial
 from aioray.runtime.deadlines import limits_of
+from aioray.runtime.patterns import Patterns
 from aioray.runtime.pipeline import Duration, KeyQueue, Lease
 from aioray.wire.calls import (
-    MAX_PATTERNS,
     Call,
     Cancel,
     Done,
     Export,
     Finished,
     GiveBack,
-    Pattern,
     Repeat,
     Yielded,
 )
-from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn, Release
+from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn
 from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value
 
@@ -113,12 +113,12 @@ class Task(msgspec.Struct, eq=False, weakref=True):
     deadline: float = NO_DEADLINE
     lease: Lease | None = None
     estimate_us: float = 0.0
-    wired: list[tuple[int, Value]] = []
+    wired: Sequence[tuple[int, Value]] = ()
     cancelled: bool = False
     timed_out: bool = False
     force: bool = False  # how it is cancelled
     recursive: bool = True
-    lost_worker: bool = False  # one died that may have been through with it
+    lost_worker: bool = False  # one died, or raised, that may have told the node of what is not its result
 
     @property
     def function(self) -> Function:
@@ -136,18 +136,6 @@ class Task(msgspec.Struct, eq=False, weakref=True):
     def name(self) -> str:
         return self.target.function.name
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether nothing but `seq` and `args` sets its Call apart from others of the same target."""
-        target = self.target
-        return (
-            not self.wired
-            and not self.arguments.kwnames
-            and target.num_returns >= 0
-            and self.deadline == NO_DEADLINE
-            and self.retries == target.options.max_retries
-        )
-
     def crashed(self, reason: str) -> WorkerCrashedError:
         """The error when nobody will try it again."""
         return WorkerCrashedError(reason, self.name, self.options.max_retries - self.retries)
@@ -161,7 +149,7 @@ class _Worker:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.exported: set[str] = set()
-        self.patterns: dict[TaskTarget, int] = {}  # whose plain calls it knows by a number, oldest first
+        self.patterns = Patterns(connection)
         self.lease: Lease | None = None
 
 
@@ -227,14 +215,20 @@ class TaskSubmitter:
 
     def _send(self, lease: Lease, task: Task) -> None:
         worker: _Worker = lease.connection
-        target = task.target
-        message: Call | Repeat
-        if task.is_plain:
-            pattern = worker.patterns.get(target)
+        target, arguments = task.target, task.arguments
+        message: Call | Repeat | None = None
+        if (
+            target.num_returns >= 0
+            and task.retries == target.options.max_retries
+            and task.deadline == NO_DEADLINE
+            and not (task.wired or arguments.kwnames)
+        ):  # nothing but `seq` and `args` sets it apart from others of its kind
+            pattern = worker.patterns.numbers.get(target)
             if pattern is None:
-                pattern = self._agree_on_pattern(worker, task)
-            message = Repeat(task.seq, pattern, task.arguments.data)
-        else:
+                pattern = worker.patterns.agree(target, self._call, worker, task)
+            if pattern is not None:
+                message = Repeat(task.seq, pattern, arguments.data)
+        if message is None:
             message = self._call(worker, task)
         if target.options.max_calls:
             lease.reserved = True  # what is behind it would come back, as a rule
@@ -242,16 +236,6 @@ class TaskSubmitter:
             worker.connection.send_now(message)
         else:
             worker.connection.send(message)
-
-    def _agree_on_pattern(self, worker: _Worker, task: Task) -> int:
-        """The number for the plain calls of a target, which `worker` is told of. Old numbers are used again."""
-        patterns = worker.patterns
-        number = len(patterns)
-        if number == MAX_PATTERNS:
-            number = patterns.pop(next(iter(patterns)))
-        patterns[task.target] = number
-        worker.connection.send(Pattern(number, self._call(worker, task)))
-        return number
 
     def _call(self, worker: _Worker, task: Task) -> Call:
         """The whole Call; what it needs at the worker is sent ahead."""
@@ -266,7 +250,7 @@ class TaskSubmitter:
             target.function.fn_id,
             arguments.data,
             arguments.kwnames,
-            task.wired,
+            list(task.wired),
             target.num_returns,
             target.function.name,
             options.num_cpus,
@@ -457,8 +441,9 @@ class TaskSubmitter:
         """It raised what its options say is worth another try."""
         if task.retries > 0:
             task.retries -= 1
-        if error.refs and task.refs:
-            self._runtime.link.send(Release(task.refs[0].binary(), []))  # the refs inside the error
+        if error.refs:
+            # Not let go of now: the next worker may tell of its result before the node has read that we do.
+            task.lost_worker = True
         queue.waiting.append(task)
 
     def _given_back(self, queue: KeyQueue, lease: Lease, seqs: list[int], now: float) -> None:

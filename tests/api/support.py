@@ -32,7 +32,8 @@ def started(**options: Any) -> Iterator[Any]:
     finally:
         aioray.shutdown()
     gc.collect()
-    eventually(lambda: not Leftovers().since(before), lambda: f"left behind: {Leftovers().since(before)}")
+    left = Leftovers.that_stay(before)
+    assert not left, f"left behind: {left}"
 
 
 def eventually(holds: Callable[[], Any], otherwise: Callable[[], str] = lambda: "it never came true") -> None:

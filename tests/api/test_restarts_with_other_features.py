@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
 import aioray
+from aioray import current
 from aioray.exceptions import ActorDiedError, RuntimeEnvSetupError, TaskTimeoutError
 from tests.api.mortals import AsyncMortal, Lives, Mortal, SlowBirth
-from tests.api.support import Meeting, started, store, store_returns_to
+from tests.api.support import Meeting, eventually, started, store, store_returns_to
 
 if TYPE_CHECKING:
     import pathlib
@@ -60,6 +62,32 @@ class PlainLightSource:
                 meeting.here()
                 await aioray.remote(for_ever).remote(meeting)
             yield number
+
+
+class PlainLate:
+    """The node's word that it knows a large result is late, for all in this process, until it is let through."""
+
+    late: ClassVar[list[Any]] = []
+    is_open: ClassVar[asyncio.Event] = asyncio.Event()
+
+    async def hold_back(self) -> None:
+        link: Any = current.get().link
+        self.settle = link._settle
+        link._settle = lambda *words: self.settle(*words) if self.late else self.late.append(words)
+
+    async def is_held_back(self) -> bool:
+        return bool(self.late)
+
+    async def let_through(self) -> None:
+        with current.get().reactor.lock:
+            self.settle(*self.late[0])
+        self.is_open.set()
+
+    async def make(self, lives: Lives) -> bytes:
+        life = lives.one_more()
+        if life > 1:
+            await self.is_open.wait()
+        return bytes([life]) * 1_000_000
 
 
 def for_ever(meeting: Meeting) -> None:
@@ -114,6 +142,22 @@ def test_a_light_actor_that_is_restarted_says_nothing_more_of_its_first_stream(
     ray.kill(source, no_restart=False)
     assert [ray.get(ref) for ref in stream] == list(range(6))
     assert lives.count() == 2
+
+
+def test_a_light_actor_that_is_restarted_answers_no_call_of_its_first_life(ray: Any, lives: Lives) -> None:
+    """Its second life has the same call, under the same number, over the same connection."""
+    cls = ray.remote(PlainLate).options(isolation="shared", max_restarts=1, max_task_retries=1)
+    neighbour, actor = cls.remote(), cls.remote()
+    ray.get([neighbour.hold_back.remote(), actor.is_held_back.remote()])
+    baseline = store()
+    ref = actor.make.remote(lives)
+    eventually(lambda: ray.get(neighbour.is_held_back.remote()))
+    ray.kill(actor, no_restart=False)
+    eventually(lambda: lives.count() == 2)
+    ray.get(neighbour.let_through.remote())
+    assert ray.get(ref, timeout=10)[0] == 2
+    del ref
+    store_returns_to(baseline)
 
 
 def test_a_deadline_goes_on_while_the_actor_is_restarted(ray: Any, lives: Lives, tmp_path: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import aioray
+from aioray import current
 from aioray.exceptions import TaskCancelledError, WorkerCrashedError
-from tests.api.support import eventually, run_script
+from aioray.wire.control import Release
+from tests.api.support import eventually, run_script, store, store_returns_to
 
 if TYPE_CHECKING:
     import pathlib
@@ -105,16 +108,73 @@ def test_a_task_that_is_tried_without_end_can_be_cancelled(ray: Any, tmp_path: p
     assert path.stat().st_size <= count + 1
 
 
-def test_an_error_with_refs_inside_lets_go_of_them_when_it_is_retried(ray: Any, tmp_path: pathlib.Path) -> None:
-    def fail(path: pathlib.Path) -> int:
-        with open(path, "a") as log:
-            log.write("x")
-        if path.stat().st_size < 4:
-            raise Flaky(aioray.put(bytes(1 << 20)))
-        return 1
+class Failing:
+    def __init__(self) -> None:
+        self.calls = 0
 
-    ref = ray.remote(fail).options(retry_exceptions=True).remote(tmp_path / "calls")
-    assert ray.get(ref, timeout=10) == 1
+    def fail_first(self, result: str) -> Any:
+        """Errors and results with refs inside, to what is large."""
+        self.calls += 1
+        inner = aioray.put(bytes(1 << 20))
+        if self.calls < 4:
+            raise Flaky(inner)
+        return [inner] if result == "refs" else self.calls
+
+
+def fail_first(path: pathlib.Path, result: str) -> Any:
+    failing = Failing()
+    failing.calls = path.stat().st_size if path.exists() else 0
+    with open(path, "a") as log:
+        log.write("x")
+    return failing.fail_first(result)
+
+
+@pytest.mark.parametrize("kind", ["task", "actor"])
+def test_an_error_with_refs_inside_lets_go_of_them_when_it_is_retried(
+    ray: Any, tmp_path: pathlib.Path, kind: str
+) -> None:
+    before = store()
+    if kind == "task":
+        ref = ray.remote(fail_first).options(retry_exceptions=True).remote(tmp_path / "calls", "plain")
+    else:
+        actor = ray.remote(Failing).options(max_task_retries=3).remote()
+        ref = actor.fail_first.options(retry_exceptions=True).remote("plain")
+        before["known_objects"] += 1
+    assert ray.get(ref, timeout=10) == 4
+    store_returns_to(before)
+
+
+@pytest.mark.parametrize("kind", ["task", "actor"])
+def test_what_is_said_of_a_retried_error_takes_nothing_from_the_result(
+    one_cpu: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The node hears of it from this process over one connection, and of the result from the worker over another."""
+    ray = one_cpu
+    link: Any = current.get().link
+    send, late = link.send, []
+
+    def send_late(message: Any) -> None:
+        if isinstance(message, Release) and len(message.holder) == 16:
+            late.append(message)
+        else:
+            send(message)
+
+    monkeypatch.setattr(link, "send", send_late)
+    if kind == "task":
+        ref = ray.remote(fail_first).options(retry_exceptions=True).remote(tmp_path / "calls", "refs")
+    else:
+        actor = ray.remote(Failing).options(max_task_retries=3).remote()
+        ref = actor.fail_first.options(retry_exceptions=True).remote("refs")
+    ray.wait([ref], timeout=10)
+    for _ in range(3):  # its maker has let go of what it made
+        ray.get(
+            ray.remote(gc.collect).remote() if kind == "task" else actor.__ray_call__.remote(lambda _: gc.collect())
+        )
+    for message in late:
+        send(message)
+    store()  # it has heard
+    (inner,) = ray.get(ref, timeout=10)
+    assert len(ray.get(inner, timeout=10)) == 1 << 20
 
 
 def test_exceptions_of_the_main_program_are_named_and_retried(tmp_path: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -116,6 +117,19 @@ def test_a_result_that_is_made_again_while_others_look_at_the_first_is_freed_wit
     assert run(state, Wanted(OTHER, THING)) == [Deliver(OTHER, THING, first)]
     run(state, Released(OWNER, [THING]))
     assert run(state, Released(OTHER, [THING])) == [Unwanted(second), Forgotten(THING, first)]
+
+
+@pytest.mark.parametrize("asked", ["before", "after"])
+def test_a_result_that_is_made_again_leaves_alone_what_a_borrower_was_given(asked: str) -> None:
+    """Who has a ref as an argument is no holder: its caller, here the owner, keeps the object for it."""
+    first, second = (Value(nbytes=640, offset=offset, oid=THING) for offset in (64, 6400))
+    state = State()
+    run(state, Shared(THING))
+    events: list[Event] = [Wanted(OTHER, THING), Sealed(first)]
+    given = [command for event in (events if asked == "before" else events[::-1]) for command in run(state, event)]
+    assert given == [Deliver(OTHER, THING, first)]
+    assert run(state, Sealed(second)) == []
+    assert run(state, Released(OWNER, [THING])) == [Unwanted(second), Forgotten(THING, first)]
 
 
 def test_a_result_that_its_caller_never_heard_of_is_freed_by_the_callers_word() -> None:

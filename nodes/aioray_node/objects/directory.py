@@ -88,6 +88,7 @@ class Entry:
     value: Value | None = None
     holders: set[bytes] = field(default_factory=set)
     waiters: set[bytes] = field(default_factory=set)
+    was_given: bool = False  # somebody has asked for the value and got it: they may look at its bytes, holders or not
     copies: list[Value] = field(default_factory=list)  # made again after somebody else was given the value
 
 
@@ -140,6 +141,7 @@ def _shared(state: State, oid: bytes, value: Value | None) -> list[Command]:
     commands: list[Command] = []
     if value is not None and entry.value is None:
         entry.value = value
+        entry.was_given = bool(entry.waiters)
         commands += [Deliver(process, oid, value) for process in sorted(entry.waiters)]
         entry.waiters.clear()
     elif value is not None and value.nbytes and entry.value is not None and entry.value.is_error:
@@ -153,7 +155,8 @@ def _sealed(state: State, value: Value) -> list[Command]:
     if entry is None or before is None or before.is_error:
         return _shared(state, value.oid, value)
     # The worker that made it died before its caller heard of it, and so another has made it again.
-    if entry.holders <= {owner_of(value.oid)}:
+    # Who borrows it for a call is no holder, as its caller keeps it for that long.
+    if entry.holders <= {owner_of(value.oid)} and not entry.was_given:
         entry.value = value
         return [Unwanted(before)] if before.nbytes else []
     entry.copies.append(value)
@@ -200,6 +203,7 @@ def _free(state: State, oids: list[bytes]) -> list[Command]:
 def _want(state: State, process: bytes, oid: bytes) -> list[Command]:
     entry = state.entries.get(oid)
     if entry is not None and entry.value is not None:
+        entry.was_given = True
         return [Deliver(process, oid, entry.value)]
     if owner_of(oid) in state.gone:
         return [OwnerLost(process, oid)]

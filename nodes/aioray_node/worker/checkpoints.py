@@ -61,11 +61,6 @@ class Saver:
         newest = self._newest
         return None if newest is None or newest.done else newest
 
-    @property
-    def may_answer(self) -> bool:
-        """Whether what has waited may go: a light actor that was ended meanwhile answers nothing any more."""
-        return self._actor.is_up
-
     def call_done(self) -> bool:
         """A call is through, and not answered yet; whether a checkpoint is due before that."""
         with self._counting:

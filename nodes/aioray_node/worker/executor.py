@@ -111,7 +111,11 @@ class Executor:
         for at, message in enumerate(messages):
             match message:
                 case Repeat():
-                    queue.append((connection, caller.repeated(message)))
+                    call = caller.repeated(message)
+                    if not self._is_actor:
+                        queue.append((connection, call))
+                    elif (actor := by_slot.get(call.slot)) is not None:
+                        actor.take((connection, call))
                 case Call(slot=slot):
                     if message.time_left_us:
                         message.time_left_us += int(self._reactor.time() * 1e6)
@@ -369,9 +373,9 @@ class Executor:
                 self._stopped_call(item, running_call)  # user code has put a handler of its own in place of ours
             else:
                 retry = self._is_worth_a_retry(caller, call, exc)
-                self._replier.error(connection, call, exc, exec_us, retry=retry, saver=self._save_if_due())
+                self._replier.error(connection, call, exc, exec_us, retry=retry, actor=self._saved())
         else:
-            self._replier.result(connection, caller.process_id, call, result, exec_us, self._save_if_due())
+            self._replier.result(connection, caller.process_id, call, result, exec_us, self._saved())
             del result
         running.reset(token)
         self._runtime.call_over(running_call)
@@ -380,11 +384,12 @@ class Executor:
             self._reactor.forget_interrupt()
         return exec_us
 
-    def _save_if_due(self) -> Saver | None:
+    def _saved(self) -> HostedActor | None:
+        """The actor, with its checkpoint taken if that is due."""
         saver = None if self._actor is None else self._actor.saver
         if saver is not None and saver.call_done():
             saver.save()
-        return saver
+        return self._actor
 
     def _is_worth_a_retry(self, caller: Caller, call: Call, exc: BaseException) -> bool:
         """Whether the options of the call name this error."""

@@ -152,9 +152,9 @@ class ThreadLane:
         except SystemExit as exc:
             services.on_exit(self._actor, exc)
         except BaseException as exc:  # whatever user code raises is its caller's
-            services.replier.error(connection, call, exc, us_since(started), saver=self._save_if_due())
+            services.replier.error(connection, call, exc, us_since(started), actor=self._saved())
         else:
-            services.replier.result(connection, caller, call, result, us_since(started), self._save_if_due())
+            services.replier.result(connection, caller, call, result, us_since(started), self._saved())
             del result
         finally:
             running.reset(token)
@@ -185,11 +185,12 @@ class ThreadLane:
         with self._services.reactor.lock:
             self._services.runtime.cancel_loop_task(task, call)
 
-    def _save_if_due(self) -> Saver | None:
+    def _saved(self) -> HostedActor:
+        """The actor, with its checkpoint taken if that is due."""
         saver = self._actor.saver
         if saver is not None and saver.call_done():
             saver.save()
-        return saver
+        return self._actor
 
 
 class LoopLane:
@@ -255,12 +256,12 @@ class LoopLane:
             if actor.saver is not None and actor.saver.call_done():
                 await actor.saver.save_on_loop()
             if not self._closed:
-                services.replier.error(connection, call, exc, us_since(started), saver=actor.saver)
+                services.replier.error(connection, call, exc, us_since(started), actor=actor)
         else:
             if actor.saver is not None and actor.saver.call_done():
                 await actor.saver.save_on_loop()
             if not self._closed:
-                services.replier.result(connection, caller, call, result, us_since(started), actor.saver)
+                services.replier.result(connection, caller, call, result, us_since(started), actor)
         services.runtime.call_over(running_call)
         self._over(key)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.serialization import Serialized
     from aioray.wire.values import Value
-    from aioray_node.worker.checkpoints import Saver
+    from aioray_node.worker.hosted_actor import HostedActor
     from aioray_node.worker.lanes import Item
 
 
@@ -39,13 +39,13 @@ class Replier:
         call: Call,
         result: Any,
         exec_us: int,
-        saver: Saver | None = None,
+        actor: HostedActor | None = None,
     ) -> None:
-        """The call returned. `saver`: of its actor, whose checkpoints must be in the journal before it is answered."""
+        """The call returned. `actor`: whose it was; its checkpoints must be in the journal before it is answered."""
         try:
             parts = self._pickled(call, result)
         except Exception as exc:  # a result that cannot be sent is the call's failure
-            self.error(connection, call, exc, exec_us, saver=saver)
+            self.error(connection, call, exc, exec_us, actor=actor)
             return
         if len(parts) == 1:
             part = parts[0]
@@ -54,7 +54,7 @@ class Replier:
                 and not part.refs
                 and len(part.data) <= self._runtime.config.inline_max_nbytes
                 and not self._runtime.objects.must_settle
-                and (saver is None or saver.unacknowledged is None)
+                and (actor is None or actor.saver is None or actor.saver.unacknowledged is None)
             ):
                 with self._runtime.reactor.lock:
                     connection.send(Done(call.seq, part.data, exec_us))
@@ -66,10 +66,10 @@ class Replier:
         except RayError as exc:
             for value in values:  # all of them, or none
                 self._runtime.objects.unstore(value)
-            self.error(connection, call, exc, exec_us, saver=saver)
+            self.error(connection, call, exc, exec_us, actor=actor)
             return
         oids = [object_id(caller, call.seq, index) for index in range(len(parts))]
-        self._send_when_safe(connection, Finished(call.seq, values, exec_us), oids, parts, saver)
+        self._send_when_safe(connection, Finished(call.seq, values, exec_us), oids, parts, actor)
 
     def error(
         self,
@@ -79,7 +79,7 @@ class Replier:
         exec_us: int,
         *,
         retry: bool = False,
-        saver: Saver | None = None,
+        actor: HostedActor | None = None,
     ) -> None:
         """The call raised; `retry`: what its options call worth another try."""
         name = call.name or call.fn
@@ -88,7 +88,7 @@ class Replier:
         held = bool(value.refs and call.num_returns)
         oids = [object_id(connection.tag.process_id, call.seq)] if held else []
         self._send_when_safe(
-            connection, Finished(call.seq, [value], exec_us, retry), oids, [serialized] if held else [], saver
+            connection, Finished(call.seq, [value], exec_us, retry), oids, [serialized] if held else [], actor
         )
 
     def cancelled(self, item: Item) -> None:
@@ -120,7 +120,7 @@ class Replier:
         reply: Finished,
         oids: list[bytes],
         parts: list[Serialized],
-        saver: Saver | None = None,
+        actor: HostedActor | None = None,
     ) -> None:
         runtime = self._runtime
         left = 0
@@ -130,7 +130,7 @@ class Replier:
             left -= 1
             if left == 0:
                 self.unsent -= 1
-                if saver is None or saver.may_answer:
+                if actor is None or actor.is_up:  # else its next life may have the same call, under the same number
                     connection.send(reply)
                 parts.clear()  # the refs inside were kept alive until now
 
@@ -149,7 +149,7 @@ class Replier:
                 link.send(message(req))
             if runtime.objects.must_settle and runtime.objects.settle(acknowledged):
                 left += 1
-            saved = None if saver is None else saver.unacknowledged
+            saved = None if actor is None or actor.saver is None else actor.saver.unacknowledged
             if saved is not None:
                 left += 1
                 saved.when_done(acknowledged)

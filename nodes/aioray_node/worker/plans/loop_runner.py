@@ -143,17 +143,20 @@ class LoopRunner:
         if packed is None:
             return
         if type(packed) is Passed:
-            messages = [packed] * len(call.takers)
+            stuck = [outlet for outlet in call.takers if outlet.send(packed)]
         else:
             assert isinstance(packed, HandedOver)
             known = asyncio.Event()
             with self._services.reactor.lock:
                 packed.when_known(known.set)
-            await known.wait()
-            messages = self._passes.messages(call, packed)
-        for outlet, message in zip(call.takers, messages, strict=True):
-            if outlet.send(message):
-                self._wait_writable(outlet)
+            try:
+                await known.wait()
+            except asyncio.CancelledError:
+                self._passes.leave_untold(call, packed)
+                raise
+            stuck = self._passes.tell(call, packed)
+        for outlet in stuck:
+            self._wait_writable(outlet)
 
     def _wait_writable(self, outlet: Outlet) -> None:
         fd = outlet.sock.fileno()

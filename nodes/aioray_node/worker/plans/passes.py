@@ -13,8 +13,10 @@ from aioray.runtime.handing_over import hand_over, is_small, leave, take
 from aioray.runtime.objects import serialize_value
 from aioray.runtime.serialization import serialize_plain
 from aioray.wire.calls import Call
+from aioray.wire.control import Release
 from aioray.wire.plans import Passed
 from aioray.wire.values import Value, object_id
+from aioray_node.worker.plans.links import LinkClosed
 from aioray_node.worker.runtime import Caller, RunningCall
 
 if TYPE_CHECKING:
@@ -179,15 +181,40 @@ class Passes:
             serialized = serialize_value(result)
             if is_small(self.runtime, serialized):
                 return Passed(self.seq, call.number, serialized.data, [bytes(buffer) for buffer in serialized.buffers])
-            result_id = object_id(self.part.driver, self.seq, call.bound.result) if call.to_driver else b""
+            result_id = self._result_id(call) if call.to_driver else b""
             return hand_over(self.runtime, serialized, call.taker_ids, result_id)
         except Exception as exc:  # a result that cannot be sent is the call's failure
             return Passed(self.seq, call.number, value=self.failure(exc, call.bound.name).value)
 
-    def messages(self, call: PreparedCall, handed: HandedOver) -> list[Passed]:
-        """What each taker gets of what was handed over, and the node knows; the driver, who owns it, is the last."""
+    def tell(self, call: PreparedCall, handed: HandedOver) -> list[Outlet]:
+        """Send to each taker what was handed over, and the node knows; those whose sockets are full. Raises LinkClosed.
+
+        The driver, who owns it, is the last.
+        """
+        stuck = []
         tokens = [*handed.tokens, b""] if call.to_driver else handed.tokens
-        return [Passed(self.seq, call.number, value=handed.value, token=token) for token in tokens]
+        for at, (outlet, token) in enumerate(zip(call.takers, tokens, strict=True)):
+            try:
+                if outlet.send(Passed(self.seq, call.number, value=handed.value, token=token)):
+                    stuck.append(outlet)
+            except LinkClosed:
+                self.leave_untold(call, handed, at)
+                raise
+        return stuck
+
+    def leave_untold(self, call: PreparedCall, handed: HandedOver, told: int = 0) -> None:
+        """All takers but the first `told` will never hear of it: let go of it in their names."""
+        runtime = self.runtime
+        for token in handed.tokens[told:]:
+            leave(runtime, token)
+        if call.to_driver and not runtime.closed:
+            result_id = self._result_id(call)
+            with runtime.reactor.lock:
+                runtime.link.send(Release(self.part.driver, [result_id]))
+                runtime.link.send(Release(result_id, []))
+
+    def _result_id(self, call: PreparedCall) -> bytes:
+        return object_id(self.part.driver, self.seq, call.bound.result)
 
     def abandon(self) -> None:
         """No more passes: let go of what has come."""

@@ -118,9 +118,7 @@ class ThreadRunner:
         assert isinstance(packed, HandedOver)
         handed: HandedOver = packed
         self._services.runtime.reactor.run_until(lambda: handed.is_known)
-        for outlet, message in zip(call.takers, self._passes.messages(call, handed), strict=True):
-            if outlet.send(message):
-                self._stuck.add(outlet)
+        self._stuck.update(self._passes.tell(call, handed))
 
     def _receive(self) -> None:
         """Wait until something has come. Raises LinkClosed."""
