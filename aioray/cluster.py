@@ -49,12 +49,14 @@ class Cluster:
 
     The head node runs in the loop; its workers are processes. Leaving ends everything: calls under way fail with
     RaySystemError's kin, processes are gone, shared memory is unlinked. With an address, of a node on this machine, the
-    cluster runs elsewhere, and leaving ends no more than what this program has in it.
+    cluster runs elsewhere, and leaving ends no more than what this program has in it. `host`: the same for a node that
+    runs in this loop already.
     """
 
-    def __init__(self, options: ClusterOptions, address: str = "") -> None:
+    def __init__(self, options: ClusterOptions, address: str = "", *, host: EmbeddedNode | None = None) -> None:
         self._options = options
         self._address = address
+        self._host = host
         self._runtime: Runtime | None = None
         self._node: EmbeddedNode | None = None
         self._undo: contextlib.ExitStack | None = None
@@ -86,7 +88,10 @@ class Cluster:
         options = self._options
         loop = asyncio.get_running_loop()
         exchange: Callable[[Any], Any] | None = None
-        if self._address:
+        if self._host is not None:
+            process_id = driver_process_id(self._host.node_id)
+            address, exchange = self._host.address, self._host.exchange_for(process_id)
+        elif self._address:
             address = self._address
             process_id = driver_process_id(node_id_at(address))
         else:

@@ -21,7 +21,7 @@ _SHUTDOWN_TIMEOUT_S = 5.0
 class EmbeddedNode:
     """Opened when it is made, in the loop that runs; what it raises leaves nothing behind."""
 
-    def __init__(self, options: ClusterOptions, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, options: ClusterOptions, loop: asyncio.AbstractEventLoop, *, is_head: bool = True) -> None:
         from aioray_node.pool.zygote_process import ZygoteProcess
 
         with contextlib.ExitStack() as undo:
@@ -41,6 +41,7 @@ class EmbeddedNode:
                 labels=options.labels,
                 object_store_memory=options.object_store_memory,
                 temp_dir=options.temp_dir,
+                is_head=is_head,
             )
             self.reactor = Reactor("aioray-node")
             undo.callback(self.reactor.close)

@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +27,9 @@ _START_TIMEOUT_S = 30.0
 _SHUTDOWN_TIMEOUT_S = 5.0
 _NODES = pathlib.Path(__file__).resolve().parent.parent / "nodes"  # in a checkout; elsewhere it is installed beside us
 _ERRORS = {"AuthenticationError": AuthenticationError}
+
+
+_all: weakref.WeakSet[NodeProcess] = weakref.WeakSet()  # for what happens at a fork
 
 
 class NodeProcess:
@@ -53,6 +57,7 @@ class NodeProcess:
             start_new_session=True,  # Ctrl-C is for the driver
             env={**os.environ, **environ} if environ else None,
         )
+        _all.add(self)
 
     def wait_ready(self) -> dict[str, Any]:
         """Where it listens. Raises what it said instead: InvalidOptionError, AuthenticationError, RaySystemError."""
@@ -116,3 +121,11 @@ class NodeProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+
+def _disown_all() -> None:
+    for process in list(_all):
+        process.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)

@@ -16,6 +16,7 @@ PROTOCOL_VERSION = 1
 PROTOCOL_HEADER = "X-Aioray-Protocol"
 NODE_PATH, QUESTION_PATH = "/v1/node", "/v1/question"
 MAX_BODY_NBYTES = 16 << 20  # of a request, and of a WebSocket frame
+NODES_AT_BASE = 32  # up to so many nodes, intervals are as configured; beyond, both sides stretch them in proportion
 
 
 class NodeFacts(msgspec.Struct, array_like=True, frozen=True):

@@ -1,6 +1,6 @@
 """A node as a process of its own: the head of a driver without an event loop, or a node of a larger cluster.
 
-Its argument is JSON (see `node.NodeOptions`, and "daemon"). Its standard input is a pipe whose other end its parent
+Its argument is JSON (see `node.NodeOptions`). Its standard input is a pipe whose other end its parent
 holds: when that closes, however the parent ended, the node ends. A daemon has no such pipe, and ends by SIGTERM; what
 it prints goes to a file in its session. One JSON line on standard output says where it listens, or what went wrong.
 
@@ -36,7 +36,7 @@ def main() -> None:
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _be_zygote(theirs, json.dumps(told["config"]))
+        _be_zygote(theirs, json.dumps(told["config"]), is_quiet=told.get("daemon", False))
     theirs.close()
 
     import asyncio
@@ -65,7 +65,7 @@ def main() -> None:
         reactor.attach(asyncio.get_running_loop())
         try:
             node.open(zygote)
-            return await _live(node, options, daemon=told.get("daemon", False))
+            return await _live(node, options)
         finally:
             node.close()
             reactor.close()
@@ -75,7 +75,7 @@ def main() -> None:
         sys.exit(1)
 
 
-async def _live(node: Node, options: NodeOptions, *, daemon: bool) -> str:
+async def _live(node: Node, options: NodeOptions) -> str:
     """Until it is told to end, or cannot go on: why not, in that case."""
     import asyncio
 
@@ -87,16 +87,16 @@ async def _live(node: Node, options: NodeOptions, *, daemon: bool) -> str:
             end.set_result(reason)
 
     loop.add_signal_handler(signal.SIGTERM, finish, "")
-    if not daemon:
+    if not options.daemon:
         loop.add_reader(0, lambda: None if os.read(0, 4096) else finish(""))
     if options.head is None and options.join is None:
         _answer({"address": node.address, "node_id": node.node_id, "session_dir": str(node.session.dir)})
         return await end
-    return await _live_in_cluster(node, options, end, finish, daemon=daemon)
+    return await _live_in_cluster(node, options, end, finish)
 
 
 async def _live_in_cluster(
-    node: Node, options: NodeOptions, end: asyncio.Future[str], finish: Callable[[str], None], *, daemon: bool
+    node: Node, options: NodeOptions, end: asyncio.Future[str], finish: Callable[[str], None]
 ) -> str:
     import asyncio
     import contextlib
@@ -114,16 +114,16 @@ async def _live_in_cluster(
             _answer_error(error)
             return ""
         _answer(joining.result())
-        if daemon:
+        if options.daemon:
             _log_to(node.session.dir)
         return await end
 
 
-def _be_zygote(sock: socket.socket, config_json: str) -> None:
-    """The rest of the zygote's life; never returns."""
+def _be_zygote(sock: socket.socket, config_json: str, *, is_quiet: bool) -> None:
+    """The rest of the zygote's life; never returns. Quiet: who started the node may wait for the end of stderr."""
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
+    for fd in (0, 1, 2) if is_quiet else (0, 1):
+        os.dup2(null, fd)
     os.close(null)
     from aioray_node.pool.zygote import serve_zygote
     from aioray_node.pool.zygote_process import single_threaded_libraries

@@ -106,8 +106,10 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}  # beside those that it gives itself
     session_id: str = ""  # "": a new one
     ip_address: str = "127.0.0.1"
+    is_head: bool = True  # among nodes of one process; who joins is none in any case
     head: HeadOptions | None = None  # None, and nothing to join: a node alone, which no other can join
     join: JoinOptions | None = None
+    daemon: bool = False  # it does not end with who started it
 
     def totals(self, found: Sequence[gpus.Gpu]) -> dict[str, float]:
         """The node's resources, with the GPUs that were found."""
@@ -229,7 +231,7 @@ class Node:
             started_at=self.started_at,
             session_dir=str(self._session.dir),
             store_nbytes=self._store.capacity_nbytes,
-            is_head=options.join is None,
+            is_head=options.is_head and options.join is None,
             ip_address=options.ip_address,
         )
 

@@ -48,7 +48,7 @@ class FixedLoad:
 
 
 class StagedNode:
-    """One that joins; `ended` has why it was told to end."""
+    """One that joins; `end` has why it was told to."""
 
     def __init__(self, node_id: str, reactor: Reactor) -> None:
         facts = NodeFacts(node_id, (f"/{node_id}.sock",), "boot", CPU)
@@ -56,7 +56,7 @@ class StagedNode:
         self.view = ClusterView(facts, NodeView(NodeResources(CPU)))
         self.load = FixedLoad()
         self.membership = Membership(reactor, self.view, self.load)  # type: ignore[arg-type] # a fake
-        self.ended: list[str] = []
+        self.end: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why it was told to
         self.news = asyncio.Event()
         self.view.subscribe(lambda _: self.news.set())
 
@@ -103,7 +103,7 @@ class GcsStage:
             GcsClient(address or self.path, token),
             heartbeat_timeout_s=self.config.heartbeat_timeout_ms / 1000,
             give_up_after_s=self.config.gcs_reconnect_timeout_s,
-            on_end=node.ended.append,
+            on_end=node.end.set_result,
         )
 
     def members(self) -> dict[str, str | None]:

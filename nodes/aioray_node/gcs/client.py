@@ -90,8 +90,8 @@ def refusal(address: str, status: int, text: str) -> Exception:
 class NodeLine:
     """Keeps a node connected. `async with` it; `joined` waits until the node is a member.
 
-    `on_end(reason)` is called once when there is no use in going on: the GCS refused the node, or was not reached for
-    as long as the configuration says.
+    There is no use in going on when the GCS refuses the node, or was not reached for as long as the configuration says:
+    `joined` raises that, or, if the node was a member, `on_end(reason)` is called once.
     """
 
     def __init__(
@@ -126,14 +126,18 @@ class NodeLine:
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Say goodbye, if there is somebody to say it to."""
-        with self._reactor.lock:
-            self._membership.leave("it was stopped")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LEAVE_TIMEOUT_S):
-                await self._unsent.join()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        await self._client.__aexit__(*exc_info)
+        try:
+            with self._reactor.lock:
+                self._membership.leave("it was stopped")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LEAVE_TIMEOUT_S):
+                    await self._unsent.join()
+        finally:  # a cancel may come at each of these awaits
+            self._task.cancel()
+            try:
+                await asyncio.gather(self._task, return_exceptions=True)
+            finally:
+                await self._client.__aexit__(*exc_info)
 
     async def joined(self, timeout_s: float) -> None:
         """Raises AuthenticationError, or RaySystemError with why the node is no member."""
@@ -215,6 +219,7 @@ class NodeLine:
             self._unsent.task_done()
 
     def _give_up(self, error: Exception) -> None:
-        if not self._joined.done():
+        if self._joined.done():
+            self._on_end(str(error))
+        else:
             self._joined.set_exception(error)
-        self._on_end(str(error))

@@ -37,6 +37,8 @@ async def in_cluster(node: Node, options: NodeOptions, on_end: Callable[[str], N
         "pid": os.getpid(),
         "started_at": node.started_at,
         "is_head": options.join is None,
+        "daemon": options.daemon,
+        "parent": os.getppid(),
     }
     async with contextlib.AsyncExitStack() as stack:
         if options.head is not None:

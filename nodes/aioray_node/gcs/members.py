@@ -16,9 +16,17 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from aioray.wire.gcs import ClusterStatus, Delta, Demand, Join, MemberChange, MemberStatus, NodeFacts, Report
-
-NODES_AT_BASE = 32  # up to so many nodes, intervals are as configured; beyond, they grow in proportion
+from aioray.wire.gcs import (
+    NODES_AT_BASE,
+    ClusterStatus,
+    Delta,
+    Demand,
+    Join,
+    MemberChange,
+    MemberStatus,
+    NodeFacts,
+    Report,
+)
 
 
 class Joined(msgspec.Struct, frozen=True):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioray.wire.gcs import Admitted, Delta, Join, Leave, Refused, Report, Resync
-from aioray_node.gcs.members import NODES_AT_BASE
+from aioray.wire.gcs import NODES_AT_BASE, Admitted, Delta, Join, Leave, Refused, Report, Resync
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,34 +7,33 @@ sends work to another node may take it off that entry: the next report replaces 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from aioray.wire.gcs import NodeFacts
 from aioray_node.scheduling.policy import NodeView
 from aioray_node.scheduling.resources import NodeResources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioray.wire.gcs import Delta, MemberChange, NodeFacts
+    from aioray.wire.gcs import Delta, MemberChange
 
 
-@dataclass(slots=True, frozen=True)
-class Joined:
+class Joined(msgspec.Struct, frozen=True):
     """A node is there that was not."""
 
     node_id: str
 
 
-@dataclass(slots=True, frozen=True)
-class Changed:
+class Changed(msgspec.Struct, frozen=True):
     """Another node has more or less to spare than it had."""
 
     node_id: str
 
 
-@dataclass(slots=True, frozen=True)
-class Died:
+class Died(msgspec.Struct, frozen=True):
     """A node is gone for good: its id does not come back."""
 
     node_id: str
@@ -44,8 +43,7 @@ class Died:
 News = Joined | Changed | Died
 
 
-@dataclass(slots=True)
-class KnownNode:
+class KnownNode(msgspec.Struct):
     """One node, alive or dead."""
 
     facts: NodeFacts
