@@ -12,7 +12,6 @@ process is one of the holders as long as a ref, or a view of the bytes, is alive
 from __future__ import annotations
 
 import collections
-import functools
 import time
 import weakref
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import ObjectLostError, ObjectStoreFullError, RaySystemError
 from aioray.refs import NOBODYS, PENDING, RAISED, READY, ObjectRef
+from aioray.runtime.bringing import Bringing
 from aioray.runtime.errors import error_value
 from aioray.runtime.serialization import Counted, Serialized, deserialize, serialize
 from aioray.wire.control import Fetch, Fetched, Hold, Release, Share
@@ -61,7 +61,7 @@ class ObjectTable:
         self._pinned: list[Counted] = []
         self._borrowed: list[bytes] = []  # not yet told to the node; see `settle_borrows`
         self._trim_due = False
-        self._bringing: dict[bytes, list[Callable[[Value], None]]] = {}  # values that were asked for from other nodes
+        self.bringing = Bringing(runtime)
         self._holds_told = 0  # how often the node was told what this process holds,
         self._holds_known = 0  # and up to which of these it has said that it knows
 
@@ -141,7 +141,7 @@ class ObjectTable:
         with self._runtime.reactor.lock:
             if ref._value is not None:
                 if here:
-                    self._bring(ref._value, None)
+                    self.bringing.ask(ref._value)
                 return
             if self._runtime.closed:
                 ref._complete(RAISED, RaySystemError(self._runtime.closed_because))
@@ -153,7 +153,7 @@ class ObjectTable:
         """The node's answer to `want`."""
         oid, value = message.oid, message.value
         ref = self._refs.get(oid)
-        bringing = self._bringing.pop(oid, None)
+        bringing = self.bringing.take(oid)
         if bringing is not None and value.nbytes:
             tracked = self._tracked.setdefault(oid, Tracked())
             tracked.held_at_node = tracked.unconfirmed = True  # our node has seen to that
@@ -170,27 +170,10 @@ class ObjectTable:
 
     def arrived(self, ref: ObjectRef[Any], value: Value, maker: str | None = None) -> None:
         """A call has made the value of a ref: done, if it is where this process can read it."""
-        if self.is_here(value):
+        if self.bringing.is_here(value):
             ref._complete(READY, value, maker)
         elif ref._status == PENDING:
             ref._is_placed(value, maker)
-
-    def is_here(self, value: Value) -> bool:
-        """Whether this process can read it: what lies in the memory of another node must be brought."""
-        return not value.nbytes or not value.node_id or value.node_id == self._runtime.node_id
-
-    def bring(self, values: list[Value], then: Callable[[dict[bytes, Value]], None]) -> None:
-        """Have `then` called with those that lie elsewhere as they are here, or as the errors that they have become."""
-        there = {value.oid: value for value in values if not self.is_here(value)}
-        brought: dict[bytes, Value] = {}
-
-        def one(value: Value, oid: bytes) -> None:
-            brought[oid] = value
-            if len(brought) == len(there):
-                then(brought)
-
-        for oid, value in there.items():
-            self._bring(value, functools.partial(one, oid=oid))
 
     def keep(self, value: Value) -> None:
         """What was brought stays, until `let_go`. The lock is held."""
@@ -202,23 +185,12 @@ class ObjectTable:
         if value.nbytes:
             self._view_gone(value.oid)
 
-    def _bring(self, value: Value, then: Callable[[Value], None] | None) -> None:
-        waiting = self._bringing.get(value.oid)
-        if waiting is None:
-            waiting = self._bringing[value.oid] = []
-            self._runtime.link.send(Fetch(value.oid, value))
-        if then is not None:
-            waiting.append(then)
-
     def close(self) -> None:
         """No answer to `want` will come any more."""
         lost = RaySystemError(self._runtime.closed_because)
         for ref in list(self._refs.values()):
             ref._complete(RAISED, lost)
-        bringing, self._bringing = self._bringing, {}
-        for each in bringing.values():
-            for then in each:
-                then(error_value(lost))
+        self.bringing.close(error_value(lost))
 
     # values
 

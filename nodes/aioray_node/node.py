@@ -187,13 +187,7 @@ class Node:
         self._puller = NearbyPuller(reactor, self.view, self._store, segment, segment_of)
         self._objects.puller = self._puller
         self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
-        self._actors: ActorDesk | FarDirectory
-        if options.join is None:
-            self._actors = ActorDesk(
-                reactor, self.node_id, self._store, self._objects, self._send, checkpoints=self._checkpoints
-            )
-        else:
-            self._actors = FarDirectory(self.view, self._neighbours, self._store, self._send)
+        self._actors = self._actor_directory(is_head=options.join is None)
         self._hosting = self._actors.hosting = ActorHosting(
             reactor,
             self._leases,
@@ -233,6 +227,13 @@ class Node:
             store_nbytes=self._store.capacity_nbytes,
             is_head=options.is_head and options.join is None,
             ip_address=options.ip_address,
+        )
+
+    def _actor_directory(self, *, is_head: bool) -> ActorDesk | FarDirectory:
+        if not is_head:
+            return FarDirectory(self.view, self._neighbours, self._store, self._send)
+        return ActorDesk(
+            self._reactor, self.node_id, self._store, self._objects, self._send, checkpoints=self._checkpoints
         )
 
     @classmethod

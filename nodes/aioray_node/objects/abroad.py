@@ -166,7 +166,7 @@ def _want(state: State, process: bytes, oid: bytes, value: Value | None) -> list
         return [Give(process, oid, state.copies[oid])]
     if value is not None and state.is_here(value):
         return [Give(process, oid, value)]
-    if value is None and home_of(oid) in state.dead:
+    if value is None and home_of(oid) in state.dead and oid not in state.pulling:
         return [GiveUp(process, oid, "its owner's node is gone")]
     state.waiters.setdefault(oid, {})[process] = None
     if oid in state.pulling:

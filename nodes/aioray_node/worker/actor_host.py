@@ -154,7 +154,7 @@ class ActorHost:
     def _lies_elsewhere(self, actor: HostedActor) -> bool:
         """Whether what it is made of has to be brought from another node, which no loop may wait for."""
         checkpoint = actor.spec.checkpoint
-        if checkpoint is not None and not self._runtime.objects.is_here(checkpoint):
+        if checkpoint is not None and not self._runtime.objects.bringing.is_here(checkpoint):
             return True
         return self._runtime.must_bring(decode_call(actor.spec.call))
 

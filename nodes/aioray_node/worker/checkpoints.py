@@ -152,7 +152,7 @@ def restore(services: Services, actor: HostedActor) -> Any:
 async def restore_on_loop(services: Services, actor: HostedActor) -> Any:
     """The same where the state may have to come from another node first, and nothing may wait for that but this."""
     checkpoint, runtime = actor.spec.checkpoint, services.runtime
-    if checkpoint is None or runtime.objects.is_here(checkpoint):
+    if checkpoint is None or runtime.objects.bringing.is_here(checkpoint):
         return restore(services, actor)
     call = runtime.as_argument(checkpoint)
     await runtime.bring_arguments(call)

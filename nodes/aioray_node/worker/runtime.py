@@ -211,7 +211,7 @@ class WorkerRuntime(Runtime):
 
     def must_bring(self, call: Call) -> bool:
         """Whether an argument lies on another node."""
-        return bool(call.deps) and not all(self.objects.is_here(value) for _, value in call.deps)
+        return bool(call.deps) and not all(self.objects.bringing.is_here(value) for _, value in call.deps)
 
     def as_argument(self, value: Value) -> Call:
         """A call with just that argument, so that it is brought, loaded, and let go of as those are."""
@@ -228,7 +228,7 @@ class WorkerRuntime(Runtime):
             then()
 
         with self.reactor.lock:
-            self.objects.bring([value for _, value in call.deps], brought)
+            self.objects.bringing.all([value for _, value in call.deps], brought)
 
     async def bring_arguments(self, call: Call) -> None:
         """Wait in an event loop until all arguments of a call are on this node."""
