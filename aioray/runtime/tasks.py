@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioray.exceptions import NodeDiedError, RuntimeEnvSetupError, TaskUnschedulableError, WorkerCrashedError
+from aioray.exceptions import (
+    NodeDiedError,
+    RuntimeEnvSetupError,
+    TaskPlacementGroupRemoved,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
 from aioray.refs import READY, ObjectRef
 from aioray.runtime.calls import (
     NO_DEADLINE,
@@ -264,6 +270,9 @@ class TaskSubmitter:
         )
         if target.num_returns < 0:
             call.streaming = self._runtime.streams.start(task.seq, worker.connection)
+        strategy = task.queue.strategy
+        if strategy is not None:
+            call.placement = strategy.group
         if task.deadline != NO_DEADLINE:
             call.time_left_us = time_left_us(task, self._runtime.reactor.time())
         return call
@@ -438,7 +447,9 @@ class TaskSubmitter:
         self._by_lease.pop(message.lease_id, None)
         self._dying.pop(message.lease_id, None)
         self._visits.over(message.lease_id)
-        if lease is not None:
+        if message.group_removed:
+            self._group_removed(queue, lease, message.reason)
+        elif lease is not None:
             self._fail_lease(queue, lease, message.reason, NodeDiedError if message.node_died else None)
         elif message.setup_failed:
             self._cannot_be_set_up(queue, message.reason)
@@ -465,6 +476,19 @@ class TaskSubmitter:
         for _ in range(min(count, len(queue.waiting))):
             task = queue.waiting.popleft()
             self._fail(task, TaskUnschedulableError(f"{task.name}() {reason}"))
+
+    def _group_removed(self, queue: KeyQueue, lease: Lease | None, reason: str) -> None:
+        """The placement group is gone: what runs in it was killed, and what waits for it waits in vain."""
+        tasks = [*queue.waiting]
+        queue.waiting.clear()
+        if lease is not None:
+            lease.connection.lease = None
+            running, lease.tasks = list(lease.tasks.values()), {}
+            for task in running:
+                task.lease, task.lost_worker = None, True
+            tasks = running + tasks
+        for task in tasks:
+            self._fail(task, cancelled(task) if task.cancelled else TaskPlacementGroupRemoved(reason, task.name))
 
     # what workers say
 

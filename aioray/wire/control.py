@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from aioray.wire.strategies import Strategy
+from aioray.wire.strategies import Selector, Strategy
 from aioray.wire.values import Value
 
 PROTOCOL_VERSION = 4
@@ -80,6 +80,7 @@ class LeaseLost(Message, tag=6):
     setup_failed: bool = False  # no worker can be had in that environment
     unschedulable: bool = False  # its strategy has it fail rather than wait
     node_died: bool = False  # its worker died with its node
+    group_removed: bool = False  # and so is the placement group in which it was, or was to be
 
 
 class Blocked(Message, tag=7):
@@ -334,7 +335,7 @@ class ActorReport(Message, tag=41):
 
     actor_id: bytes
     restarts: int  # as in its ActorSpec
-    what: str  # up, failed (its constructor, or what it needs), died, left (on purpose), moved (to another node)
+    what: str  # up, failed (its constructor, or what it needs), died, left (on purpose), group removed, moved (away)
     reason: str = ""
     address: str = ""  # of its worker, when up; when moved, the id of the node
     number: int = 0  # when up, its slot, if it is light; when moved, the hops so far
@@ -373,6 +374,40 @@ class Unwatched(Message, tag=46):
     """Node -> head: nobody here wants to hear of that actor any more."""
 
     actor_id: bytes
+
+
+class GroupSpec(Message, tag=50):
+    """Caller -> node: a placement group, please. The process that made the id is the one that tells."""
+
+    group_id: bytes
+    bundles: list[dict[str, int]]  # unit 1/10,000
+    strategy: str  # PACK, SPREAD, STRICT_PACK, STRICT_SPREAD
+    owner: bytes = b""  # with this driver, or detached actor, it goes
+    name: str = ""
+    namespace: str = ""
+    detached: bool = False
+    selectors: list[Selector] = []  # one for each bundle, or none at all
+    target_node: str = ""  # STRICT_PACK: rather there
+
+
+class RemoveGroup(Message, tag=51):
+    """Process -> node: the placement group is needed no more. Safe to send twice."""
+
+    group_id: bytes
+
+
+class WatchGroup(Message, tag=52):
+    """Process -> node: tell me what becomes of it (at once, and whenever it changes)."""
+
+    group_id: bytes
+
+
+class GroupUpdate(Message, tag=53):
+    """Node -> process: where a placement group stands. `state`: pending, created, rescheduling, removed."""
+
+    group_id: bytes
+    state: str
+    reason: str = ""  # what it waits for, why it was refused
 
 
 ControlMessage = (
@@ -417,4 +452,8 @@ ControlMessage = (
     | ProcessEnded
     | Unheld
     | Unwatched
+    | GroupSpec
+    | RemoveGroup
+    | WatchGroup
+    | GroupUpdate
 )

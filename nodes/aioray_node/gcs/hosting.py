@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from aioray.exceptions import ActorUnschedulableError, RuntimeEnvSetupError
+from aioray.exceptions import ActorPlacementGroupRemoved, ActorUnschedulableError, RuntimeEnvSetupError
 from aioray.runtime.errors import error_value
 from aioray.wire.control import ActorReport
 from aioray_node.gcs.light import LightActors
@@ -110,6 +110,13 @@ class ActorHosting:
         """It is not to wait for a node that could have it."""
         spec = self._specs[actor_id]
         self._failed(spec, error_value(ActorUnschedulableError(f"actor {spec.cls} {reason}")))
+
+    def group_removed(self, actor_id: bytes, reason: str) -> None:
+        """The placement group that it was in, or was to be in, is gone."""
+        spec = self._specs.get(actor_id)
+        if spec is not None:  # else nobody has a handle: it was just finishing what it did
+            error = error_value(ActorPlacementGroupRemoved(actor_id.hex(), reason, spec.cls))
+            self._report(ActorReport(actor_id, spec.restarts, "group removed", reason, error=error))
 
     def spilled(self, actor_id: bytes, node_id: str, hops: int) -> None:
         """Another node is to have it."""

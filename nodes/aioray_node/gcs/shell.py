@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from aioray.runtime.reactor import Reactor
     from aioray.wire.values import Value
     from aioray_node.gcs.checkpoints import CheckpointKeeper
+    from aioray_node.gcs.groups import GroupDesk
     from aioray_node.gcs.hosting import ActorHosting
     from aioray_node.objects.routing import ObjectRouter
     from aioray_node.objects.store import ObjectStore
@@ -60,6 +61,7 @@ class ActorDesk:
         self._unsaved: set[bytes] = set()  # actors whose creator was told that the journal fails
         self._send = send
         self.hosting: ActorHosting
+        self.groups: GroupDesk
 
     def feed(self, event: actors.Event) -> None:
         """Let the directory decide, and carry it out."""
@@ -92,6 +94,9 @@ class ActorDesk:
         """It is dead: nobody will construct it again, or go on from its checkpoint."""
         self._objects.release_for(actor_id, [])
         self._objects.release_detached(actor_id)
+        actor = self._state.actors.get(actor_id)
+        if actor is not None and actor.spec.detached:
+            self.groups.actor_gone(actor_id)
         self._checkpoints.forget(actor_id)
         self._unsaved.discard(actor_id)
 
@@ -144,6 +149,8 @@ class ActorDesk:
                 self.feed(actors.Died(actor_id, report.reason))
             case "left":
                 self.feed(actors.Ended(actor_id, report.reason, leaving=True, call=report.call))
+            case "group removed":
+                self.feed(actors.Ended(actor_id, report.reason, error=report.error))
             case "moved":
                 self._move(actor.spec, report.address, report.number)
 

@@ -83,7 +83,7 @@ class NearbyPuller:
             ):
                 new[:] = old
         except (OSError, posix_ipc.Error) as exc:
-            self._store.free(copy)
+            self._store.free(copy.offset, copy.nbytes)
             then(None, f"the memory of node {value.node_id}, which had it, cannot be read: {exc}")
             return
         at += nbytes

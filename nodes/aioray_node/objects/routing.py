@@ -40,7 +40,7 @@ class ObjectRouter:
         self.puller: Puller
         store.on_deliver = self._deliver
         store.on_touched = self._touched
-        store.on_forgotten = self._forgotten
+        store.on_far_unwanted = self._far_unwanted
 
     def joined(self) -> None:
         """There is another node: from here on ids of objects say where their home is."""
@@ -185,7 +185,7 @@ class ObjectRouter:
             return
 
         def pulled(copy: Value | None, why_not: str) -> None:
-            then(copy, why_not, lambda: None if copy is None else self._store.free(copy))
+            then(copy, why_not, lambda: None if copy is None else self._store.free(copy.offset, copy.nbytes))
 
         self.puller.pull(value, pulled)
 
@@ -210,7 +210,7 @@ class ObjectRouter:
             elif not is_held and (oid in self._state.held or oid in self._state.copies):
                 self._feed(abroad.Unheld(oid))
 
-    def _forgotten(self, oid: bytes, value: Value) -> None:
+    def _far_unwanted(self, oid: bytes, value: Value) -> None:
         """Nobody holds it any more, or it was made anew, and its bytes are on another node, which may free them now."""
         self.neighbours.send(node_prefix(value.node_id), Release(owner_of(oid), [oid]))
 
@@ -248,7 +248,7 @@ class ObjectRouter:
                     kind = OwnerDiedError if "owner" in reason else ObjectLostError
                     self._send(process, Fetched(oid, error_value(kind(oid.hex(), reason))))
                 case abroad.FreeCopy(value):
-                    self._store.free(value)
+                    self._store.free(value.offset, value.nbytes)
 
     def _pull(self, value: Value) -> None:
         def then(copy: Value | None, why_not: str) -> None:
