@@ -32,7 +32,7 @@ from aioray.typed_actors import Actor
 from aioray.waiting import as_completed, wait
 
 if TYPE_CHECKING:
-    from aioray import cloudpickle, dag, experimental, job_config, util
+    from aioray import cloudpickle, cluster_utils, dag, experimental, job_config, testing, util
 
 __version__ = "0.1.0"
 
@@ -59,6 +59,7 @@ __all__ = [
     "checkpoint",
     "cloudpickle",
     "cluster_resources",
+    "cluster_utils",
     "connect",
     "dag",
     "disconnect",
@@ -80,12 +81,13 @@ __all__ = [
     "runtime_context",
     "runtime_env",
     "shutdown",
+    "testing",
     "util",
     "wait",
 ]
 
 
-_MODULES = {"cloudpickle", "dag", "experimental", "job_config", "util"}
+_MODULES = {"cloudpickle", "cluster_utils", "dag", "experimental", "job_config", "testing", "util"}
 
 
 def __getattr__(name: str) -> Any:

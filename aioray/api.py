@@ -18,7 +18,7 @@ from aioray.functions import P, RemoteFunction
 from aioray.generators import ObjectRefGenerator
 from aioray.options import actor_options, task_options
 from aioray.refs import ObjectRef
-from aioray.start_options import check_later_options, check_options
+from aioray.start_options import ADDRESS_VARIABLE, check_joining, check_later_options, check_options
 from aioray.typed_actors import Actor, OnlyAny
 from aioray.waiting import check_timeout, refs_of
 
@@ -62,8 +62,12 @@ def init(
     _temp_dir: str | None = None,
     **not_yet: Any,
 ) -> InitContext:
-    """Start a cluster for a program without an event loop: a head process, with its workers, beside this one.
+    """Start a cluster for a program without an event loop: a head process, with its workers, beside this one; or join
+    one that runs.
 
+    address: None or "local" to start one. "auto": join the cluster that was started last on this machine; HOST:PORT:
+    that one, through a node of it on this machine (`aioray start --address=HOST:PORT`). Where it is None, the variable
+    AIORAY_ADDRESS may say which. Options of nodes can only be given where one is started.
     num_cpus: default the CPUs this process may use. num_gpus: default those found that CUDA_VISIBLE_DEVICES leaves.
     resources: more of what the node has, names and amounts, for tasks and actors that ask for it. `_temp_dir`: where
     the session's files go.
@@ -74,9 +78,10 @@ def init(
     one, see aioray.job_config.JobConfig. `_system_config`: see aioray.config.Config.
 
     Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already (unless
-    ignore_reinit_error), InvalidOptionError for an option that is not known, or not there yet.
+    ignore_reinit_error), InvalidOptionError for an option that is not known, or not there yet, ConnectionError when
+    there is no such cluster to join.
     """
-    check_later_options(init, address, include_dashboard, not_yet)
+    check_later_options(init, include_dashboard, not_yet)
     if current.find_in_this_loop() is not None:
         raise BlockingCallError("aioray.init()", "async with aioray.connect()")
     options = check_options(
@@ -92,6 +97,16 @@ def init(
         job_config=job_config,
         system_config=_system_config,
     )
+    node_address = _node_to_join(
+        address,
+        _temp_dir,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        resources=resources,
+        labels=labels,
+        object_store_memory=object_store_memory,
+        _system_config=_system_config,
+    )
     with _init_lock:
         if _sync_clusters:
             if not ignore_reinit_error:
@@ -101,10 +116,23 @@ def init(
             return InitContext(_sync_clusters[0], shutdown)
         if configure_logging:
             _configure_logger(logging_level, logging_format)
-        cluster = SyncCluster(options)
+        cluster = SyncCluster(options, node_address)
         _sync_clusters.append(cluster)
         atexit.register(shutdown)
         return InitContext(cluster, shutdown)
+
+
+def _node_to_join(address: str | None, temp_dir: str | None, **of_nodes: Any) -> str:
+    """The socket of a node on this machine; "" where a cluster is to be started."""
+    if address is None:
+        address = os.environ.get(ADDRESS_VARIABLE) or None
+    if address is None or address == "local":
+        return ""
+    from aioray.addresses import find_node
+
+    check_joining(address, **of_nodes)
+    found: str = find_node(address, temp_dir)["address"]
+    return found
 
 
 def _configure_logger(level: int | str, fmt: str | None) -> None:
@@ -136,27 +164,36 @@ def connect(
     _temp_dir: str | None = None,
     **not_yet: Any,
 ) -> Cluster:
-    """Start a cluster in the running event loop: `async with connect() as cluster`, or `await connect()`.
+    """Start a cluster in the running event loop, or join one: `async with connect() as cluster`, or `await connect()`.
 
     The options are those of `init`. The loop does the I/O; nothing else of the process is touched. Several may run in
     one process; the innermost `async with` (or `with cluster.use()`) around a call decides for which one it is.
     """
-    check_later_options(connect, address, None, not_yet)
-    return Cluster(
-        check_options(
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            resources=resources,
-            labels=labels,
-            object_store_memory=object_store_memory,
-            temp_dir=_temp_dir,
-            namespace=namespace,
-            log_to_driver=log_to_driver,
-            runtime_env=runtime_env,
-            job_config=job_config,
-            system_config=_system_config,
-        )
+    check_later_options(connect, None, not_yet)
+    options = check_options(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        resources=resources,
+        labels=labels,
+        object_store_memory=object_store_memory,
+        temp_dir=_temp_dir,
+        namespace=namespace,
+        log_to_driver=log_to_driver,
+        runtime_env=runtime_env,
+        job_config=job_config,
+        system_config=_system_config,
     )
+    node_address = _node_to_join(
+        address,
+        _temp_dir,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        resources=resources,
+        labels=labels,
+        object_store_memory=object_store_memory,
+        _system_config=_system_config,
+    )
+    return Cluster(options, node_address)
 
 
 def shutdown(_exiting_interpreter: bool = False) -> None:

@@ -6,27 +6,21 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
-import json
-import os
-import pathlib
-import select
-import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Self
 
-import msgspec
-
 from aioray import current
-from aioray.exceptions import InvalidOptionError, RaySystemError
-from aioray.runtime import child_python
+from aioray.embedded_node import EmbeddedNode
+from aioray.exceptions import RaySystemError
+from aioray.node_process import NodeProcess
+from aioray.runtime.link import node_id_at
 from aioray.runtime.reactor import Reactor
 from aioray.runtime.runtime import Runtime
-from aioray.wire.control import Reserve
+from aioray.wire.values import driver_process_id
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from aioray.config import Config
     from aioray.start_options import ClusterOptions
@@ -34,7 +28,6 @@ if TYPE_CHECKING:
 
 _START_TIMEOUT_S = 30.0
 _SHUTDOWN_TIMEOUT_S = 5.0
-_NODES = pathlib.Path(__file__).resolve().parent.parent / "nodes"  # in a checkout; elsewhere it is installed beside us
 
 
 def _print_lines(config: Config) -> Any:
@@ -55,13 +48,17 @@ class Cluster:
     """A cluster in this event loop: `async with aioray.connect() as cluster`, or `cluster = await aioray.connect()`.
 
     The head node runs in the loop; its workers are processes. Leaving ends everything: calls under way fail with
-    RaySystemError's kin, processes are gone, shared memory is unlinked.
+    RaySystemError's kin, processes are gone, shared memory is unlinked. With an address, of a node on this machine, the
+    cluster runs elsewhere, and leaving ends no more than what this program has in it. `host`: the same for a node that
+    runs in this loop already.
     """
 
-    def __init__(self, options: ClusterOptions) -> None:
+    def __init__(self, options: ClusterOptions, address: str = "", *, host: EmbeddedNode | None = None) -> None:
         self._options = options
+        self._address = address
+        self._host = host
         self._runtime: Runtime | None = None
-        self._node: Any = None
+        self._node: EmbeddedNode | None = None
         self._undo: contextlib.ExitStack | None = None
         self._ended: asyncio.Event | None = None
         self._chosen: tuple[Runtime, Any] | None = None
@@ -88,52 +85,27 @@ class Cluster:
         return self
 
     async def _open(self, undo: contextlib.ExitStack) -> Runtime:
-        from aioray_node.pool.zygote_process import ZygoteProcess
-
         options = self._options
-        zygote = ZygoteProcess.spawn(options.config)  # its imports run beside ours
-        undo.callback(zygote.close, options.config.shutdown_grace_s)
-
-        import cloudpickle  # noqa: F401 # the first function will need it; the zygote takes longer than this
-
-        from aioray_node.node import Node, NodeOptions
-
         loop = asyncio.get_running_loop()
-        node_options = NodeOptions(
-            config=options.config,
-            num_cpus=options.num_cpus,
-            num_gpus=options.num_gpus,
-            memory=options.memory,
-            resources=options.resources,
-            labels=options.labels,
-            object_store_memory=options.object_store_memory,
-            temp_dir=options.temp_dir,
-        )
-        reactors = []
-        for name in ("aioray-node", "aioray"):
-            reactor = Reactor(name)
-            undo.callback(reactor.close)
-            reactor.attach(loop)
-            reactors.append(reactor)
-        node_reactor, reactor = reactors
-        session = Node.session_for(node_options)
-        undo.callback(session.close)
-        node = Node(node_options, node_reactor, session)
-        undo.callback(node.close)
-        self._node = node
-        node.open(zygote)
-        process_id = os.urandom(8)
-
-        def exchange(message: Any) -> Any:
-            if isinstance(message, Reserve):
-                node_reactor.look()  # what we have just given back may be what is asked for
-            with node_reactor.lock:
-                return node.exchange(process_id, message)
-
+        exchange: Callable[[Any], Any] | None = None
+        if self._host is not None:
+            process_id = driver_process_id(self._host.node_id)
+            address, exchange = self._host.address, self._host.exchange_for(process_id)
+        elif self._address:
+            address = self._address
+            process_id = driver_process_id(node_id_at(address))
+        else:
+            node = self._node = EmbeddedNode(options, loop)
+            undo.callback(node.close_now)
+            process_id = driver_process_id(node.node_id)
+            address, exchange = node.address, node.exchange_for(process_id)
+        reactor = Reactor("aioray")
+        undo.callback(reactor.close)
+        reactor.attach(loop)
         runtime = Runtime(
             reactor,
             options.config,
-            node.address,
+            address,
             process_id=process_id,
             namespace=options.namespace,
             exchange=exchange,
@@ -166,11 +138,9 @@ class Cluster:
                 current.remove(runtime)
                 runtime.stop()
             if node is not None:
-                # Awaited, so that the loop goes on meanwhile. What is cut short here, `close` does, blocking.
-                await _until_gone(node.hang_up(), _SHUTDOWN_TIMEOUT_S)
-                node.close(None if runtime is None else lambda: runtime.reactor.poll_once(0))
-            while runtime is not None and not runtime.link.lost:
-                runtime.reactor.poll_once(0)  # the last that workers printed, until the node has hung up
+                await node.close(None if runtime is None else lambda: runtime.reactor.poll_once(0))
+                while runtime is not None and not runtime.link.lost:
+                    runtime.reactor.poll_once(0)  # the last that workers printed, until the node has hung up
         finally:
             undo.close()
             self._ended.set()
@@ -198,7 +168,7 @@ class Cluster:
     def address_info(self) -> dict[str, Any]:
         """Where it is: node_id, session_dir, address."""
         runtime = self.runtime
-        return {"node_id": runtime.node_id, "session_dir": runtime.session_dir, "address": self._node.address}
+        return {"node_id": runtime.node_id, "session_dir": runtime.session_dir, "address": runtime.node_address}
 
     @contextlib.contextmanager
     def use(self) -> Iterator[Self]:
@@ -226,24 +196,6 @@ class Cluster:
         await self.shutdown()
 
 
-async def _until_gone(pid: int, timeout_s: float) -> None:
-    """Until a child process has ended, or time is up. Does not reap it."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    loop = asyncio.get_running_loop()
-    gone = asyncio.Event()
-    try:
-        loop.add_reader(fd, gone.set)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await gone.wait()
-    finally:
-        loop.remove_reader(fd)
-        os.close(fd)
-
-
 def _admitted(runtime: Runtime) -> Any:
     reply = runtime.link.welcomed
     if not reply.done:
@@ -253,85 +205,21 @@ def _admitted(runtime: Runtime) -> Any:
     return reply.value
 
 
-class HeadProcess:
-    """A head node beside a program that has no event loop. It ends when this process does, however that happens."""
-
-    def __init__(self, options: ClusterOptions) -> None:
-        nodes = str(_NODES) if _NODES.is_dir() else ""
-        told = msgspec.to_builtins(options)
-        del told["namespace"], told["log_to_driver"], told["runtime_env"]
-        self._process = subprocess.Popen(
-            child_python.command("aioray_node.__main__", json.dumps(told), also_from=nodes),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the driver
-        )
-
-    def wait_ready(self) -> dict[str, str]:
-        """Where it listens. Raises RaySystemError with what it said instead."""
-        stdout = self._process.stdout
-        assert stdout is not None
-        import cloudpickle  # noqa: F401 # the first function will need it; the head takes longer than this
-
-        line = b""
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        poll = select.poll()
-        poll.register(stdout, select.POLLIN)
-        while not line.endswith(b"\n"):
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                self.close()
-                raise RaySystemError(f"the head node did not start within {_START_TIMEOUT_S:g} s")
-            data = os.read(stdout.fileno(), 65536)
-            if not data:
-                break
-            line += data
-        facts: dict[str, Any] = json.loads(line) if line else {"error": "the head node ended while it started"}
-        if "error" in facts:
-            self.close()
-            if "bad_option" in facts:
-                raise InvalidOptionError(*facts["bad_option"])
-            raise RaySystemError(facts["error"])
-        return facts
-
-    def hang_up(self) -> None:
-        """Have it end. Safe to call twice."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-
-    def disown(self) -> None:
-        """In a forked child, whose copy of the pipe would keep the head alive after its driver."""
-        self.hang_up()
-
-    def close(self) -> None:
-        """Have it end, and wait until it and its workers are gone."""
-        assert self._process.stdout is not None
-        self.hang_up()
-        try:
-            self._process.wait(_SHUTDOWN_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-
 class SyncCluster:
-    """A cluster of a program without an event loop: what `aioray.init` starts."""
+    """A cluster of a program without an event loop: what `aioray.init` starts, or, with an address, joins."""
 
-    def __init__(self, options: ClusterOptions) -> None:
-        self._head = HeadProcess(options)
+    def __init__(self, options: ClusterOptions, address: str = "") -> None:
+        self._head = None if address else NodeProcess(options)
         self._lock = threading.Lock()
         self._closed = False
         try:
-            self.facts = self._head.wait_ready()
+            self.facts: dict[str, Any] = {"address": address} if self._head is None else self._head.wait_ready()
             self.runtime = self._join(options, self.facts["address"])
         except BaseException:
-            self._head.close()
+            if self._head is not None:
+                self._head.close()
             raise
+        self.facts |= {"node_id": self.runtime.node_id, "session_dir": self.runtime.session_dir}
         current.add(self.runtime)
 
     @staticmethod
@@ -343,7 +231,7 @@ class SyncCluster:
                 reactor,
                 options.config,
                 address,
-                process_id=os.urandom(8),
+                process_id=driver_process_id(node_id_at(address)),
                 namespace=options.namespace,
                 on_log=_print_lines(options.config),
                 log_to_driver=options.log_to_driver,
@@ -364,19 +252,22 @@ class SyncCluster:
     def disown(self) -> None:
         """In a forked child: the cluster is the parent's."""
         self._closed = True
-        self._head.disown()
+        if self._head is not None:
+            self._head.disown()
 
     def shutdown(self) -> None:
-        """End it; all processes are gone when this returns. Safe to call twice."""
+        """End it, or leave it; all processes of ours are gone when this returns. Safe to call twice."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
         current.remove(self.runtime)
         self.runtime.stop()
-        self._head.hang_up()
-        # The head says goodbye last, when its workers are gone and all that they printed is passed on.
-        self.runtime.reactor.run_until(lambda: self.runtime.link.lost, _SHUTDOWN_TIMEOUT_S)
+        if self._head is not None:
+            self._head.hang_up()
+            # The head says goodbye last, when its workers are gone and all that they printed is passed on.
+            self.runtime.reactor.run_until(lambda: self.runtime.link.lost, _SHUTDOWN_TIMEOUT_S)
         self.runtime.close()
         self.runtime.reactor.close()
-        self._head.close()
+        if self._head is not None:
+            self._head.close()

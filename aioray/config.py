@@ -62,6 +62,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     store_full_wait_s: Seconds = 5.0
     # Freed shared memory a process keeps for its next puts instead of giving it back: it is warm.
     local_arena_cache_nbytes: Nbytes = 256 * 1024 * 1024
+    # What a node has to spare is told to the others at most this often; less often in clusters of many nodes.
+    resource_report_interval_ms: Annotated[float, Meta(ge=1)] = 100.0
+    # A node of which nothing was heard for so long is dead. Five times in it, a node says that it lives.
+    heartbeat_timeout_ms: Annotated[float, Meta(ge=100)] = 10_000.0
+    # A node whose connection to the GCS is gone is dead, unless it has another one after this long.
+    node_reconnect_grace_ms: Milliseconds = 100.0
+    # How long a node tries to reach a GCS that does not answer, before it ends.
+    gcs_reconnect_timeout_s: Seconds = 60.0
     # The piece of arena a process asks its node for at a time, to fill with small puts.
     extent_nbytes: Annotated[int, Meta(ge=4096, le=2**62)] = 8 * 1024 * 1024
     # Objects go from node to node in chunks of this size,

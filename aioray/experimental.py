@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import InvalidOptionError
-from aioray.refs import READY
+from aioray.refs import PENDING, READY
 from aioray.waiting import refs_of
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def get_object_locations(refs: Sequence[ObjectRef[Any]], timeout_ms: int = -1) -
 def _location(ref: ObjectRef[Any]) -> dict[str, Any]:
     runtime = ref._runtime
     with runtime.reactor.lock:
-        value = ref._value if ref._status == READY else None
+        value = ref._value if ref._status in (PENDING, READY) else None
         if value is None:
             return {"node_ids": [], "object_size": None, "did_spill": False}
         nbytes = value.nbytes or len(value.data) + sum(map(len, value.buffers))
-        return {"node_ids": [runtime.node_id], "object_size": nbytes, "did_spill": False}
+        return {"node_ids": [value.node_id or runtime.node_id], "object_size": nbytes, "did_spill": False}

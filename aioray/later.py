@@ -6,13 +6,11 @@ _BY_MODULE = {
     "aioray": {
         "LoggingConfig": "configuring the logs of workers",
         "autoscaler": "clusters of more than one machine",
-        "cluster_utils": "clusters of more than one machine",
         "data": "the library",
         "integrations": "integrations (ours)",
         "job_submission": "jobs",
         "progress": "task events",
         "serve": "the library",
-        "testing": "the test harness (ours)",
         "timeline": "task events",
         "train": "the library",
         "tune": "the library",

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.unseen import Unseen
+    from aioray.wire.values import Value
 
 T = TypeVar("T")
 
 PENDING, READY, RAISED, CANCELLED = range(4)
+_PLACED_WILL_DO: Any = object()  # for the context of a callback that need not wait until the value is here
 NOBODYS = -1  # for the number of the call that makes the object, when none does
 _running_loop = asyncio._get_running_loop  # the one of this thread, or None
 
@@ -130,7 +132,9 @@ class ObjectRef(Counted, _Awaitable[T]):
         self._index = index
         self._oid = oid
         self._status = PENDING
-        self._value: Any = None  # a Value when READY or RAISED; an exception instance when RAISED here
+        # A Value when READY or RAISED; an exception instance when RAISED here. While it is pending: where its value
+        # lies, if that has been made, but is on another node.
+        self._value: Any = None
         # (loop, fn, context, fn's argument); without a loop, fn is called at once, by whoever completes the ref
         self._waiting: list[tuple[Any, ...]] | None = None
         # What computes it, while it is pending. Then the name of what did, for messages; of an error, an Unseen.
@@ -212,6 +216,34 @@ class ObjectRef(Counted, _Awaitable[T]):
             self._run_callbacks()
         if self._tracked:
             self._runtime.objects.completed(self)
+
+    def _is_placed(self, value: Value, maker: str | None = None) -> None:
+        """It is made, and lies on another node. Who only passes it on need not wait until it is here."""
+        self._value = value
+        self._task = maker
+        waiting, self._waiting = self._waiting or [], None
+        self._waiting = [entry for entry in waiting if entry[2] is not _PLACED_WILL_DO] or None
+        for _, fn, context, who in waiting:
+            if context is _PLACED_WILL_DO:
+                fn(who)
+        if self._tracked:
+            self._runtime.objects.completed(self)
+        if self._waiting:
+            self._runtime.objects.want(self)
+
+    def _is_made(self) -> bool:
+        """Whether it can be passed on."""
+        return self._status != PENDING or self._value is not None
+
+    def _when_made(self, fn: Callable[[ObjectRef[Any]], None]) -> None:
+        """Call `fn` under the runtime's lock when it can be passed on, at once if it can. The lock is held."""
+        if self._is_made():
+            fn(self)
+            return
+        if self._waiting is None:
+            self._waiting = []
+        self._waiting.append((None, fn, _PLACED_WILL_DO, self))
+        self._runtime.objects.want(self, here=False)
 
     def _run_callbacks(self) -> None:
         callbacks, self._waiting = self._waiting, None

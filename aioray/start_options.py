@@ -33,6 +33,7 @@ _NOT_YET = (
 
 
 _MAX_GPUS = 1024
+ADDRESS_VARIABLE = "AIORAY_ADDRESS"  # which cluster to join where none is named
 
 
 class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +65,7 @@ def check_options(
     runtime_env: Mapping[str, Any] | None,
     job_config: JobConfig | Mapping[str, Any] | None,
     system_config: Mapping[str, Any] | None,
+    memory: int | None = None,
 ) -> ClusterOptions:
     """Raises InvalidOptionError that names the option, its value, and what is allowed."""
     namespace, runtime_env = _with_job_config(job_config, namespace, runtime_env)
@@ -85,6 +87,8 @@ def check_options(
         or object_store_memory < 1 << 20
     ):
         raise InvalidOptionError("object_store_memory", object_store_memory, "a whole number of bytes, 1 MiB or more")
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 0):
+        raise InvalidOptionError("memory", memory, "a whole number of bytes")
     for name, text in (("namespace", namespace), ("_temp_dir", temp_dir)):
         if text is not None and not isinstance(text, str):
             raise InvalidOptionError(name, text, "None, or a text")
@@ -101,6 +105,7 @@ def check_options(
         config=aioray.config.load(system_config, os.environ),
         num_cpus=num_cpus,
         num_gpus=num_gpus,
+        memory=memory,
         resources={name: float(amount) for name, amount in (resources or {}).items()},
         object_store_memory=object_store_memory,
         temp_dir=temp_dir,
@@ -143,15 +148,18 @@ def _is_amount(value: object) -> bool:
     return abs(value * UNIT - round(value * UNIT)) < 1e-6 and value * UNIT <= MAX_UNITS
 
 
-def check_later_options(
-    call: Callable[..., Any], address: str | None, include_dashboard: bool | None, others: Mapping[str, Any]
-) -> None:
+def check_joining(address: str, **given: Any) -> None:
+    """What says how to start a node means nothing where one is joined. Raises InvalidOptionError."""
+    for name, value in given.items():
+        if value is not None:
+            raise InvalidOptionError(name, value, f"leaving it out: the cluster at {address} runs already")
+
+
+def check_later_options(call: Callable[..., Any], include_dashboard: bool | None, others: Mapping[str, Any]) -> None:
     """What is yet to come may be given the value that asks for nothing; what `call` does not know may not be given.
 
     Raises InvalidOptionError.
     """
-    if address not in (None, "local"):
-        raise InvalidOptionError("address", address, 'None or "local"', "joining a cluster is not there yet")
     if include_dashboard:
         raise InvalidOptionError("include_dashboard", include_dashboard, "False", "the dashboard is not there yet")
     for name, value in others.items():

@@ -23,7 +23,7 @@ from aioray.exceptions import (
     RayTaskError,
 )
 from aioray.options import returns_of, type_name
-from aioray.refs import PENDING, READY, ObjectRef
+from aioray.refs import READY, ObjectRef
 from aioray.runtime.calls import (
     NO_DEADLINE,
     STILL_RUNS,
@@ -298,7 +298,7 @@ class ActorCaller:
             self._fail(record, line)
             return
         deps = record.arguments.deps
-        if deps and any(ref._status == PENDING for _, ref in deps):
+        if deps and not all(ref._is_made() for _, ref in deps):
             if line.rules.any_order:
                 line.late[record.seq] = record
                 when_ready(deps, lambda: self._no_longer_late(line, record))
@@ -325,7 +325,7 @@ class ActorCaller:
             deps = record.arguments.deps
             wired: Sequence[tuple[int, Value]] = ()
             if deps:
-                if any(ref._status == PENDING for _, ref in deps):
+                if not all(ref._is_made() for _, ref in deps):
                     return  # in order: what comes later waits, too
                 failed = first_failed(deps)
                 if failed is not None:
@@ -586,7 +586,7 @@ class ActorCaller:
             ahead = 0 if line.process is None else line.process.flight_of(line).index(record)
             state = f"was sent to actor {line.cls}, {ahead} calls of this process before it"
             return state + (STILL_RUNS if record.cancelled else "")
-        if any(ref._status == PENDING for _, ref in record.arguments.deps):
+        if not all(ref._is_made() for _, ref in record.arguments.deps):
             return "waits for its arguments"
         return f"waits for actor {line.cls} ({line.state})"
 

@@ -51,7 +51,7 @@ def create_actor(
         actor = runtime.adopt_actor(actor_id, cls.__name__, methods)
         actor.creation_pins = (arguments, function)
         for _, dep in arguments.deps:
-            runtime.objects.want(dep)
+            runtime.objects.want(dep, here=False)
 
         def send() -> None:
             failed = first_failed(arguments.deps)
@@ -63,7 +63,8 @@ def create_actor(
                 error = error_value(constructor_error(why, cls.__name__, actor_id, reason))
             deps = wire_deps(runtime, arguments.deps) if failed is None else []
             # Our handle may go before it is constructed, and what we hold with it: the actor holds it till then.
-            pins = [dep for _, dep in arguments.deps if deps and (dep._value.nbytes or dep._value.refs)]
+            wired = dict(deps)
+            pins = [dep for at, dep in arguments.deps if at in wired and (wired[at].nbytes or wired[at].refs)]
             for dep in pins:
                 runtime.objects.share(dep)
             pins += [*arguments.pins, *function.pins]

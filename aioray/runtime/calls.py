@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from aioray.exceptions import RaySystemError, TaskCancelledError, TaskTimeoutError
-from aioray.refs import CANCELLED, PENDING, RAISED, READY, ObjectRef
+from aioray.refs import CANCELLED, RAISED, READY, ObjectRef
 from aioray.runtime.serialization import EMPTY_ARGS, pickled_plain, serialize_args
 from aioray.runtime.unseen import Unseen, looked_at, unseen
 
@@ -125,7 +125,7 @@ def _pack_large(
 
 def when_ready(deps: Sequence[tuple[int, ObjectRef[Any]]], then: Callable[[], None]) -> None:
     """Call `then`, under the runtime's lock, when all refs have a value or an error; at once if they have."""
-    pending = [ref for _, ref in deps if ref._status == PENDING]
+    pending = [ref for _, ref in deps if not ref._is_made()]
     if not pending:
         then()
         return
@@ -138,7 +138,7 @@ def when_ready(deps: Sequence[tuple[int, ObjectRef[Any]]], then: Callable[[], No
             then()
 
     for ref in pending:
-        ref._when_done(one_less)
+        ref._when_made(one_less)
 
 
 def first_failed(deps: Sequence[tuple[int, ObjectRef[Any]]]) -> ObjectRef[Any] | None:
@@ -187,7 +187,9 @@ def complete(runtime: Runtime, call: UnderWay, values: list[Value]) -> None:
     for ref, value in zip(refs, values, strict=True):
         if value.nbytes or value.refs:
             runtime.objects.adopt(ref, value)
-        ref._complete(READY, value, call.name)
+            runtime.objects.arrived(ref, value, call.name)
+        else:
+            ref._complete(READY, value, call.name)
 
 
 def fail(runtime: Runtime, call: UnderWay, error: BaseException, *, expected: bool = False) -> None:
@@ -195,7 +197,7 @@ def fail(runtime: Runtime, call: UnderWay, error: BaseException, *, expected: bo
 
     That goes for what had to end with the call that made it, too: whoever made that one is told.
     """
-    if call.refs and all(ref._status != PENDING for ref in call.refs):
+    if call.refs and all(ref._is_made() for ref in call.refs):
         return  # it was cancelled, or its time was up, and who waited has heard
     parent = call.parent
     expected = expected or (call.timed_out and parent is not None and parent.deadline <= call.deadline)

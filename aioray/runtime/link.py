@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import RaySystemError
 from aioray.runtime.connection import Connection, dial
-from aioray.wire.control import Ack, Hello, Welcome
+from aioray.wire.control import Ack, Answer, Hello, Query, Welcome
 from aioray.wire.framing import WireError, announced_nbytes, append_frame, control_decoder, split_frames
 
 if TYPE_CHECKING:
@@ -36,6 +37,16 @@ def _exchange(sock: socket.socket, message: msgspec.Struct) -> Any:
         messages, _ = split_frames(inbox, control_decoder)
         if messages:
             return messages[0]
+
+
+def node_id_at(address: str) -> str:
+    """The id of the node that listens there; blocking. Raises OSError, RaySystemError."""
+    with dial(address) as sock:
+        welcome = _exchange(sock, Hello(b"", "side", 0))
+    if welcome.error:
+        raise RaySystemError(welcome.error)
+    node_id: str = welcome.node_id
+    return node_id
 
 
 class Reply:
@@ -88,6 +99,8 @@ class NodeLink:
             match message:
                 case Ack(req):
                     self._settle(req, None, "")
+                case Answer(req):
+                    self._settle(req, message, "")
                 case Welcome():
                     self.welcomed.settle(message, message.error)
                 case _:
@@ -170,3 +183,15 @@ class SideChannel:
     def close(self) -> None:
         with self._lock:
             self._hang_up()
+
+
+def ask_node(address: str, what: str, **args: Any) -> Any:
+    """Ask a node something, for a process that does not join it. Raises RaySystemError when it does not answer."""
+    channel = SideChannel(address, Hello(os.urandom(8), "side", os.getpid()))
+    try:
+        answer = channel.exchange(Query(0, what, args))
+    finally:
+        channel.close()
+    if answer.error:
+        raise RaySystemError(answer.error)
+    return answer.data

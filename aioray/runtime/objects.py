@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import ObjectLostError, ObjectStoreFullError, RaySystemError
 from aioray.refs import NOBODYS, PENDING, RAISED, READY, ObjectRef
+from aioray.runtime.bringing import Bringing
+from aioray.runtime.errors import error_value
 from aioray.runtime.serialization import Counted, Serialized, deserialize, serialize
 from aioray.wire.control import Fetch, Fetched, Hold, Release, Share
 from aioray.wire.values import Value, owner_of
@@ -43,6 +45,7 @@ class Tracked:
     held_at_node: bool = False  # the node counts this process as a holder
     place: Value | None = None  # private memory to free when nobody looks any more
     contains: bool = False  # the node counts the object itself as a holder of refs in its value
+    unconfirmed: bool = False  # of a copy: our node counts us, and whether the object's home knows is not certain
 
 
 class ObjectTable:
@@ -58,6 +61,7 @@ class ObjectTable:
         self._pinned: list[Counted] = []
         self._borrowed: list[bytes] = []  # not yet told to the node; see `settle_borrows`
         self._trim_due = False
+        self.bringing = Bringing(runtime)
         self._holds_told = 0  # how often the node was told what this process holds,
         self._holds_known = 0  # and up to which of these it has said that it knows
 
@@ -108,7 +112,8 @@ class ObjectTable:
 
     def _shareable(self, ref: ObjectRef[Any]) -> Value | None:
         if ref._status == PENDING:
-            return None
+            place: Value | None = ref._value  # None, as a rule
+            return place
         return self._runtime.wire_value(ref)
 
     def known_ref(self, oid: bytes) -> ObjectRef[Any] | None:
@@ -129,28 +134,63 @@ class ObjectTable:
         """Keep a ref, or a handle, until shutdown."""
         self._pinned.append(ref)
 
-    def want(self, ref: ObjectRef[Any]) -> None:
-        """Somebody waits for `ref`: have the node send it, if nobody else will."""
-        if ref._status != PENDING or ref._task is not None:
+    def want(self, ref: ObjectRef[Any], *, here: bool = True) -> None:
+        """Somebody waits for `ref`: have the node send it, if nobody else will; unless `here`, or say where it is."""
+        if ref._status != PENDING or (ref._task is not None and ref._value is None):
             return  # one of our own that came back inside a value, after its first ref had gone, must be asked for, too
         with self._runtime.reactor.lock:
+            if ref._value is not None:
+                if here:
+                    self.bringing.ask(ref._value)
+                return
             if self._runtime.closed:
                 ref._complete(RAISED, RaySystemError(self._runtime.closed_because))
                 return
             ref._task = self  # asked once is enough
-            self._runtime.link.send(Fetch(ref.binary()))
+            self._runtime.link.send(Fetch(ref.binary(), None, not here))
 
     def fetched(self, message: Fetched) -> None:
         """The node's answer to `want`."""
-        ref = self._refs.get(message.oid)
-        if ref is not None:
-            value = message.value
-            ref._complete(RAISED if value.is_error else READY, value)
+        oid, value = message.oid, message.value
+        ref = self._refs.get(oid)
+        bringing = self.bringing.take(oid)
+        if bringing is not None and value.nbytes:
+            tracked = self._tracked.setdefault(oid, Tracked())
+            tracked.held_at_node = tracked.unconfirmed = True  # our node has seen to that
+            self._borrowed.append(oid)
+            tracked.views += 1  # until all who asked have looked
+        if ref is not None and value.is_error:
+            ref._complete(RAISED, value)
+        elif ref is not None:
+            self.arrived(ref, value)
+        for then in bringing or ():
+            then(value)
+        if bringing is not None and value.nbytes:
+            self._view_gone(oid)
+
+    def arrived(self, ref: ObjectRef[Any], value: Value, maker: str | None = None) -> None:
+        """A call has made the value of a ref: done, if it is where this process can read it."""
+        if self.bringing.is_here(value):
+            ref._complete(READY, value, maker)
+        elif ref._status == PENDING:
+            ref._is_placed(value, maker)
+
+    def keep(self, value: Value) -> None:
+        """What was brought stays, until `let_go`. The lock is held."""
+        if value.nbytes:
+            self._tracked.setdefault(value.oid, Tracked()).views += 1
+
+    def let_go(self, value: Value) -> None:
+        """Undo `keep`."""
+        if value.nbytes:
+            self._view_gone(value.oid)
 
     def close(self) -> None:
         """No answer to `want` will come any more."""
+        lost = RaySystemError(self._runtime.closed_because)
         for ref in list(self._refs.values()):
-            ref._complete(RAISED, RaySystemError(self._runtime.closed_because))
+            ref._complete(RAISED, lost)
+        self.bringing.close(error_value(lost))
 
     # values
 
@@ -170,6 +210,7 @@ class ObjectTable:
             return Value(serialized.data, [bytes(buffer) for buffer in serialized.buffers], refs=refs)
         value = self._write(serialized)
         value.oid = ref.binary() if ref is not None else oid
+        value.node_id = self._runtime.node_id
         value.refs = refs
         return value
 
@@ -280,9 +321,10 @@ class ObjectTable:
         alive = []
         for oid in borrowed:
             tracked = self._tracked.get(oid)
-            if tracked is None or tracked.held_at_node:
+            if tracked is None or (tracked.held_at_node and not tracked.unconfirmed):
                 continue
             if tracked.refs or tracked.views:
+                tracked.unconfirmed = False
                 alive.append(oid)
         return alive
 

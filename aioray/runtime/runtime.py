@@ -54,6 +54,7 @@ from aioray.wire.control import (
     Notice,
     Query,
     Reserve,
+    Spill,
     Welcome,
 )
 from aioray.wire.values import Value, owner_of
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from aioray.wire.strategies import InGroup
 
 
+_BROUGHT_AHEAD = 16  # values that `get` has on their way from other nodes at once
 _LATE_S = 1.0  # how long after its deadline a call is stopped whose parent, which has the same, should have ended it
 
 
@@ -151,6 +153,12 @@ class Runtime:
             address=address,
             log_to_driver=self._log_to_driver,
         )
+
+    def visitors_hello(self) -> Hello:
+        """How this process introduces itself to a node that is not its own."""
+        hello = self._hello("visitor")
+        hello.log_to_driver = self._log_to_driver and self.role == "driver"
+        return hello
 
     def open(self, address: str = "") -> None:
         """Introduce this process to its node; `welcome` has the answer. `address`: where a worker listens."""
@@ -245,10 +253,8 @@ class Runtime:
 
     def _dispatch(self, message: Any) -> None:
         match message:
-            case LeaseGrant():
-                self.tasks.granted(message)
-            case LeaseLost():
-                self.tasks.lost(message)
+            case LeaseGrant() | LeaseLost() | Spill():
+                self.tasks.heard(message)
             case ActorUpdate():
                 self.actors.updated(message)
             case GroupUpdate():
@@ -265,6 +271,14 @@ class Runtime:
             case _:
                 if self._on_message is not None:
                     self._on_message(message)
+
+    def heard_from_afar(self, message: Any) -> None:
+        """What a node other than our own says that is not about leases."""
+        match message:
+            case Notice(text):
+                self.log.warning("%s", text)
+            case LogLines() if self._on_log is not None:
+                self._on_log(message)
 
     def require_open(self) -> None:
         """Raises RaySystemError when the cluster was shut down, or is gone."""
@@ -366,15 +380,25 @@ class Runtime:
 
     def _wait_in_turn(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        for ref in refs:
+        for at, ref in enumerate(refs):
             if ref._status == PENDING:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if not self.reactor.run_until(ref.done, left):
+                is_there = self.reactor.run_until(ref._is_made, left)
+                if is_there and ref._status == PENDING:
+                    is_there = self._wait_until_here(refs[at : at + _BROUGHT_AHEAD], deadline)
+                if not is_there:
                     self.require_open()
                     done = sum(each._status != PENDING for each in refs)
                     raise ref._late_error(f"{done} of {len(refs)} objects were there after {timeout_s} s", timeout_s)
             if ref._status != READY:
                 return
+
+    def _wait_until_here(self, refs: Sequence[ObjectRef[Any]], deadline: float | None) -> bool:
+        """The value of the first lies on another node, and perhaps those of what comes next: wait for that one."""
+        for ref in refs:
+            self.objects.want(ref)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        return self.reactor.run_until(refs[0].done, left)
 
     def wait(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
@@ -559,7 +583,7 @@ class Runtime:
             if stream is not None:
                 self.streams.begin(stream, task)
             for _, dep in arguments.deps:
-                self.objects.want(dep)
+                self.objects.want(dep, here=False)
             if (target.limits is None and parent is None) or self._in_time(task, target.limits, parent):
                 self.tasks.submit(task)
         return refs
@@ -591,7 +615,7 @@ class Runtime:
             if stream is not None:
                 self.streams.begin(stream, record)
             for _, dep in arguments.deps:
-                self.objects.want(dep)
+                self.objects.want(dep, here=False)
             if (target.limits is None and parent is None) or self._in_time(record, target.limits, parent):
                 self.actors.submit(actor.line, record)
         return refs
@@ -630,7 +654,7 @@ class Runtime:
 
     def _time_out(self, call: UnderWay) -> None:
         """Who waits for it hears at once, whatever it takes to stop it."""
-        if call.cancelled or (call.refs and all(ref._status != PENDING for ref in call.refs)):
+        if call.cancelled or (call.refs and all(ref._is_made() for ref in call.refs)):
             return
         call.timed_out = True
         fail(self, call, cancelled(call))

@@ -132,7 +132,7 @@ class Stream:
     def _arrived(self, value: Value) -> None:
         ref, self._next = self._next, None
         assert ref is not None
-        ref._complete(READY, value, self._name)
+        self.runtime.objects.arrived(ref, value, self._name)
         self._ready.append(ref)
 
     def _place(self, at: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aioray.exceptions import (
+    NodeDiedError,
     RuntimeEnvSetupError,
     TaskPlacementGroupRemoved,
     TaskUnschedulableError,
     WorkerCrashedError,
 )
-from aioray.refs import PENDING, READY, ObjectRef
+from aioray.refs import READY, ObjectRef
 from aioray.runtime.calls import (
     NO_DEADLINE,
     STILL_RUNS,
@@ -34,6 +36,7 @@ from aioray.runtime.connection import NO_MORE_FDS, Connection, dial
 from aioray.runtime.deadlines import limits_of
 from aioray.runtime.patterns import Patterns
 from aioray.runtime.pipeline import Duration, KeyQueue, Lease
+from aioray.runtime.visits import Visit, Visits
 from aioray.wire.calls import (
     Call,
     Cancel,
@@ -44,7 +47,7 @@ from aioray.wire.calls import (
     Repeat,
     Yielded,
 )
-from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn
+from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn, Spill
 from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value
 
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
 
 
 _LAST_WORDS_S = 1.0  # how long the node may take to say why a worker died
+_ASK_AGAIN_S = 0.1  # after a node could not be reached: by then our own may know that it died
 _OWN_FAULT_S = 0.1  # after which this process may have a file descriptor again
 _FORCE_GRACE_S = 0.1  # how long a worker has to cancel what its call began, before the node kills it
 RETRY_ALL = "*"
@@ -171,6 +175,7 @@ class TaskSubmitter:
         self._surplus_due = False
         self._waiting_for_arguments: dict[int, Task] = {}
         self._idle_s = runtime.config.lease_idle_ms / 1000
+        self._visits = Visits(runtime.reactor, runtime.link, runtime.visitors_hello, self.heard, self._node_lost)
 
     def queue_for(self, demand: dict[str, int], environment: str = "", strategy: Strategy | None = None) -> KeyQueue:
         """The queue of a scheduling key."""
@@ -289,9 +294,17 @@ class TaskSubmitter:
             lease_id = next(self._lease_ids)
             queue.requested.add(lease_id)
             self._by_lease[lease_id] = queue
-            self._runtime.link.send(
-                LeaseRequest(lease_id, queue.demand, queue.waiting[0].function.name, queue.environment, queue.strategy)
-            )
+            self._runtime.link.send(self._request(queue, lease_id))
+
+    def _request(self, queue: KeyQueue, lease_id: int, hops: int = 0) -> LeaseRequest:
+        first: Task = queue.waiting[0]
+        name = first.function.name
+        request = LeaseRequest(lease_id, queue.demand, name, queue.environment, queue.strategy, hops)
+        for _, value in first.wired:
+            if value.nbytes:
+                nbytes = request.argument_nbytes
+                nbytes[value.node_id] = nbytes.get(value.node_id, 0) + value.nbytes
+        return request
 
     def _plan_surplus(self, queue: KeyQueue) -> None:
         """Requests that nothing waits for go back at once, idle leases after a moment."""
@@ -319,15 +332,72 @@ class TaskSubmitter:
         self._by_lease.pop(lease_id, None)
         if lease is not None:
             lease.connection.lease = None
-        self._runtime.link.send(LeaseReturn(lease_id, kill, retire))
+        self._return(LeaseReturn(lease_id, kill, retire))
 
-    # what the node says
+    def _return(self, message: LeaseReturn) -> None:
+        self._visits.send(message.lease_id, message)
+        self._visits.over(message.lease_id)
+
+    # what nodes say
+
+    def heard(self, message: Any) -> None:
+        """Our own node, or another one, about leases."""
+        match message:
+            case LeaseGrant():
+                self.granted(message)
+            case LeaseLost():
+                self.lost(message)
+            case Spill():
+                self._moved(message)
+            case _:
+                self._runtime.heard_from_afar(message)
+
+    def _moved(self, spill: Spill) -> None:
+        """Another node is to be asked."""
+        lease_id = spill.lease_id
+        queue = self._by_lease.get(lease_id)
+        if queue is None or lease_id not in queue.requested:
+            return  # it is not wanted any more
+        if not queue.waiting:
+            self._by_lease.pop(lease_id)
+            queue.gone(lease_id)
+            self._visits.over(lease_id)
+            return
+        try:
+            self._visits.move(lease_id, spill.node_id, spill.address)
+        except OSError as exc:  # it has died, and our node does not know yet
+            self._runtime.log.debug("node %s could not be reached: %s", spill.node_id, exc)
+            self._runtime.reactor.call_later(_ASK_AGAIN_S, lambda: self._ask_home(lease_id))
+            return
+        self._visits.send(lease_id, self._request(queue, lease_id, spill.hops))
+
+    def _ask_home(self, lease_id: int) -> None:
+        """Begin anew with a request: the node that was asked is gone."""
+        queue = self._by_lease.get(lease_id)
+        if queue is None or lease_id not in queue.requested:
+            return
+        if queue.waiting:
+            self._runtime.link.send(self._request(queue, lease_id))
+        else:
+            self._by_lease.pop(lease_id)
+            queue.gone(lease_id)
+
+    def _node_lost(self, visit: Visit, lease_ids: set[int]) -> None:
+        """The line to another node is cut: it has died, or else it ends our leases, as it cannot reach us."""
+        for lease_id in sorted(lease_ids):
+            queue = self._by_lease.get(lease_id)
+            if queue is None:
+                continue
+            if lease_id in queue.requested:
+                self._runtime.reactor.call_later(_ASK_AGAIN_S, functools.partial(self._ask_home, lease_id))
+                continue
+            self.lost(LeaseLost(lease_id, f"node {visit.node_id} died, or cannot be reached any more", node_died=True))
 
     def granted(self, grant: LeaseGrant) -> None:
         """A worker is ours."""
         queue = self._by_lease.get(grant.lease_id)
         if queue is None:
-            self._runtime.link.send(LeaseReturn(grant.lease_id))
+            self._return(LeaseReturn(grant.lease_id))
             return
         worker = self._workers.get(grant.address)
         if worker is not None:
@@ -354,7 +424,7 @@ class TaskSubmitter:
         """A worker that was granted is of no use."""
         self._by_lease.pop(lease_id)
         queue.gone(lease_id)
-        self._runtime.link.send(LeaseReturn(lease_id, kill))
+        self._return(LeaseReturn(lease_id, kill))
 
     def _connect(self, address: str) -> _Worker:
         runtime = self._runtime
@@ -376,10 +446,11 @@ class TaskSubmitter:
             self._runtime.streams.worker_lost(lease.connection.connection)
         self._by_lease.pop(message.lease_id, None)
         self._dying.pop(message.lease_id, None)
+        self._visits.over(message.lease_id)
         if message.group_removed:
             self._group_removed(queue, lease, message.reason)
         elif lease is not None:
-            self._fail_lease(queue, lease, message.reason)
+            self._fail_lease(queue, lease, message.reason, NodeDiedError if message.node_died else None)
         elif message.setup_failed:
             self._cannot_be_set_up(queue, message.reason)
         elif message.unschedulable:
@@ -500,13 +571,14 @@ class TaskSubmitter:
         lease = self._dying.pop(lease_id, None)
         if lease is not None:
             queue = self._by_lease.pop(lease_id)
-            self._runtime.link.send(LeaseReturn(lease_id, kill=True))
+            self._return(LeaseReturn(lease_id, kill=True))
             self._runtime.streams.worker_lost(lease.connection.connection)
             self._fail_lease(queue, lease, reason)
             self._pump(queue)
 
-    def _fail_lease(self, queue: KeyQueue, lease: Lease, reason: str) -> None:
-        """The worker is dead: the oldest task was running, the others had not begun."""
+    def _fail_lease(self, queue: KeyQueue, lease: Lease, reason: str, kind: type[NodeDiedError] | None = None) -> None:
+        """The worker is dead: the oldest task was running, the others had not begun. `kind`: of the error, if not a
+        WorkerCrashedError."""
         lease.connection.lease = None
         self._runtime.streams.worker_lost(lease.connection.connection)
         tasks, lease.tasks = list(lease.tasks.values()), {}
@@ -514,7 +586,7 @@ class TaskSubmitter:
             task.lease = None
             task.lost_worker = True
             if at == 0 and not task.cancelled and task.retries == 0:
-                self._fail(task, task.crashed(reason))
+                self._fail(task, task.crashed(reason) if kind is None else kind(f"{task.name}(): {reason}"))
                 tasks[0] = None
             elif task.cancelled:
                 self._fail(task, cancelled(task))
@@ -567,21 +639,24 @@ class TaskSubmitter:
         self._by_lease.pop(lease.lease_id, None)
         self._dying.pop(lease.lease_id, None)
         task.queue.gone(lease.lease_id)
-        self._runtime.link.send(LeaseReturn(lease.lease_id, kill=True))
+        self._return(LeaseReturn(lease.lease_id, kill=True))
         self._fail_lease(task.queue, lease, "cancelled by force")
         self._pump(task.queue)
 
     def state_of(self, task: Task) -> tuple[str, int | None]:
         """Where a task is, in words, and the lease request to ask the node about, if it waits for one."""
-        if any(ref._status == PENDING for _, ref in task.arguments.deps):
-            waiting = sum(ref._status == PENDING for _, ref in task.arguments.deps)
+        if not all(ref._is_made() for _, ref in task.arguments.deps):
+            waiting = sum(not ref._is_made() for _, ref in task.arguments.deps)
             return f"waits for {waiting} of its arguments", None
         if task.lease is not None:
             first = next(iter(task.lease.tasks)) == task.seq
             where = f"worker {task.lease.worker_id}"
             state = f"runs on {where}" if first else f"is next in line on {where}"
             return state + (STILL_RUNS if task.cancelled else ""), None
-        return "waits for a worker", next(iter(task.queue.requested), None)
+        lease_id = next(iter(task.queue.requested), None)
+        if lease_id is not None and (node_id := self._visits.node_of(lease_id)):
+            return f"waits for a worker of node {node_id}", None
+        return "waits for a worker", lease_id
 
     def after_its_cancel(self, seq: int) -> str:
         """Where the code of a call that was cancelled still runs, in words; "" when it does not."""
@@ -618,6 +693,7 @@ class TaskSubmitter:
             queue.waiting.clear()
             queue.leases.clear()
         self._dying.clear()
+        self._visits.close()
         self._waiting_for_arguments.clear()
         for worker in self._workers.values():
             worker.connection.close()

@@ -13,7 +13,7 @@ import msgspec
 from aioray.wire.strategies import Selector, Strategy
 from aioray.wire.values import Value
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 class Message(msgspec.Struct, array_like=True):
@@ -21,7 +21,8 @@ class Message(msgspec.Struct, array_like=True):
 
 
 class Hello(Message, tag=1):
-    """Process -> node, first. `role`: driver, worker, or side (a second socket, for questions)."""
+    """Process -> node, first. `role`: driver, worker, side (a second socket, for questions), visitor (a process of
+    another node that wants leases here), or node (another node)."""
 
     process_id: bytes
     role: str
@@ -51,6 +52,8 @@ class LeaseRequest(Message, tag=3):
     name: str  # what it is for; shown in warnings
     environment: str = ""  # see aioray.runtime_env.environment
     strategy: Strategy | None = None
+    hops: int = 0  # as in the Spill that sent it here
+    argument_nbytes: dict[str, int] = {}  # node id -> how much of what it is for lies there
 
 
 class LeaseGrant(Message, tag=4):
@@ -76,6 +79,7 @@ class LeaseLost(Message, tag=6):
     reason: str
     setup_failed: bool = False  # no worker can be had in that environment
     unschedulable: bool = False  # its strategy has it fail rather than wait
+    node_died: bool = False  # its worker died with its node
     group_removed: bool = False  # and so is the placement group in which it was, or was to be
 
 
@@ -108,9 +112,11 @@ class Release(Message, tag=10):
 
 
 class Fetch(Message, tag=11):
-    """Process -> node: send me this object when it is there."""
+    """Process -> node: send me this object when it is there. `value`: where it lies, if that is known."""
 
     oid: bytes
+    value: Value | None = None
+    where_will_do: bool = False  # it is only passed on: its bytes may be on another node
 
 
 class Fetched(Message, tag=12):
@@ -315,6 +321,61 @@ class Checkpoint(Message, tag=36):
     req: int = 0  # answered by Ack when it is in the journal
 
 
+class Spill(Message, tag=40):
+    """Node -> caller: ask that node for it; here it is forgotten."""
+
+    lease_id: int
+    node_id: str
+    address: str
+    hops: int  # for the LeaseRequest there
+
+
+class ActorReport(Message, tag=41):
+    """Node -> head: what has become of an actor that it hosts, or was to."""
+
+    actor_id: bytes
+    restarts: int  # as in its ActorSpec
+    what: str  # up, failed (its constructor, or what it needs), died, left (on purpose), group removed, moved (away)
+    reason: str = ""
+    address: str = ""  # of its worker, when up; when moved, the id of the node
+    number: int = 0  # when up, its slot, if it is light; when moved, the hops so far
+    error: Value | None = None
+    call: bytes = b""  # as in Exit
+
+
+class HostActor(Message, tag=42):
+    """Head -> node: this actor is to be yours. Answered by reports."""
+
+    spec: ActorSpec
+    hops: int  # as in a LeaseRequest
+
+
+class LeaveActor(Message, tag=43):
+    """Head -> node: it is not, any more. Unless `now`, its worker may finish what has come to it."""
+
+    actor_id: bytes
+    now: bool
+
+
+class ProcessEnded(Message, tag=44):
+    """Node -> head: a process that may have had to do with actors is gone."""
+
+    process_id: bytes
+    driver: bool
+
+
+class Unheld(Message, tag=45):
+    """Node -> head: no handle is left of an actor whose handles are counted here."""
+
+    actor_id: bytes
+
+
+class Unwatched(Message, tag=46):
+    """Node -> head: nobody here wants to hear of that actor any more."""
+
+    actor_id: bytes
+
+
 class GroupSpec(Message, tag=50):
     """Caller -> node: a placement group, please. The process that made the id is the one that tells."""
 
@@ -384,6 +445,13 @@ ControlMessage = (
     | EndActor
     | ActorExit
     | Checkpoint
+    | Spill
+    | ActorReport
+    | HostActor
+    | LeaveActor
+    | ProcessEnded
+    | Unheld
+    | Unwatched
     | GroupSpec
     | RemoveGroup
     | WatchGroup

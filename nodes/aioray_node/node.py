@@ -21,18 +21,22 @@ from aioray.wire.control import (
     ActorExit,
     ActorSpec,
     ActorStarted,
+    ActorUpdate,
     Answer,
     Blocked,
     CancelCall,
     Checkpoint,
     Exit,
     Fetch,
+    Fetched,
     GiveExtent,
     GroupSpec,
     Hello,
     Hold,
+    HostActor,
     LeaseRequest,
     LeaseReturn,
+    LeaveActor,
     LogLines,
     Query,
     Release,
@@ -46,15 +50,22 @@ from aioray.wire.control import (
     Welcome,
 )
 from aioray.wire.framing import control_decoder
-from aioray.wire.values import owner_of
+from aioray.wire.gcs import NodeFacts
+from aioray.wire.values import home_of, node_prefix
 from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
-from aioray_node.gcs import actors
+from aioray_node.gcs import described
 from aioray_node.gcs.checkpoints import CheckpointKeeper
+from aioray_node.gcs.far import QUESTIONS, FarDirectory
 from aioray_node.gcs.groups import GroupDesk
+from aioray_node.gcs.hosting import ActorHosting
 from aioray_node.gcs.journal import Journal
+from aioray_node.gcs.membership import Membership, NodeLoad
 from aioray_node.gcs.shell import ActorDesk
-from aioray_node.objects import directory
+from aioray_node.gcs.view import ClusterView, Joined
+from aioray_node.neighbours import Neighbours
+from aioray_node.objects.nearby import NearbyPuller
+from aioray_node.objects.routing import ObjectRouter
 from aioray_node.objects.segment import Segment
 from aioray_node.objects.store import ObjectStore
 from aioray_node.objects.transfer import TransferDesk
@@ -64,15 +75,30 @@ from aioray_node.scheduling.bundle_desk import BundleDesk
 from aioray_node.scheduling.bundles import is_of_a_group
 from aioray_node.scheduling.resources import NodeResources, from_floats, to_floats
 from aioray_node.scheduling.shell import LeaseDesk
-from aioray_node.session import Session, default_store_nbytes
+from aioray_node.session import Session, boot_id, default_store_nbytes, segment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioray.runtime.reactor import Reactor
+    from aioray_node.gcs.view import News
 
 _DRIVER_READS_WITHIN_S = 30.0  # while it ends: its stdout may be a pipe that somebody reads slowly
 _MAX_PRESTART = 16
+
+
+class HeadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How other nodes reach the GCS: over a Unix socket in the session directory, and over TCP if there is a port."""
+
+    host: str = "127.0.0.1"
+    port: int | None = None  # 0: any that is free
+
+
+class JoinOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Which cluster to join."""
+
+    address: str  # of its GCS: host:port, or the path of a Unix socket
+    token_path: str = ""  # "": the environment has it
 
 
 class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +112,12 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     object_store_memory: int | None = None  # bytes
     temp_dir: str | None = None
     labels: dict[str, str] = {}  # beside those that it gives itself
+    session_id: str = ""  # "": a new one
+    ip_address: str = "127.0.0.1"
+    is_head: bool = True  # among nodes of one process; who joins is none in any case
+    head: HeadOptions | None = None  # None, and nothing to join: a node alone, which no other can join
+    join: JoinOptions | None = None
+    daemon: bool = False  # it does not end with who started it
 
     def totals(self, found: Sequence[gpus.Gpu]) -> dict[str, float]:
         """The node's resources, with the GPUs that were found."""
@@ -137,7 +169,9 @@ class Node:
         self._peers: dict[bytes, Peer] = {}
         self._totals = totals
         self._labels = {**options.labels, NODE_ID: self.node_id, **_accelerator_label(found)}
-        self._store = ObjectStore(session.capacity_nbytes, self._send, lambda oid: self._actors.unheld(oid))
+        self._store = ObjectStore(
+            session.capacity_nbytes, self._send, lambda oid: self._actors.unheld(oid), node_id=self.node_id
+        )
         self._leases = LeaseDesk(
             reactor,
             NodeResources(from_floats(totals)),
@@ -147,46 +181,81 @@ class Node:
             node_id=self.node_id,
             labels=self._labels,
         )
+        self.view = ClusterView(self._facts(options), self._leases.own_view())
+        self.membership = Membership(reactor, self.view, NodeLoad(self._leases, self._store))
+        self._leases.on_change = self.membership.load_changed
+        self._leases.use(self.view)
+        self._objects = ObjectRouter(self.view, self._store, self._send)
+        self._neighbours = Neighbours(reactor, self.view, self._objects.heard, self._node_back, self._node_gone)
+        self._objects.neighbours = self._neighbours
+        self.view.subscribe(self._on_news)
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
         self._leases.environments = self._environments
         segment = Segment(session.segment, session.capacity_nbytes)
+        self._puller = NearbyPuller(reactor, self.view, self._store, segment, segment_of)
+        self._objects.puller = self._puller
         self.transfers = TransferDesk(reactor, self._store, segment, config, node_id=self.node_id)
         self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
-        self._actors = ActorDesk(
+        self._actors = self._actor_directory(is_head=options.join is None)
+        self._hosting = self._actors.hosting = ActorHosting(
             reactor,
             self._leases,
-            self._store,
-            self._send,
+            self._actors.reported,
             exit_grace_s=config.actor_exit_grace_s,
-            checkpoints=self._checkpoints,
             max_light_hosts=max(1, min(_MAX_PRESTART, int(totals["CPU"]))),
         )
         warm = config.prestart_workers if config.prestart_workers >= 0 else int(totals["CPU"])
         self._groups = GroupDesk(
             reactor, {self.node_id: self._leases.view}, {self.node_id: BundleDesk(self._leases)}, self._send
         )
-        self._leases.groups = self._actors.groups = self._groups
+        self._leases.groups = self._groups
+        if isinstance(self._actors, ActorDesk):
+            self._actors.groups = self._groups
         self._pool = WorkerPool(
             reactor,
             self._start_zygote,
             self._leases,
             self._pass_on_log,
             str(session.dir),
+            node_id=self.node_id,
             prestart=min(warm, _MAX_PRESTART),
             max_idle=max(64, 4 * int(totals["CPU"])),
             idle_reap_s=config.worker_idle_reap_s,
         )
-        self._leases.pool = self._actors.pool = self._pool
-        self._leases.actors = self._actors
+        self._leases.pool = self._hosting.pool = self._pool
+        self._leases.actors = self._hosting
         self._listener: Listener | None = None
         self._strangers: set[Connection] = set()  # have not said Hello yet, or are side lines: closed with the node
         self._first_zygote: ZygoteProcess | None = None
+
+    def _facts(self, options: NodeOptions) -> NodeFacts:
+        return NodeFacts(
+            self.node_id,
+            (self.address,),
+            boot_id(),
+            from_floats(self._totals),
+            self._labels,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            started_at=self.started_at,
+            session_dir=str(self._session.dir),
+            store_nbytes=self._store.capacity_nbytes,
+            is_head=options.is_head and options.join is None,
+            ip_address=options.ip_address,
+        )
+
+    def _actor_directory(self, *, is_head: bool) -> ActorDesk | FarDirectory:
+        if not is_head:
+            return FarDirectory(self.view, self._neighbours, self._store, self._send)
+        return ActorDesk(
+            self._reactor, self.node_id, self._store, self._objects, self._send, checkpoints=self._checkpoints
+        )
 
     @classmethod
     def session_for(cls, options: NodeOptions) -> Session:
         """Make the session of a node to come."""
         capacity = options.object_store_memory or default_store_nbytes(options.config.object_store_fraction)
-        return Session(options.temp_dir, capacity)
+        return Session(options.temp_dir, capacity, options.session_id)
 
     # opening and closing
 
@@ -227,6 +296,8 @@ class Node:
                 self._listener.close()
             self.transfers.close()
             self._environments.close()
+            self._neighbours.close()
+            self._puller.close()
             self._pool.close(self._config.shutdown_grace_s)
             for peer in list(self._peers.values()):
                 if peer.role == "driver":
@@ -247,6 +318,14 @@ class Node:
     @property
     def address(self) -> str:
         return self._session.address
+
+    @property
+    def session(self) -> Session:
+        return self._session
+
+    @property
+    def reactor(self) -> Reactor:
+        return self._reactor
 
     @property
     def transfer_address(self) -> str:
@@ -279,6 +358,10 @@ class Node:
             connection.on_messages = functools.partial(self._side_messages, peer)
             connection.send(self._welcome())
         else:
+            before = self._peers.get(peer.process_id)
+            if before is not None:  # the end of its other connection is still to come
+                before.connection.close()
+                self._gone(before, before.connection, "it has come again")
             self._strangers.discard(connection)
             self._peers[peer.process_id] = peer
             connection.on_messages = functools.partial(self._messages, peer)
@@ -300,24 +383,33 @@ class Node:
 
     def _send(self, process: bytes, message: msgspec.Struct) -> None:
         peer = self._peers.get(process)
-        if peer is not None:
+        if process.endswith(bytes(4)) and not isinstance(message, (Ack, Fetched)):
+            self._neighbours.send(home_of(process), message)  # what is no answer goes over a line of our own
+        elif peer is not None:
             peer.connection.send(message)
 
     def _gone(self, peer: Peer, connection: Connection, reason: str) -> None:
         """A process is gone: what it owned goes elsewhere or away."""
         process = peer.process_id
-        if self._peers.pop(process, None) is None:
+        if self._peers.get(process) is not peer:
+            return  # it has come again over another connection
+        del self._peers[process]
+        if peer.role == "visitor":
+            self._leases.process_gone(process)  # all else of it is its own node's
             return
+        if peer.role == "node":
+            return  # it comes again, or the GCS says that it is dead
         if peer.worker is not None:
             self._pool.kill(peer.worker, "")
         self._actors.process_gone(process, driver=peer.role == "driver")
         self._leases.process_gone(process)
         self._groups.process_gone(process)
         self._store.process_gone(process)
+        self._objects.process_gone(process)
 
     def _pass_on_log(self, lines: LogLines) -> None:
         for peer in self._peers.values():
-            if peer.role == "driver" and peer.log_to_driver:
+            if peer.role in ("driver", "visitor") and peer.log_to_driver:
                 peer.connection.send(lines)
 
     # what processes say
@@ -330,41 +422,37 @@ class Node:
 
     def _handle(self, peer: Peer, connection: Connection, message: Any) -> None:
         process = peer.process_id
+        if peer.role == "node":
+            self._handle_node(peer, message)
+            return
+        if peer.role == "visitor" and not isinstance(message, (LeaseRequest, LeaseReturn)):
+            connection.close()
+            self._gone(peer, connection, f"sent {type(message).__name__}, which is not for a visitor")
+            return
         match message:
-            case LeaseRequest(number, demand, name, environment, strategy):
-                self._leases.request(process, number, demand, name, environment, strategy)
+            case LeaseRequest(number, demand, name, environment, strategy, hops, nbytes):
+                self._leases.request(process, number, demand, name, environment, strategy, hops, nbytes)
             case LeaseReturn(number, kill, retire):
                 self._leases.give_back(process, number, kill=kill, retire=retire)
             case Blocked(blocked):
                 if peer.worker is not None:
                     self._leases.blocked(peer.worker, blocked)
-            case Share(oid, value):
-                self._store.feed(directory.Shared(oid, value))
-            case Hold(holder, oids, req):
-                self._store.feed(directory.Held(holder, oids))
-                if req:
-                    connection.send(Ack(req))
-            case Release(holder, oids):
-                self._store.feed(directory.Released(holder, oids))
-                self._actors.released(process, oids)
-            case Fetch(oid):
-                self._store.feed(directory.Wanted(process, oid))
-            case CancelCall(oid):
-                self._send(owner_of(oid), message)
-            case Seal(value, req):
-                self._store.feed(directory.Sealed(value))
-                connection.send(Ack(req))
+            case Share() | Hold() | Release() | Fetch() | Seal() | CancelCall():
+                self._objects.handle(process, connection, message)
+                if isinstance(message, Release):
+                    self._actors.released(process, message.oids)
             case GiveExtent(offset, nbytes):
                 self._store.give_back(process, offset, nbytes)
             case ActorSpec():
+                self._objects.create_actor(message.actor_id, detached=message.detached)
                 self._actors.create(message)
             case WatchActor(actor_id):
-                self._actors.feed(actors.Watched(process, actor_id))
+                self._actors.watch(process, actor_id)
             case ActorStarted():
                 if peer.worker is not None:
-                    self._actors.started(peer.worker, message)
+                    self._hosting.started(peer.worker, message)
             case ActorExit():
-                self._actors.light_exit(message)
+                self._hosting.light_exit(message)
             case Checkpoint():
                 self._actors.saved(process, message)
             case GroupSpec():
@@ -376,14 +464,54 @@ class Node:
             case Exit():
                 if peer.worker is not None:
                     peer.worker.why_killed = peer.worker.why_killed or message.reason
-                    self._actors.exiting(peer.worker, message)
+                    self._hosting.exiting(peer.worker, message)
             case _:
                 connection.close()
                 self._gone(peer, connection, f"sent {type(message).__name__}, which is not for a node")
 
+    def _handle_node(self, peer: Peer, message: Any) -> None:
+        """Another node has said something."""
+        match message:
+            case Share() | Hold() | Release() | Fetch() | Seal() | CancelCall():
+                self._objects.handle_node(peer.process_id, peer.connection, message)
+            case Query():
+                peer.connection.send(self.exchange(peer.process_id, message))
+            case ActorUpdate() | HostActor() | LeaveActor() if isinstance(self._actors, FarDirectory):
+                self._actors.heard(message)
+            case _ if isinstance(self._actors, ActorDesk) and self._actors.heard(
+                peer.process_id, self._node_id_of(peer.process_id), message
+            ):
+                pass
+            case _:
+                peer.connection.close()
+                self._gone(peer, peer.connection, f"sent {type(message).__name__}, which is not for a node's node")
+
+    def _node_id_of(self, process: bytes) -> str:
+        return next((node_id for node_id in self.view.known if node_prefix(node_id) == home_of(process)), "")
+
+    def _on_news(self, news: News) -> None:
+        if isinstance(news, Joined):
+            self._objects.joined()
+
+    def _node_gone(self, node_id: str, prefix: bytes) -> None:
+        """Another node is dead, and so are its processes."""
+        self._objects.node_gone(prefix)
+        self._actors.node_gone(node_id, prefix)
+
+    def _node_back(self, prefix: bytes) -> None:
+        """The line to another node was cut, and is there again."""
+        self._objects.node_back(prefix)
+        if isinstance(self._actors, FarDirectory):
+            self._actors.node_back(prefix)
+
     def _side_messages(self, peer: Peer, connection: Connection, messages: list[Any]) -> None:
         for message in messages:
-            connection.send(self.exchange(peer.process_id, message))
+            if isinstance(self._actors, FarDirectory) and isinstance(message, Query) and message.what in QUESTIONS:
+                if (main := self._peers.get(peer.process_id)) is not None:
+                    main.connection.drain()  # as in `exchange`
+                self._actors.ask(peer.process_id, message, connection.send)
+            else:
+                connection.send(self.exchange(peer.process_id, message))
 
     def exchange(self, process: bytes, message: Any) -> msgspec.Struct:
         """Answer a request that its sender waits for, on the spot."""
@@ -409,28 +537,21 @@ class Node:
 
     # questions
 
-    def _describe(self, process: bytes) -> list[dict[str, Any]]:
-        return [
-            {
-                "NodeID": self.node_id,
-                "Alive": True,
-                "NodeManagerHostname": socket.gethostname(),
-                "NodeManagerAddress": "127.0.0.1",
-                "Resources": self._with_store(dict(self._totals)),
-                "Labels": dict(self._labels),
-            }
-        ]
+    @property
+    def _desk(self) -> ActorDesk:
+        """Raises LookupError on a node that is not the head."""
+        if not isinstance(self._actors, ActorDesk):
+            raise LookupError("this node is not the head, which keeps the directory of actors")
+        return self._actors
 
-    def _total(self, process: bytes) -> dict[str, float]:
+    def _explain_actor(self, actor_id: bytes) -> str:
+        where = self._desk.where(actor_id)
+        return f"it is to be on node {where}" if where else self._leases.explain_actor(actor_id)
+
+    def _with_bundles(self, totals: dict[str, float]) -> dict[str, float]:
+        """And what placement groups have made of it here."""
         bundles = {name: amount for name, amount in self._leases.resources.total.items() if is_of_a_group(name)}
-        return self._with_store({**self._totals, **to_floats(bundles)})
-
-    def _with_store(self, amounts: dict[str, float], used_nbytes: int = 0) -> dict[str, float]:
-        return {**amounts, "object_store_memory": float(self._store.capacity_nbytes - used_nbytes)}
-
-    def _available(self, process: bytes) -> dict[str, float]:
-        free = {name: max(0, amount) for name, amount in self._leases.resources.available.items()}
-        return self._with_store(to_floats(free), self._store.used_nbytes)
+        return {**totals, **to_floats(bundles)}
 
     def _store_figures(self, process: bytes) -> dict[str, int]:
         return {
@@ -444,15 +565,15 @@ class Node:
         return {} if peer is None or peer.worker is None else to_floats(self._leases.assigned(peer.worker))
 
     _questions: ClassVar[dict[str, Callable[..., Any]]] = {
-        "nodes": _describe,
-        "cluster_resources": _total,
-        "available_resources": _available,
+        "nodes": lambda self, process: described.nodes(self.view),
+        "cluster_resources": lambda self, process: self._with_bundles(described.totals(self.view)),
+        "available_resources": lambda self, process: described.available(self.view, self._store.used_nbytes),
         "assigned": _assigned,
         "explain": lambda self, process, lease_id: self._leases.explain(process, lease_id),
-        "explain_actor": lambda self, process, actor_id: self._leases.explain_actor(actor_id),
-        "get_actor": lambda self, process, namespace, name: self._actors.find(process, namespace, name),
-        "reserve_name": lambda self, process, **wanted: self._actors.reserve_name(process, **wanted),
-        "kill_actor": lambda self, process, actor_id, reason, no_restart: self._actors.kill(
+        "explain_actor": lambda self, process, actor_id: self._explain_actor(actor_id),
+        "get_actor": lambda self, process, namespace, name: self._desk.find(process, namespace, name),
+        "reserve_name": lambda self, process, **wanted: self._desk.reserve_name(process, **wanted),
+        "kill_actor": lambda self, process, actor_id, reason, no_restart: self._desk.kill(
             actor_id, reason, no_restart=no_restart
         ),
         "get_group": lambda self, process, namespace, name: self._groups.find(namespace, name),
@@ -460,7 +581,7 @@ class Node:
         "group_over": lambda self, process, group_id: self._groups.why_over(group_id),
         "group_table": lambda self, process, group_id=None: self._groups.table(group_id),
         "explain_group": lambda self, process, group_id: self._groups.explain(group_id),
-        "list_named_actors": lambda self, process, namespace: self._actors.names(namespace),
+        "list_named_actors": lambda self, process, namespace: self._desk.names(namespace),
         "store": _store_figures,
         "pids": lambda self, process: self._pool.pids,
     }

@@ -14,10 +14,12 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import tempfile
 import time
 import uuid
 import weakref
+from typing import Any
 
 import posix_ipc
 
@@ -25,6 +27,7 @@ from aioray.exceptions import InvalidOptionError
 
 _PREFIX = "session-"
 _MAX_ROOT_NBYTES = 107 - len("/session-0123456789abcdef/w-0123456789abcdef.sock")  # 107: what the kernel allows
+_NODE_FILE = "node.json"
 _NEW_PREFIX = "new-"
 _NEW_FOR_S = 60.0  # a session that is new for longer than this died in the making
 _all: weakref.WeakSet[Session] = weakref.WeakSet()  # for what happens at a fork
@@ -52,16 +55,26 @@ def sessions_root(temp_dir: str | None) -> pathlib.Path:
     return root
 
 
+def new_session_id() -> str:
+    """One that nobody has."""
+    return uuid.uuid4().hex[:16]
+
+
+def session_dir(temp_dir: str | None, session_id: str) -> pathlib.Path:
+    """Where the session of that id is, or will be."""
+    return sessions_root(temp_dir) / f"{_PREFIX}{session_id}"
+
+
 class Session:
     """What one node keeps outside its memory; `close` removes it."""
 
-    def __init__(self, temp_dir: str | None, capacity_nbytes: int) -> None:
+    def __init__(self, temp_dir: str | None, capacity_nbytes: int, session_id: str = "") -> None:
         root = sessions_root(temp_dir)
         sweep(root)
-        self.session_id = uuid.uuid4().hex[:16]
+        self.session_id = session_id or new_session_id()
         self.dir = root / f"{_NEW_PREFIX}{self.session_id}"  # not to be swept before it has its lock
         self.dir.mkdir(mode=0o700)
-        self.segment = _segment_of(self.session_id)
+        self.segment = segment_of(self.session_id)
         self.capacity_nbytes = capacity_nbytes
         self._lock_fd = os.open(self.dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,6 +92,12 @@ class Session:
     def note_zygote(self, pid: int) -> None:
         """Remember whom to kill if we are killed: its workers die with it."""
         (self.dir / "session.json").write_text(json.dumps({"processes": [[pid, _start_of(pid)]]}))
+
+    def note_node(self, facts: dict[str, object]) -> None:
+        """Let others of this user find the node; it must listen already."""
+        written = self.dir / "node.json.new"
+        written.write_text(json.dumps(facts))
+        written.rename(self.dir / _NODE_FILE)
 
     def close(self) -> None:
         """Remove everything. Safe to call twice."""
@@ -129,6 +148,18 @@ def sweep(root: pathlib.Path) -> int:
     return swept
 
 
+def running_nodes(temp_dir: str | None) -> list[dict[str, Any]]:
+    """What the nodes of this user that run on this machine, and can be joined, have noted; the newest comes first."""
+    found = []
+    for path in sessions_root(temp_dir).glob(f"{_PREFIX}*/{_NODE_FILE}"):
+        with contextlib.suppress(OSError, ValueError):  # it is being removed, or dead and not swept yet
+            facts = json.loads(path.read_text())
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+                sock.connect(facts["address"])
+            found.append(facts)
+    return sorted(found, key=lambda facts: float(facts["started_at"]), reverse=True)
+
+
 def remove_after_death(directory: pathlib.Path) -> None:
     """Remove a session when its node is dead. Blocks for as long as the node lives."""
     try:
@@ -151,11 +182,11 @@ def _kill_processes_of(directory: pathlib.Path) -> None:
 
 def _remove(directory: pathlib.Path) -> None:
     with contextlib.suppress(posix_ipc.ExistentialError):
-        posix_ipc.unlink_shared_memory(_segment_of(directory.name.rpartition("-")[2]))
+        posix_ipc.unlink_shared_memory(segment_of(directory.name.rpartition("-")[2]))
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _segment_of(session_id: str) -> str:
+def segment_of(session_id: str) -> str:
     return f"/aioray-{session_id}"
 
 
@@ -163,6 +194,11 @@ def _start_of(pid: int) -> int:
     """When a process was started, in clock ticks since the machine was. Raises OSError when it is not there."""
     stat = pathlib.Path(f"/proc/{int(pid)}/stat").read_text()
     return int(stat.rpartition(")")[2].split()[19])  # the name before may contain anything
+
+
+def boot_id() -> str:
+    """Of this machine since it was started: nodes that have the same can reach each other's Unix sockets."""
+    return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def default_store_nbytes(fraction: float) -> int:

@@ -25,13 +25,20 @@ PATIENCE_S = 10.0
 KINDS = [{}, {"isolation": "shared"}]
 
 
+def node_of(cluster: aioray.Cluster) -> Any:
+    """The node in this loop."""
+    assert cluster._node is not None
+    return cluster._node.node
+
+
 def journal_of(cluster: aioray.Cluster) -> pathlib.Path:
-    return cluster._node._session.dir / "journal"  # type: ignore[no-any-return]
+    journal: pathlib.Path = node_of(cluster).session.dir / "journal"
+    return journal
 
 
 def lose_checkpoint(cluster: aioray.Cluster, actor: Any) -> None:
     """Have the object store forget the newest checkpoint of an actor."""
-    node = cluster._node
+    node = node_of(cluster)
     with node._reactor.lock:
         saved = node._actors._state.actors[actor.binary()].saved
         assert node._store.has(saved)

@@ -205,7 +205,7 @@ async def test_a_coroutine_may_await_a_commit(ledger: Ledger) -> None:
 def test_a_record_that_is_not_known_is_refused() -> None:
     data = encode(record(b"data"))
     assert decode("checkpoint", 1, data) == record(b"data")
-    assert data == b"\x93\xc4\x05actor\x00\x98\xc4\x04data\x90\x00\x00\xc4\x00\x91\xc4\x03ref\xc2\xa0"
+    assert data == b"\x93\xc4\x05actor\x00\x99\xc4\x04data\x90\x00\x00\xc4\x00\x91\xc4\x03ref\xc2\xa0\xa0"
     for kind, version, damaged in (("x", 1, data), ("checkpoint", 2, data), ("checkpoint", 1, data[:-1])):
         with pytest.raises(RecordError):
             decode(kind, version, damaged)

@@ -32,7 +32,7 @@ class FakeSession:
     """What a node asks of its session, without a segment."""
 
     dir: pathlib.Path
-    session_id: str = "staged"
+    session_id: str = "7374616765640000"  # "staged"
     segment: str = "/none"
     capacity_nbytes: int = 1 << 20
     closed: bool = False

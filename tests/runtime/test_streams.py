@@ -28,7 +28,11 @@ class FakeRuntime:
         self.link = SimpleNamespace(send=self.told.append)
         self.known: dict[bytes, Tracked] = {}
         self.objects = SimpleNamespace(
-            adopt=lambda ref, value: None, tracked=self.known.get, want=lambda ref: None, completed=lambda ref: None
+            adopt=lambda ref, value: None,
+            arrived=lambda ref, value, maker: ref._complete(READY, value, maker),
+            tracked=self.known.get,
+            want=lambda ref: None,
+            completed=lambda ref: None,
         )
         self.streams = SimpleNamespace(ended=lambda stream: None)
 

@@ -373,8 +373,7 @@ class Leases(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.state = node(max_overtakes=3, CPU=4, GPU=2)
-        self.state.node_id, self.state.labels = "aa", {"k": "1"}
+        self.state = State(NodeResources(from_floats({"CPU": 4, "GPU": 2})), 3, node_id="aa", labels={"k": "1"})
         self.now = 0.0
         self.next_lease_id = 0
         self.placed: set[int] = set()

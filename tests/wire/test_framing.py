@@ -35,13 +35,13 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.Export("f", b"code"), "9302a166c404636f6465"),
     (
         Call(7, "f", b"args", ("k",), [(0, Value(b"v"))], 2, "name", 0.5, True),
-        "dc00110307a166c4046172677391a16b91920098c40176900000c40090c2a002a46e616d65cb3fe0000000000000c300a000a000c0c0",
+        "dc00110307a166c4046172677391a16b91920099c40176900000c40090c2a0a002a46e616d65cb3fe0000000000000c300a000a000c0c0",
     ),
     (calls.Cancel(7), "95040700c3c2"),
     (calls.Done(7, b"data", 12), "940507c404646174610c"),
     (
         calls.Finished(7, [Value(nbytes=64, offset=128, oid=b"o", refs=[b"r"])], 3),
-        "9506079198c4009040cc80c4016f91c40172c2a003c2",
+        "9506079199c4009040cc80c4016f91c40172c2a0a003c2",
     ),
     (calls.GiveBack([1, 2]), "9307920102c2"),
     (
@@ -87,6 +87,7 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
         by_type["list[bytes]"],
         st.booleans(),
         text,
+        text,
     )
     by_type["Value | None"] = st.none() | by_type["Value"]
     by_type["Streaming | None"] = st.none() | st.builds(
@@ -109,6 +110,8 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
         annotations |= getattr(cls, "__annotations__", {})
     if kind is calls.Pattern:
         return st.builds(kind, integer, _strategy(Call))
+    if kind is control.HostActor:
+        return st.builds(kind, _strategy(control.ActorSpec), integer)
     return st.builds(kind, *(by_type[annotations[name]] for name in kind.__struct_fields__))
 
 
@@ -138,15 +141,15 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
     pinned = """
         1 Hello process_id role pid version namespace sys_path address log_to_driver
         2 Welcome node_id session_dir segment capacity_nbytes error
-        3 LeaseRequest lease_id demand name environment strategy
+        3 LeaseRequest lease_id demand name environment strategy hops argument_nbytes
         4 LeaseGrant lease_id worker_id address
         5 LeaseReturn lease_id kill retire
-        6 LeaseLost lease_id reason setup_failed unschedulable group_removed
+        6 LeaseLost lease_id reason setup_failed unschedulable node_died group_removed
         7 Blocked blocked
         8 Share oid value
         9 Hold holder oids req
         10 Release holder oids
-        11 Fetch oid
+        11 Fetch oid value where_will_do
         12 Fetched oid value
         13 Seal value req
         14 Ack req
@@ -172,6 +175,13 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         33 EndActor slot now
         34 ActorExit actor_id reason restarts crashed call
         36 Checkpoint actor_id oid value restarts req
+        40 Spill lease_id node_id address hops
+        41 ActorReport actor_id restarts what reason address number error call
+        42 HostActor spec hops
+        43 LeaveActor actor_id now
+        44 ProcessEnded process_id driver
+        45 Unheld actor_id
+        46 Unwatched actor_id
         50 GroupSpec group_id bundles strategy owner name namespace detached selectors target_node
         51 RemoveGroup group_id
         52 WatchGroup group_id
@@ -182,7 +192,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         found += [str(kind.__struct_config__.tag), kind.__name__, *kind.__struct_fields__]
     # Appended fields are fine: add them here. Anything else needs a new PROTOCOL_VERSION.
     assert found == pinned.split()
-    assert control.PROTOCOL_VERSION == 3
+    assert control.PROTOCOL_VERSION == 4
     assert frame(Ack(5)).hex() == "03000000920e05"
     assert frame(control.Blocked(True)).hex() == "030000009207c3"
 

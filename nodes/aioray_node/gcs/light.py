@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioray.wire.control import EndActor
+from aioray.wire.strategies import Affinity, Strategy
 from aioray_node.gcs import hosts
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class LightActors:
         for command in hosts.handle(self._state, event):
             match command:
                 case hosts.StartHost(host, environment):
-                    self._leases.place_actor(host, b"", "light actors", {}, {}, environment=environment)
+                    here = Strategy(affinity=Affinity(self._leases.node_id))
+                    self._leases.place_actor(host, b"", "light actors", {}, {}, environment=environment, strategy=here)
                 case hosts.Settle(actor_id, host, slot):
                     spec = self._spec_of(actor_id)
                     spec.slot = slot

@@ -8,6 +8,7 @@ from aioray.exceptions import OwnerDiedError
 from aioray.runtime.arena import Arena
 from aioray.runtime.errors import error_value
 from aioray.wire.control import Fetched, Reserved
+from aioray.wire.values import PROCESS_ID_NBYTES, home_of
 from aioray_node.objects import directory
 from aioray_node.objects.extents import Extents
 
@@ -35,6 +36,8 @@ class ObjectStore:
         capacity_nbytes: int,
         send: Callable[[bytes, msgspec.Struct], None],
         on_unheld: Callable[[bytes], None],
+        *,
+        node_id: str = "",
     ) -> None:
         # Where objects come from other nodes; set by those who do that.
         self.on_forgotten: Callable[[bytes], None] = _ignore  # an object that was at home here is no more
@@ -43,8 +46,15 @@ class ObjectStore:
         self._arena = Arena(capacity_nbytes)
         self._directory = directory.State()
         self._extents: dict[bytes, Extents] = {}
-        self._send = send
+        self._node_id = node_id
         self._on_unheld = on_unheld
+        # Set by the router: a value for who wants it; whose holders may have changed; what lies elsewhere and may go.
+        self.on_deliver: Callable[[bytes, bytes, Value], None] = lambda process, oid, value: send(
+            process, Fetched(oid, value)
+        )
+        self.on_touched: Callable[[list[bytes]], None] = lambda oids: None
+        self.on_far_unwanted: Callable[[bytes, Value], None] = lambda oid, value: None
+        self._send = send
 
     @property
     def used_nbytes(self) -> int:
@@ -60,21 +70,28 @@ class ObjectStore:
 
     def feed(self, event: directory.Event) -> None:
         """Let the directory decide, and carry it out."""
+        touched: list[bytes] = []
         match event:
             case directory.Shared(_, value) if value is not None and value.nbytes:
                 self._take_over(value)
             case directory.Sealed(value):
                 self._take_over(value)
+            case directory.Held(_, oids):
+                touched = oids
+            case directory.Released(holder, oids):
+                touched = oids or list(self._directory.held_by.get(holder, ()))
+            case directory.ProcessGone():
+                touched = list(self._directory.entries)
         idle = len(self._directory.idle)
         for command in directory.handle(self._directory, event):
             match command:
                 case directory.Deliver(process, oid, value):
-                    self._send(process, Fetched(oid, value))
+                    self.on_deliver(process, oid, value)
                 case directory.OwnerLost(process, oid):
                     reason = "the process that was to make it, or owned it, is gone"
                     self._send(process, Fetched(oid, error_value(OwnerDiedError(oid.hex(), reason))))
                 case directory.Unwanted(value):
-                    self.free(value.offset, value.nbytes)
+                    self._let_go(value.oid, value)
                 case directory.CopyFreed(value):
                     self.free(value.offset, value.nbytes)
                     self.on_copy_freed(value.oid)
@@ -82,10 +99,33 @@ class ObjectStore:
                     if value is None:
                         self._on_unheld(oid)
                     elif value.nbytes:
-                        self.free(value.offset, value.nbytes)
+                        self._let_go(oid, value)
                         self.on_forgotten(oid)
+                    touched.append(oid)
+        if touched:
+            self.on_touched(touched)
         if len(self._directory.idle) > idle:
             self.on_freed()  # as good as free
+
+    def _let_go(self, oid: bytes, value: Value) -> None:
+        if value.node_id in ("", self._node_id):
+            self.free(value.offset, value.nbytes)
+        else:
+            self.on_far_unwanted(oid, value)
+
+    def value_of(self, oid: bytes) -> Value | None:
+        """What the directory has."""
+        entry = self._directory.entries.get(oid)
+        return None if entry is None else entry.value
+
+    def is_held(self, oid: bytes, *, beside: bytes) -> bool:
+        """Whether somebody else holds it."""
+        entry = self._directory.entries.get(oid)
+        return entry is not None and bool(entry.holders - {beside})
+
+    def holders_of(self, prefix: bytes) -> list[bytes]:
+        """The processes of a node that hold something here."""
+        return [each for each in self._directory.held_by if len(each) == PROCESS_ID_NBYTES and home_of(each) == prefix]
 
     def has(self, oid: bytes) -> bool:
         """Whether there is a value of it."""
@@ -123,6 +163,8 @@ class ObjectStore:
 
     def _take_over(self, value: Value) -> None:
         """The bytes of a registered object are the node's to free, whoever wrote them."""
+        if value.node_id not in ("", self._node_id):
+            return  # it is another node's
         for extents in self._extents.values():
             if extents.carve(value.offset, value.nbytes):
                 return

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from aioray.wire.control import Exit, Exited, Forked, ForkWorker
+from aioray.wire.values import worker_process_id
 from aioray_node.pool import core
 from aioray_node.pool.logs import LogPipe
 
@@ -56,6 +58,7 @@ class WorkerPool:
         on_log: Callable[[LogLines], None],
         session_dir: str,
         *,
+        node_id: str,
         prestart: int,
         max_idle: int,
         idle_reap_s: float,
@@ -65,6 +68,8 @@ class WorkerPool:
         self._tenant = tenant
         self._on_log = on_log
         self._session_dir = session_dir
+        self._node_id = node_id
+        self._numbers = itertools.count(1)  # of workers: no two, ever, have the same id
         self._state = core.State(prestart=prestart, max_idle=max_idle, idle_reap_s=idle_reap_s)
         self._workers: dict[str, Worker] = {}
         self._zygote: ZygoteProcess | None = None
@@ -110,7 +115,7 @@ class WorkerPool:
                     self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
 
     def _fork(self, kind: core.Kind) -> None:
-        worker = Worker(os.urandom(8).hex(), kind=kind)
+        worker = Worker(worker_process_id(self._node_id, next(self._numbers)).hex(), kind=kind)
         self._workers[worker.worker_id] = worker
         ends: list[int] = []
         try:

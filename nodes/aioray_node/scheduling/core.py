@@ -6,13 +6,24 @@ that what comes free gathers for it. A bar lasts `bar_s` at most, and the next o
 what the front waits for may be held by an actor for ever, or by a task that waits for one of those behind the bar, and
 neither may hang the node.
 
+Where there are other nodes, `policy.choose` says whether a request is for one of them: then its owner is to ask there
+(`Spill`), and it is forgotten here. That is asked when it comes, and, while it waits, when another node has news. Views
+are late, so two nodes may each believe that the other has room. Therefore:
+
+- a request that was sent here stays if it fits, whatever the policy would like better;
+- it counts its `hops`, and after `max_hops` of them waits where it is, if it can run there at all; when it has waited
+  `rest_s` it may go on, and counts from nothing. So it moves a few times quickly, then rarely, and is never stuck;
+- what was sent to a node is taken off what that node is believed to have, until it reports anew, or `echo_s` have gone
+  by: nodes report changes only, and a request that was withdrawn on the way changes nothing there.
+
 A bundle of a placement group is booked by a lease of its own, which waits in the queue as others do. When the group is
 there, that lease is committed: what it holds becomes resources of the group (`bundles.py`), for leases that ask for it.
 Those wait without a word until then; when the group is dropped, all of them are over.
 """
 
 import heapq
-from collections import OrderedDict
+import math
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -33,6 +44,8 @@ class Request(msgspec.Struct, frozen=True):
     demand: Resources
     name: str  # of the function or actor class: for people
     strategy: Strategy | None = None
+    hops: int = 0  # how often it was sent to another node
+    argument_nbytes: Mapping[str, int] = {}  # node id -> how much of what it reads lies there
 
 
 class Withdraw(msgspec.Struct, frozen=True):
@@ -70,6 +83,13 @@ class OwnerGone(msgspec.Struct, frozen=True):
     owner: str
 
 
+class NodeNews(msgspec.Struct, frozen=True):
+    """Another node has joined, died, or reported what it has to spare: `State.nodes` is up to date with that."""
+
+    node_id: str
+    joined: bool = False
+
+
 class CommitBundle(msgspec.Struct, frozen=True):
     """What this lease holds is a bundle from here on: leases may be in it."""
 
@@ -101,6 +121,14 @@ class Ended(msgspec.Struct, frozen=True):
     lease_id: int
 
 
+class Spill(msgspec.Struct, frozen=True):
+    """Another node is to be asked for it, and told of its `hops`. Here it is forgotten."""
+
+    lease_id: int
+    node_id: str
+    hops: int
+
+
 class Evicted(msgspec.Struct, frozen=True):
     """Was placed in a placement group, and is over with it: kill its worker, and tell its owner."""
 
@@ -108,7 +136,7 @@ class Evicted(msgspec.Struct, frozen=True):
 
 
 class Infeasible(msgspec.Struct, frozen=True):
-    """This node is too small for it, for good. Said once; the request stays until it is withdrawn."""
+    """No node can have it. Said once; the request stays until it is withdrawn, or a node has joined that can."""
 
     lease_id: int
     owner: str
@@ -129,24 +157,29 @@ class WakeAt(msgspec.Struct, frozen=True):
     when: float
 
 
-Event = Request | Withdraw | Return | Blocked | Unblocked | Shrink | OwnerGone | CommitBundle | DropGroup | Tick
-Command = Place | Ended | Evicted | Infeasible | Unschedulable | WakeAt
+Event = (
+    Request | Withdraw | Return | Blocked | Unblocked | Shrink | OwnerGone | NodeNews | CommitBundle | DropGroup | Tick
+)
+Command = Place | Ended | Evicted | Spill | Infeasible | Unschedulable | WakeAt
 
-DemandKey = frozenset[tuple[str, int]]
+GroupKey = tuple[frozenset[tuple[str, int]], Strategy | None]
+_MAX_TURNS = 1000  # of kinds of requests that are spread: of so many it is known whose turn is next
 
 
 @dataclass(slots=True)
 class Waiting:
     request: Request
     seq: int  # order of arrival on this node
-    key: DemandKey
+    key: GroupKey
+    since: float  # loop time (s)
 
 
 @dataclass(slots=True)
 class Group:
-    """All that wait for exactly the same demand: if the first does not fit, none does, and nobody need look."""
+    """All that wait for exactly the same: if the first does not fit, none does, and nobody need look."""
 
     demand: Resources  # as it is booked
+    strategy: Strategy | None = None
     gpus: int = 0  # in ten-thousandths
     of: InGroup | None = None
     queue: OrderedDict[int, Waiting] = field(default_factory=OrderedDict)  # lease_id -> oldest first
@@ -186,27 +219,44 @@ class State:
     bar_s: float = 10.0
     node_id: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    max_hops: int = 3
+    rest_s: float = 1.0
+    echo_s: float = 1.0
     waiting: dict[int, Waiting] = field(default_factory=dict)
-    groups: dict[DemandKey, Group] = field(default_factory=dict)  # `waiting` by demand; no empty group
+    groups: dict[GroupKey, Group] = field(default_factory=dict)  # `waiting` by what they ask for; no empty group
     infeasible: dict[int, Request] = field(default_factory=dict)  # apart from `waiting`: never anybody's front
     granted: dict[int, Lease] = field(default_factory=dict)
     owners: dict[str, dict[int, None]] = field(default_factory=dict)  # owner -> all its lease ids, oldest first
     front: Front | None = None
     next_seq: int = 0
     wake_at: float | None = None  # what the shell was last told
+    sent: dict[str, deque[tuple[float, Resources]]] = field(default_factory=dict)  # node id -> when, what; see `echo_s`
+    turns: OrderedDict[GroupKey, str] = field(default_factory=OrderedDict)  # where the last one went that was spread
+    draws: int = 0
+    looked_at: float = -math.inf  # when it was last seen who could go elsewhere, loop time (s)
     devices: Devices = field(init=False)
+    own: policy.NodeView = field(init=False)
+    nodes: Mapping[str, policy.NodeView] = field(init=False)  # all that live, this one as well: not ours to fill
     bundles: dict[bytes, dict[int, int]] = field(default_factory=dict)  # group -> index -> the lease that holds it
     pools: dict[bytes, dict[int, Devices]] = field(default_factory=dict)  # the same -> its GPUs
     in_group: dict[bytes, dict[int, None]] = field(default_factory=dict)  # group -> leases that ask for it, in order
 
     def __post_init__(self) -> None:
         self.devices = Devices(self.resources.total.get("GPU", 0) // UNIT)
+        self.own = policy.NodeView(self.resources, self.labels, self.devices)
+        self.nodes = {self.node_id: self.own}
 
-    def choose(self, request: Request) -> policy.Decision:
-        """Where it goes, of the nodes that are known: this one."""
-        view = policy.NodeView(self.resources, self.labels, self.devices)
-        wish = policy.Wish(_booked(request, request.demand), request.strategy)
-        return policy.choose(wish, {self.node_id: view}, policy.Here(self.node_id))
+    @property
+    def is_alone(self) -> bool:
+        return len(self.nodes) == 1
+
+    def choose(self, request: Request, nodes: Mapping[str, policy.NodeView] | None = None) -> policy.Decision:
+        """Where it goes, of all nodes, or of these."""
+        wish = policy.Wish(_booked(request, request.demand), request.strategy, request.argument_nbytes)
+        if self.is_alone:
+            return policy.choose(wish, self.nodes, policy.Here(self.node_id))
+        here = policy.Here(self.node_id, self.turns.get(_key(request), ""), self.draws)
+        return policy.choose(wish, self.nodes if nodes is None else nodes, here)
 
 
 def handle(state: State, event: Event, now: float) -> list[Command]:
@@ -218,7 +268,7 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
     commands: list[Command] = []
     match event:
         case Request():
-            commands += _request(state, event)
+            commands += _request(state, event, now)
         case Withdraw(lease_id) | Return(lease_id):
             _forget(state, lease_id)
         case Blocked(lease_id):
@@ -232,12 +282,18 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
                 if lease_id in state.granted:
                     commands.append(Ended(lease_id))
                 _forget(state, lease_id)
+        case NodeNews(node_id, joined):
+            state.sent.pop(node_id, None)
+            if joined:
+                commands += _ask_again(state, now)
+            commands += _look_elsewhere(state, now, node_id)
         case CommitBundle():
-            commands += _commit(state, event)
+            commands += _commit(state, event, now)
         case DropGroup(group_id):
             commands += _drop(state, group_id)
         case Tick():
             state.wake_at = None  # timers may fire a hair early: `plan` asks again if it is not time yet
+            commands += _look_elsewhere(state, now)
     return commands + plan(state, now)
 
 
@@ -263,9 +319,10 @@ def plan(state: State, now: float) -> list[Command]:
             if front.overtaken >= front.allowance:
                 front.barred_until = now + state.bar_s
     state.front = front
-    if front and front.barred_until is not None and front.barred_until != state.wake_at:
-        state.wake_at = front.barred_until
-        commands.append(WakeAt(front.barred_until))
+    when = _next_time(state, now)
+    if when is not None and when != state.wake_at:
+        state.wake_at = when
+        commands.append(WakeAt(when))
     return commands
 
 
@@ -308,13 +365,25 @@ def check(state: State) -> None:
     _check_plan(state)
 
 
-def _request(state: State, request: Request) -> list[Command]:
+def _key(request: Request) -> GroupKey:
+    return frozenset(_booked(request, request.demand).items()), request.strategy
+
+
+def _request(state: State, request: Request, now: float) -> list[Command]:
     lease_id = request.lease_id
     if lease_id in state.waiting or lease_id in state.granted or lease_id in state.infeasible:
         return []
-    decision = state.choose(request)
+    key = _key(request)  # refuses what is negative
+    if not state.is_alone and key in state.groups and not request.argument_nbytes:
+        decision: policy.Decision = policy.Wait(state.node_id)  # as for the others: no node had room for them
+    else:
+        _forget_sent(state, now)
+        decision = _decide(state, request)
     if isinstance(decision, policy.Infeasible) and decision.for_good:
         return [Unschedulable(lease_id, decision.reason)]
+    if not isinstance(decision, policy.Infeasible) and decision.node_id != state.node_id:
+        return [_send(state, request, key, decision, now)]
+    _took_turn(state, request, key)
     state.owners.setdefault(request.owner, {})[lease_id] = None
     group = group_of(request.strategy)
     if group is not None:
@@ -324,17 +393,114 @@ def _request(state: State, request: Request) -> list[Command]:
         # A group that is not there comes by itself, as a rule: who asks for it knows that it has to wait.
         text = f"{request.name} {decision.reason}"
         return [Infeasible(lease_id, request.owner, text)] if group is None else []
-    _enter_queue(state, request)
+    _enter_queue(state, request, now)
     return []
 
 
-def _enter_queue(state: State, request: Request) -> None:
-    demand = _booked(request, request.demand)
-    key = frozenset(demand.items())
-    entry = state.waiting[request.lease_id] = Waiting(request, state.next_seq, key)
+def _decide(state: State, request: Request) -> policy.Decision:
+    """Where a request that has come is to be."""
+    if request.hops and not state.is_alone:
+        decision = state.choose(request, {state.node_id: state.own})
+        can_run = not isinstance(decision, policy.Infeasible)
+        if isinstance(decision, policy.Chosen) or (can_run and request.hops >= state.max_hops):
+            return decision
+    return state.choose(request)
+
+
+def _send(state: State, request: Request, key: GroupKey, to: policy.Chosen | policy.Wait, now: float) -> Spill:
+    """Have another node asked. What it is believed to have to spare is less by that."""
+    node_id = to.node_id
+    if isinstance(to, policy.Chosen):
+        demand = dict(key[0])
+        state.nodes[node_id].resources.acquire_forced(demand)
+        state.sent.setdefault(node_id, deque()).append((now, demand))
+        _took_turn(state, request, key, node_id)
+    state.draws += 1
+    return Spill(request.lease_id, node_id, request.hops + 1)
+
+
+def _took_turn(state: State, request: Request, key: GroupKey, node_id: str = "") -> None:
+    if request.strategy is not None and request.strategy.spread and not request.hops and not state.is_alone:
+        state.turns[key] = node_id or state.node_id
+        state.turns.move_to_end(key)
+        if len(state.turns) > _MAX_TURNS:
+            state.turns.popitem(last=False)
+
+
+def _ask_again(state: State, now: float) -> list[Command]:
+    """A node has joined: perhaps it can have what no other could."""
+    commands: list[Command] = []
+    for lease_id, request in list(state.infeasible.items()):
+        decision = state.choose(request)
+        if not isinstance(decision, policy.Infeasible):
+            _forget(state, lease_id)
+            commands.append(_send(state, request, _key(request), decision, now))
+    return commands
+
+
+def _look_elsewhere(state: State, now: float, node_id: str | None = None) -> list[Command]:
+    """Send on what waits and could go to another node by now; `node_id`: it is news of this one only."""
+    commands: list[Command] = []
+    if state.is_alone:
+        return commands
+    _forget_sent(state, now)
+    state.looked_at = now if node_id is None else state.looked_at
+    # As if nothing were free here: what could be had here, `plan` gives.
+    full = NodeResources(state.resources.total)
+    full.available = dict.fromkeys(full.total, 0)
+    nodes = {**state.nodes, state.node_id: policy.NodeView(full, state.labels)}
+    for key, group in sorted(state.groups.items(), key=lambda item: item[1].first().seq):
+        while group.queue and (node_id is None or _has_room(state, node_id, group.demand)):
+            entry = group.first()
+            decision = state.choose(entry.request, nodes)
+            if not isinstance(decision, policy.Chosen) or decision.node_id == state.node_id:
+                break
+            rested = now - entry.since >= state.rest_s
+            if entry.request.hops >= state.max_hops and not rested:
+                break
+            request = entry.request if not rested else msgspec.structs.replace(entry.request, hops=0)
+            _forget(state, request.lease_id)
+            commands.append(_send(state, request, key, decision, now))
+    return commands
+
+
+def _has_room(state: State, node_id: str, demand: Resources) -> bool:
+    return node_id in state.nodes and state.nodes[node_id].fits(demand)
+
+
+def _forget_sent(state: State, now: float) -> None:
+    """What was sent long ago and never reported was not taken there, or is over."""
+    for node_id, sent in list(state.sent.items()):
+        while sent and now - sent[0][0] >= state.echo_s:
+            _, demand = sent.popleft()
+            if node_id in state.nodes:
+                resources = state.nodes[node_id].resources
+                for name, amount in demand.items():
+                    resources.available[name] = min(resources.available[name] + amount, resources.total[name])
+        if not sent:
+            del state.sent[node_id]
+
+
+def _next_time(state: State, now: float) -> float | None:
+    """When something has to be looked at again though nothing happens (s)."""
+    times = []
+    if state.front and state.front.barred_until is not None:
+        times.append(state.front.barred_until)
+    if not state.is_alone and state.waiting:
+        times += [sent[0][0] + state.echo_s for sent in state.sent.values()]
+        tired = [group.first() for group in state.groups.values() if group.first().request.hops >= state.max_hops]
+        times += [entry.since + state.rest_s for entry in tired if entry.since + state.rest_s > state.looked_at]
+    return max(now, min(times)) if times else None
+
+
+def _enter_queue(state: State, request: Request, now: float) -> None:
+    key = _key(request)
+    entry = state.waiting[request.lease_id] = Waiting(request, state.next_seq, key, now)
     state.next_seq += 1
     if key not in state.groups:
-        state.groups[key] = Group(demand, request.demand.get("GPU", 0), group_of(request.strategy))
+        demand = _booked(request, request.demand)
+        gpus = request.demand.get("GPU", 0)
+        state.groups[key] = Group(demand, request.strategy, gpus, group_of(request.strategy))
     state.groups[key].queue[request.lease_id] = entry
 
 
@@ -343,7 +509,7 @@ def _booked(request: Request, demand: Mapping[str, int]) -> Resources:
     return booked(without_zeros(demand), group_of(request.strategy))
 
 
-def _commit(state: State, event: CommitBundle) -> list[Command]:
+def _commit(state: State, event: CommitBundle, now: float) -> list[Command]:
     lease = state.granted.get(event.lease_id)
     held = state.bundles.setdefault(event.group_id, {})
     if lease is None or event.index in held:
@@ -358,7 +524,7 @@ def _commit(state: State, event: CommitBundle) -> list[Command]:
         request = state.infeasible.get(lease_id)
         if request is not None and not isinstance(state.choose(request), policy.Infeasible):
             del state.infeasible[lease_id]
-            _enter_queue(state, request)
+            _enter_queue(state, request, now)
     return []
 
 
@@ -512,7 +678,7 @@ def _check_places(state: State) -> None:
         seqs = [entry.seq for entry in group.queue.values()]
         assert seqs, f"an empty group is kept: {state}"
         assert seqs == sorted(seqs), f"a group is out of order: {state}"
-        assert key == frozenset(group.demand.items()), f"a group has another's demand: {state}"
+        assert key == (frozenset(group.demand.items()), group.strategy), f"a group has another's demand: {state}"
         assert all(entry.key == key for entry in group.queue.values()), f"a request is in a wrong group: {state}"
 
 
@@ -582,4 +748,5 @@ def _check_plan(state: State) -> None:
     free_to_go = [group for group in state.groups.values() if not _bars(front, group.demand)]
     assert not any(_fits(state, group) for group in free_to_go), f"a request waits that fits: {state}"
     if front.barred_until is not None:
-        assert state.wake_at == front.barred_until, f"nobody will lift the bar: {state}"
+        assert state.wake_at is not None, f"nobody will lift the bar: {state}"
+        assert state.wake_at <= front.barred_until, f"the bar will be lifted late: {state}"

@@ -171,8 +171,17 @@ def _among(wish: Wish, strategy: Strategy, able: Nodes, here: Here) -> Chosen | 
     if strategy.preferred:
         liked = {node_id: node for node_id, node in candidates.items() if matches(strategy.preferred, node.labels)}
         candidates = liked or candidates
-    node_id = _next_after(here.spread_after, candidates) if strategy.spread else _hybrid(wish, candidates, here)
-    return Chosen(node_id) if free else Wait(node_id)
+    if not free:
+        return Wait(_where_to_wait(wish, strategy, candidates, here))
+    if strategy.spread:
+        return Chosen(_next_after(here.spread_after, candidates))
+    return Chosen(_hybrid(wish, candidates, here))
+
+
+def _where_to_wait(wish: Wish, strategy: Strategy, candidates: Nodes, here: Here) -> str:
+    """Here, where that is as good as any other: who asks sees all nodes, and sends on what one of them has room for."""
+    likely = candidates if strategy.spread else _without_gpus(wish, candidates)
+    return here.node_id if here.node_id in likely else _hybrid(wish, likely, here)
 
 
 def _next_after(last: str, candidates: Iterable[str]) -> str:
@@ -182,9 +191,7 @@ def _next_after(last: str, candidates: Iterable[str]) -> str:
 
 
 def _hybrid(wish: Wish, candidates: Nodes, here: Here) -> str:
-    if not wish.demand.get("GPU"):
-        plain = {node_id: node for node_id, node in candidates.items() if not node.resources.total.get("GPU")}
-        candidates = plain or candidates
+    candidates = _without_gpus(wish, candidates)
     home = _home(wish, candidates, here)
 
     def rank(node_id: str) -> tuple[float, bool, str]:
@@ -197,6 +204,14 @@ def _hybrid(wish: Wish, candidates: Nodes, here: Here) -> str:
         return ranked[0]
     top = max(1, int(len(ranked) * TOP_FRACTION))
     return ranked[here.draw % top]
+
+
+def _without_gpus(wish: Wish, candidates: Nodes) -> Nodes:
+    """Those that nobody needs for their GPUs, unless the wish does, or there are no others."""
+    if wish.demand.get("GPU"):
+        return candidates
+    plain = {node_id: node for node_id, node in candidates.items() if not node.resources.total.get("GPU")}
+    return plain or candidates
 
 
 def _home(wish: Wish, candidates: Nodes, here: Here) -> str:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from aioray.wire.control import Exit, LeaseGrant, LeaseLost, Notice
+from aioray.wire.control import Exit, LeaseGrant, LeaseLost, Notice, Spill
 from aioray_node.environments import core as environments
+from aioray_node.gcs.view import Joined
 from aioray_node.pool.core import Kind, Need
 from aioray_node.scheduling import core
 from aioray_node.scheduling.bundles import group_of
-from aioray_node.scheduling.policy import NodeView
+from aioray_node.scheduling.demands import waiting_counts, waiting_demands
 from aioray_node.scheduling.resources import NodeResources, in_words
 
 if TYPE_CHECKING:
@@ -21,9 +22,16 @@ if TYPE_CHECKING:
 
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
+    from aioray.wire.gcs import Demand
     from aioray.wire.strategies import Strategy
     from aioray_node.environments.shell import EnvironmentDesk
+    from aioray_node.gcs.view import ClusterView, News
     from aioray_node.pool.shell import Worker, WorkerPool
+    from aioray_node.scheduling.policy import NodeView
+
+
+def _nobody_asks() -> None:
+    """A node alone has nobody to tell."""
 
 
 _GROUP_REMOVED = "its placement group was removed"
@@ -37,6 +45,7 @@ class ActorHost(Protocol):
     def worker_lost(self, actor_id: bytes, reason: str) -> None: ...
     def setup_failed(self, actor_id: bytes, reason: str) -> None: ...
     def unschedulable(self, actor_id: bytes, reason: str) -> None: ...
+    def spilled(self, actor_id: bytes, node_id: str, hops: int) -> None: ...
     def group_removed(self, actor_id: bytes, reason: str) -> None: ...
 
 
@@ -88,10 +97,16 @@ class LeaseDesk:
         self._by_owner: dict[tuple[bytes, int], int] = {}
         self._by_actor: dict[bytes, int] = {}
         self._infeasible: dict[tuple[bytes, str], set[int]] = {}  # what was warned of, and the leases that wait for it
+        self._view: ClusterView
         self.pool: WorkerPool
         self.actors: ActorHost
         self.environments: EnvironmentDesk
         self.groups: GroupNews
+        self.on_change: Callable[[], None] = _nobody_asks  # there may be more or less to spare than before
+
+    @property
+    def node_id(self) -> str:
+        return self._state.node_id
 
     @property
     def resources(self) -> NodeResources:
@@ -100,7 +115,28 @@ class LeaseDesk:
     @property
     def view(self) -> NodeView:
         """This node, for who decides between several: always as it is."""
-        return NodeView(self._state.resources, self._state.labels, self._state.devices)
+        return self._state.own
+
+    def own_view(self) -> NodeView:
+        """This node as others see it; not a copy, so it is never late."""
+        return self._state.own
+
+    def use(self, view: ClusterView) -> None:
+        """Choose among all nodes that it has, from here on."""
+        self._view = view
+        self._state.nodes = view.nodes
+        view.subscribe(self._on_news)
+
+    def _on_news(self, news: News) -> None:
+        self.feed(core.NodeNews(news.node_id, joined=isinstance(news, Joined)))
+
+    def waiting_counts(self) -> list[tuple[dict[str, int], int]]:
+        """What waits here, and how often."""
+        return waiting_counts(self._state)
+
+    def waiting(self) -> tuple[Demand, ...]:
+        """The same, and why."""
+        return waiting_demands(self._state)
 
     def feed(self, event: core.Event) -> None:
         """Let the scheduler decide, and carry it out."""
@@ -111,6 +147,8 @@ class LeaseDesk:
                 case core.Ended(lease_id):
                     self._forget(lease_id)
                     self.pool.free(lease_id, reusable=False)
+                case core.Spill(lease_id, node_id, hops):
+                    self._spill(lease_id, node_id, hops)
                 case core.Evicted(lease_id):
                     self._evict(lease_id)
                 case core.Infeasible(lease_id, _, text):
@@ -120,6 +158,7 @@ class LeaseDesk:
                 case core.WakeAt(when):
                     delay_s = max(0.0, when - self._reactor.time())
                     self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
+        self.on_change()
         if not isinstance(event, core.Request):
             self.groups.nodes_changed()
 
@@ -135,6 +174,20 @@ class LeaseDesk:
         if grant.running is not None:
             self.feed(core.Shrink(lease_id, grant.running))
         self.actors.admitted(grant.actor_id)
+
+    def _spill(self, lease_id: int, node_id: str, hops: int) -> None:
+        """Another node is to have it."""
+        grant = self._grants[lease_id]
+        try:
+            address = self._view.address_of(node_id)
+        except LookupError as exc:
+            self._turn_away(lease_id, f"was to run on a node that cannot be reached: {exc}")
+            return
+        self._forget(lease_id)
+        if grant.actor_id:
+            self.actors.spilled(grant.actor_id, node_id, hops)
+        else:
+            self._send(grant.process, Spill(grant.number, node_id, address, hops))
 
     def _turn_away(self, lease_id: int, reason: str, *, group_removed: bool = False) -> None:
         """It is not to wait for what it would need."""
@@ -167,7 +220,8 @@ class LeaseDesk:
         said.add(lease_id)
         if len(said) > 1:
             return  # as for the others of the kind that wait
-        notice = f"{text}. The best node has {best}. It waits, and runs if such a node ever joins."
+        who_has = f" The best node has {best}." if self._state.is_alone else ""
+        notice = f"{text}.{who_has} It waits, and runs if such a node ever joins."
         self._send(process, Notice(notice))
 
     # for callers
@@ -180,12 +234,14 @@ class LeaseDesk:
         name: str,
         environment: str = "",
         strategy: Strategy | None = None,
+        hops: int = 0,
+        argument_nbytes: dict[str, int] | None = None,
     ) -> None:
         """A caller wants a worker for tasks."""
         if (process, number) in self._by_owner:
             return  # sent twice
         lease_id = next(self._ids)
-        request = core.Request(lease_id, process.hex(), demand, name, strategy)
+        request = core.Request(lease_id, process.hex(), demand, name, strategy, hops, argument_nbytes or {})
         self._grants[lease_id] = _Grant(process, number, request, environment)
         self._by_owner[process, number] = lease_id
         self._queue(lease_id, environment)
@@ -267,10 +323,11 @@ class LeaseDesk:
         wants_worker: bool = True,
         environment: str = "",
         strategy: Strategy | None = None,
+        hops: int = 0,
     ) -> None:
         """An actor wants a worker for life, or just resources: it has a place in some worker then."""
         lease_id = next(self._ids)
-        request = core.Request(lease_id, "actor:" + actor_id.hex(), placement, name, strategy)
+        request = core.Request(lease_id, "actor:" + actor_id.hex(), placement, name, strategy, hops)
         self._grants[lease_id] = _Grant(
             creator, 0, request, environment, actor_id, running=running, wants_worker=wants_worker
         )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from aioray.runtime.errors import constructor_error, error_value
 from aioray.wire.control import ActorExit, ActorStarted
 from aioray.wire.framing import decode_call
-from aioray_node.worker.checkpoints import restore
+from aioray_node.worker.checkpoints import restore, restore_on_loop
 from aioray_node.worker.exits import is_crash, reason_of
 from aioray_node.worker.hosted_actor import ASYNC_CONCURRENCY, ActorKind, HostedActor
 from aioray_node.worker.runtime import Caller, RunningCall, id_of_call_here, running
@@ -133,6 +133,8 @@ class ActorHost:
         cls: Any = actor.kind.cls
         try:
             if actor.instance is None:
+                if self._runtime.must_bring(call):
+                    await self._runtime.bring_arguments(call)
                 args, kwargs = self._runtime.arguments(call)
                 if actor.kind.constructor_is_coroutine:
                     instance = cls.__new__(cls, *args, **kwargs)
@@ -141,13 +143,20 @@ class ActorHost:
                     instance = cls(*args, **kwargs)
                 actor.instance = instance
                 del args, kwargs
-            restoring = restore(self._services, actor)
+            restoring = await restore_on_loop(self._services, actor)
             if inspect.isawaitable(restoring):
                 await restoring
         except BaseException as exc:  # whatever it raises goes to who calls the actor
             self._failed(actor, exc)
         else:
             self._up(actor)
+
+    def _lies_elsewhere(self, actor: HostedActor) -> bool:
+        """Whether what it is made of has to be brought from another node, which no loop may wait for."""
+        checkpoint = actor.spec.checkpoint
+        if checkpoint is not None and not self._runtime.objects.bringing.is_here(checkpoint):
+            return True
+        return self._runtime.must_bring(decode_call(actor.spec.call))
 
     def _failed(self, actor: HostedActor, exc: BaseException) -> None:
         reason = "" if actor.instance is None else "its __aioray_restore__ raised"
@@ -213,7 +222,7 @@ class ActorHost:
             actor = self.prepare(spec)
             if actor is None:
                 continue
-            if _must_await(actor):
+            if _must_await(actor) or self._lies_elsewhere(actor):
                 task = self._constructing[spec.slot] = loop.create_task(self.construct_async(actor))
                 task.add_done_callback(functools.partial(self._constructed, spec.slot))
             else:

@@ -145,5 +145,16 @@ def restore(services: Services, actor: HostedActor) -> Any:
     checkpoint = actor.spec.checkpoint
     if checkpoint is None:
         return None
-    state = services.runtime.objects.load(checkpoint, argument=True)  # the actor's id holds it
+    (state,), _ = services.runtime.arguments(services.runtime.as_argument(checkpoint))  # the actor's id holds it
+    return getattr(actor.instance, RESTORE)(state)
+
+
+async def restore_on_loop(services: Services, actor: HostedActor) -> Any:
+    """The same where the state may have to come from another node first, and nothing may wait for that but this."""
+    checkpoint, runtime = actor.spec.checkpoint, services.runtime
+    if checkpoint is None or runtime.objects.bringing.is_here(checkpoint):
+        return restore(services, actor)
+    call = runtime.as_argument(checkpoint)
+    await runtime.bring_arguments(call)
+    (state,), _ = runtime.arguments(call)
     return getattr(actor.instance, RESTORE)(state)

@@ -232,6 +232,8 @@ class LoopLane:
         started = time.perf_counter()
         try:
             method = running_call.function = actor.method(call.fn)
+            if call.deps and services.runtime.must_bring(call):
+                await services.runtime.bring_arguments(call)
             args, kwargs = services.runtime.arguments(call)
             on_loop = actor.runs_on_loop(call.fn)
             if on_loop:

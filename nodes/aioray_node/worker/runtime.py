@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import copy
+import pickle
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -11,20 +13,24 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from aioray.exceptions import AsyncioActorExit
 from aioray.runtime.calls import NO_DEADLINE
 from aioray.runtime.runtime import Runtime
+from aioray.wire.calls import Call
 from aioray.wire.control import Blocked
 from aioray.wire.values import object_id
 from aioray_node.worker.exits import ActorExit
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from aioray.refs import ObjectRef
-    from aioray.wire.calls import Call, Repeat
+    from aioray.wire.calls import Repeat
     from aioray.wire.control import ActorSpec
     from aioray.wire.strategies import InGroup
+    from aioray.wire.values import Value
     from aioray_node.worker.actor_host import ActorHost
     from aioray_node.worker.hosted_actor import HostedActor
+
+
+_ONE_ARGUMENT = pickle.dumps((None,), protocol=5)
 
 
 class Caller:
@@ -117,6 +123,7 @@ class WorkerRuntime(Runtime):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._waiting = 0
+        self._brought: dict[int, list[Value]] = {}  # arguments that came from other nodes, until they are loaded
         self._sparing = False
 
     def call_here(self) -> RunningCall | None:
@@ -210,19 +217,76 @@ class WorkerRuntime(Runtime):
         while call.awaiting:
             self._awaited_no_more(call)
 
+    def must_bring(self, call: Call) -> bool:
+        """Whether an argument lies on another node."""
+        return bool(call.deps) and not all(self.objects.bringing.is_here(value) for _, value in call.deps)
+
+    def as_argument(self, value: Value) -> Call:
+        """A call with just that argument, so that it is brought, loaded, and let go of as those are."""
+        return Call(0, "", _ONE_ARGUMENT, deps=[(0, value)])
+
+    def _bring_arguments(self, call: Call, then: Callable[[], None]) -> None:
+        """Have `then` called when all arguments are here; each is held until it was loaded."""
+
+        def brought(values: dict[bytes, Value]) -> None:
+            call.deps = [(at, values.get(value.oid, value)) for at, value in call.deps]
+            for value in values.values():
+                self.objects.keep(value)
+            self._brought[id(call)] = list(values.values())
+            then()
+
+        with self.reactor.lock:
+            self.objects.bringing.all([value for _, value in call.deps], brought)
+
+    async def bring_arguments(self, call: Call) -> None:
+        """Wait in an event loop until all arguments of a call are on this node."""
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+        is_wanted = True
+
+        def brought() -> None:
+            if is_wanted:
+                loop.call_soon_threadsafe(done.set)
+            else:
+                self._let_go_of_arguments(call)
+
+        self._bring_arguments(call, brought)
+        try:
+            await done.wait()
+        except asyncio.CancelledError:
+            with self.reactor.lock:
+                is_wanted = False
+                self._let_go_of_arguments(call)
+            raise
+
+    def _let_go_of_arguments(self, call: Call) -> None:
+        for value in self._brought.pop(id(call), ()):
+            self.objects.let_go(value)
+
     def arguments(self, call: Call) -> tuple[Any, dict[str, Any]]:
-        """What a call is given: positional arguments, and named ones."""
+        """What a call is given: positional arguments, and named ones. Waits for those that lie on another node."""
         objects = self.objects
-        values = objects.load_arguments(call.args)
-        if call.deps:
-            values = list(values)
-            for at, value in call.deps:
-                values[at] = objects.load(value, argument=True)
+        values = objects.load_arguments(call.args) if not call.deps else self._with_dependencies(call)
         names = call.kwnames
         if not names:
             return values, {}
         split = len(values) - len(names)
         return values[:split], dict(zip(names, values[split:], strict=True))
+
+    def _with_dependencies(self, call: Call) -> list[Any]:
+        if self.must_bring(call):
+            done = threading.Event()
+            self._bring_arguments(call, done.set)
+            self.reactor.run_until(done.is_set)
+        try:
+            values = list(self.objects.load_arguments(call.args))
+            for at, value in call.deps:
+                values[at] = self.objects.load(value, argument=True)
+                if value.is_error:  # it could not be brought
+                    raise values[at]
+            return values
+        finally:
+            self._let_go_of_arguments(call)
 
     def add_sys_path(self, paths: list[str]) -> None:
         """Find modules where a driver finds them."""

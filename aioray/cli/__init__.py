@@ -1,0 +1,30 @@
+"""The command `aioray`: start, stop and look at clusters."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from aioray.cli import nodes, status
+from aioray.exceptions import InvalidOptionError, RayError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exits with 0, with 1 when it cannot be done, and with 2 for bad options; the reason goes to stderr."""
+    parser = argparse.ArgumentParser(prog="aioray", description="Start, stop and look at clusters.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    nodes.add_commands(commands)
+    status.add_command(commands)
+    given = parser.parse_args(arguments)
+    try:
+        sys.exit(given.run(given))
+    except InvalidOptionError as exc:
+        print(f"aioray: {exc}", file=sys.stderr)
+        sys.exit(2)
+    except (RayError, ConnectionError) as exc:
+        print(f"aioray: {exc}", file=sys.stderr)
+        sys.exit(1)

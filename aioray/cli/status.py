@@ -1,0 +1,98 @@
+"""`aioray status`: the nodes, what of them is in use, and what waits, and why."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from aioray.wire.gcs import ClusterStatus, MemberStatus
+
+_UNIT = 10_000
+_GIB = 1 << 30
+
+
+def add_command(commands: Any) -> None:
+    """Add it to the parser's subcommands."""
+    status = commands.add_parser("status", help="nodes, resources, and what waits", description=_status.__doc__)
+    status.add_argument(
+        "--address", default="auto", metavar="HOST:PORT", help="of the cluster (default: the newest on this machine)"
+    )
+    status.add_argument("--temp-dir", metavar="DIRECTORY")
+    status.set_defaults(run=_status)
+
+
+def _status(given: argparse.Namespace) -> int:
+    """Tell how a cluster is: its nodes, what of their resources is in use, and which demands wait, and why."""
+    import asyncio
+
+    from aioray.addresses import find_node
+    from aioray_node.gcs.access import find_token
+
+    address, token_path = given.address, None
+    try:
+        known = find_node(given.address, given.temp_dir)
+        address, token_path = known["gcs_address"], known["token_path"]
+    except ConnectionError:
+        if given.address == "auto":
+            raise
+    status = asyncio.run(_ask(address, find_token(os.environ, token_path)))
+    print("\n".join(rendered(address, status, time.time())))
+    return 0
+
+
+async def _ask(address: str, token: str) -> ClusterStatus:
+    import msgspec
+
+    from aioray.wire.gcs import ClusterStatus
+    from aioray_node.gcs.client import GcsClient
+
+    async with GcsClient(address, token) as client:
+        return msgspec.convert(await client.ask("status"), ClusterStatus)
+
+
+def rendered(address: str, status: ClusterStatus, now: float) -> Iterator[str]:
+    """The lines to print. `now`: Unix time (s)."""
+    alive = [member for member in status.members if member.end is None]
+    dead = [member for member in status.members if member.end is not None]
+    yield f"Cluster at {address}: {len(alive)} node{'s' * (len(alive) != 1)} alive, {len(dead)} dead"
+    yield ""
+    for member in alive:
+        facts = member.facts
+        role = " (head)" if facts.is_head else ""
+        age = _duration(now - facts.started_at)
+        yield f"Node {facts.node_id}{role} on {facts.hostname} ({facts.ip_address}), up {age}"
+        yield f"  {', '.join(_used(member)) or 'nothing to use'}"
+    for member in dead:
+        yield f"Node {member.facts.node_id} on {member.facts.hostname} is dead: {member.end}"
+    waiting = [(member, demand) for member in alive for demand in member.waiting]
+    yield ""
+    yield "Waiting:" if waiting else "Nothing waits."
+    for member, demand in waiting:
+        amounts = ", ".join(_amount(name, amount) for name, amount in demand.amounts.items()) or "nothing"
+        yield f"  {demand.count} x {amounts} at node {member.facts.node_id}: {demand.why}"
+
+
+def _used(member: MemberStatus) -> Iterator[str]:
+    """Such as "1 of 2 CPU used"."""
+    for name, total in member.facts.total.items():
+        used = total - member.available.get(name, 0)
+        yield f"{_amount(name, used, bare=True)} of {_amount(name, total)} used"
+    store = member.facts.store_nbytes
+    yield f"{member.store_used_nbytes / _GIB:.2f} of {store / _GIB:.2f} GiB object store used"
+
+
+def _amount(name: str, amount: int, *, bare: bool = False) -> str:
+    is_memory = name == "memory"
+    number = f"{amount / _UNIT / _GIB:.2f}" if is_memory else f"{amount / _UNIT:g}"
+    return number if bare else f"{number}{' GiB' if is_memory else ''} {name}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,59 @@
+"""Values that lie on other nodes, on their way to where this process can read them."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from aioray.wire.control import Fetch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioray.runtime.runtime import Runtime
+    from aioray.wire.values import Value
+
+
+class Bringing:
+    """Each is asked for once at our node, however many wait for it. Called with the reactor's lock held."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._waiting: dict[bytes, list[Callable[[Value], None]]] = {}
+
+    def is_here(self, value: Value) -> bool:
+        """Whether this process can read it as it is."""
+        return not value.nbytes or not value.node_id or value.node_id == self._runtime.node_id
+
+    def ask(self, value: Value, then: Callable[[Value], None] | None = None) -> None:
+        """Have `then` called with the value as it is here, or with the error that it has become."""
+        waiting = self._waiting.get(value.oid)
+        if waiting is None:
+            waiting = self._waiting[value.oid] = []
+            self._runtime.link.send(Fetch(value.oid, value))
+        if then is not None:
+            waiting.append(then)
+
+    def all(self, values: list[Value], then: Callable[[dict[bytes, Value]], None]) -> None:
+        """The same of those of these that lie elsewhere, of which there is at least one: `then` gets them by id."""
+        there = {value.oid: value for value in values if not self.is_here(value)}
+        brought: dict[bytes, Value] = {}
+
+        def one(value: Value, oid: bytes) -> None:
+            brought[oid] = value
+            if len(brought) == len(there):
+                then(brought)
+
+        for oid, value in there.items():
+            self.ask(value, functools.partial(one, oid=oid))
+
+    def take(self, oid: bytes) -> list[Callable[[Value], None]] | None:
+        """It has come: who waits for it; None when it was not asked for here."""
+        return self._waiting.pop(oid, None)
+
+    def close(self, error: Value) -> None:
+        """No more will come."""
+        waiting, self._waiting = self._waiting, {}
+        for each in waiting.values():
+            for then in each:
+                then(error)

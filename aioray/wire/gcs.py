@@ -1,0 +1,157 @@
+"""Node <-> GCS, and whoever asks the GCS: what stands in HTTP bodies and WebSocket frames, in msgpack.
+
+Field order is the format: append fields with defaults, never reorder. Amounts are in ten-thousandths.
+
+A node opens a WebSocket and says Join; from then on it reports what it has to spare, and is sent deltas of the view of
+all nodes. All else is asked with POST, a Question in the body and an Answered in that of the reply.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+PROTOCOL_HEADER = "X-Aioray-Protocol"
+NODE_PATH, QUESTION_PATH = "/v1/node", "/v1/question"
+MAX_BODY_NBYTES = 16 << 20  # of a request, and of a WebSocket frame
+NODES_AT_BASE = 32  # up to so many nodes, intervals are as configured; beyond, both sides stretch them in proportion
+
+
+class NodeFacts(msgspec.Struct, array_like=True, frozen=True):
+    """What a node is, for as long as it lives."""
+
+    node_id: str
+    addresses: tuple[str, ...]  # paths of Unix sockets, for who shares its boot id, and host:port
+    boot_id: str  # of the machine: the same on two nodes that can share Unix sockets
+    total: dict[str, int]
+    labels: dict[str, str] = {}
+    hostname: str = ""
+    ip_address: str = "127.0.0.1"
+    pid: int = 0
+    started_at: float = 0.0  # Unix time (s)
+    is_head: bool = False
+    session_dir: str = ""
+    store_nbytes: int = 0  # of shared memory
+
+
+class Demand(msgspec.Struct, array_like=True, frozen=True):
+    """What waits on a node for resources, `count` times the same."""
+
+    amounts: dict[str, int]
+    count: int
+    why: str  # it waits
+
+
+class MemberChange(msgspec.Struct, array_like=True, frozen=True):
+    """What has changed about one node since the version at which its delta begins. None: nothing of that."""
+
+    node_id: str
+    version: int  # of the view, when it last changed
+    facts: NodeFacts | None = None
+    available: dict[str, int] | None = None
+    end: str | None = None  # why it is dead; None while it is alive
+    store_used_nbytes: int | None = None
+
+
+class NodeFrame(msgspec.Struct, array_like=True, frozen=True):
+    """Node -> GCS, over its WebSocket."""
+
+
+class Join(NodeFrame, frozen=True, tag=1):
+    """First, and again over each new connection. `epoch`, `version`: of the view that the node has already."""
+
+    facts: NodeFacts
+    available: dict[str, int]
+    seq: int  # of the reports of this node
+    epoch: str = ""
+    version: int = 0
+    store_used_nbytes: int = 0
+    waiting: tuple[Demand, ...] = ()
+
+
+class Report(NodeFrame, frozen=True, tag=2):
+    """What has changed since the report before; one in which nothing has says that the node is alive."""
+
+    seq: int  # an older one than was heard counts for nothing
+    available: dict[str, int] = {}
+    store_used_nbytes: int | None = None
+    waiting: tuple[Demand, ...] | None = None
+
+
+class Leave(NodeFrame, frozen=True, tag=3):
+    """It ends on purpose."""
+
+    reason: str = ""
+
+
+class Resync(NodeFrame, frozen=True, tag=4):
+    """A delta is missing: send the whole view."""
+
+
+class GcsFrame(msgspec.Struct, array_like=True, frozen=True):
+    """GCS -> node, over its WebSocket."""
+
+
+class Admitted(GcsFrame, frozen=True, tag=1):
+    """You are a member; this is how often, and how soon, the GCS wants to hear of you."""
+
+    epoch: str
+    report_interval_s: float = 0.1
+    heartbeat_interval_s: float = 2.0
+
+
+class Refused(GcsFrame, frozen=True, tag=2):
+    """You are none, and will not become one under this id."""
+
+    reason: str
+
+
+class Delta(GcsFrame, frozen=True, tag=3):
+    """Brings a view that is at `since`, or later, to `version`. Since 0: it is the whole view."""
+
+    epoch: str  # of the GCS: versions of another one mean nothing
+    since: int
+    version: int
+    changes: tuple[MemberChange, ...] = ()
+
+
+class Question(msgspec.Struct, array_like=True, frozen=True):
+    """Whoever -> GCS, in a POST. Asking changes nothing: it is safe to ask twice."""
+
+    what: str
+    args: dict[str, Any] = {}
+
+
+class Answered(msgspec.Struct, array_like=True, frozen=True):
+    """GCS -> who asked."""
+
+    data: Any = None
+    error: str = ""
+
+
+class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One node, for people."""
+
+    facts: NodeFacts
+    available: dict[str, int]
+    store_used_nbytes: int
+    waiting: tuple[Demand, ...]
+    end: str | None
+
+
+class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What `aioray status` shows."""
+
+    epoch: str
+    version: int
+    members: tuple[MemberStatus, ...]
+
+
+AnyNodeFrame = Join | Report | Leave | Resync
+AnyGcsFrame = Admitted | Refused | Delta
+node_frame_decoder: msgspec.msgpack.Decoder[AnyNodeFrame] = msgspec.msgpack.Decoder(AnyNodeFrame)
+gcs_frame_decoder: msgspec.msgpack.Decoder[AnyGcsFrame] = msgspec.msgpack.Decoder(AnyGcsFrame)
+question_decoder: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)
+answer_decoder: msgspec.msgpack.Decoder[Answered] = msgspec.msgpack.Decoder(Answered)

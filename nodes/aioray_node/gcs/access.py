@@ -1,0 +1,95 @@
+"""Who may talk to the GCS: the cluster's token, and TLS where certificates are given."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import secrets
+import ssl
+from typing import TYPE_CHECKING
+
+from aioray.exceptions import AuthenticationError, InvalidOptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TOKEN_FILE = "token"  # in the session directory of the head
+TOKEN_VARIABLE, TOKEN_PATH_VARIABLE = "AIORAY_AUTH_TOKEN", "AIORAY_AUTH_TOKEN_PATH"
+CERT_VARIABLE, KEY_VARIABLE, CA_VARIABLE = "AIORAY_TLS_SERVER_CERT", "AIORAY_TLS_SERVER_KEY", "AIORAY_TLS_CA_CERT"
+_TOKEN_NBYTES = 32
+
+
+def make_token(session_dir: pathlib.Path, environ: Mapping[str, str]) -> str:
+    """The token of a cluster to come, that of the environment or a new one, for this user alone to read."""
+    token = _from_environment(environ) or secrets.token_hex(_TOKEN_NBYTES)
+    written = session_dir / f"{TOKEN_FILE}.new"
+    fd = os.open(written, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(token)
+    written.rename(session_dir / TOKEN_FILE)  # who waits for it must not find half of it
+    return token
+
+
+def find_token(environ: Mapping[str, str], path: str | None = None) -> str:
+    """The token of a cluster to join: of the environment, or in the file. Raises AuthenticationError without one."""
+    token = _from_environment(environ)
+    if token is None and path:
+        token = _read(path, "the token of the cluster")
+    if token is None:
+        raise AuthenticationError(
+            f"a cluster's token is needed to join it: set {TOKEN_VARIABLE}, or {TOKEN_PATH_VARIABLE} to a file that has"
+            f" it; the head's is in the file {TOKEN_FILE!r} of its session directory"
+        )
+    return token
+
+
+def _from_environment(environ: Mapping[str, str]) -> str | None:
+    if token := environ.get(TOKEN_VARIABLE, "").strip():
+        return token
+    if path := environ.get(TOKEN_PATH_VARIABLE):
+        return _read(path, TOKEN_PATH_VARIABLE)
+    return None
+
+
+def _read(path: str, what: str) -> str:
+    try:
+        token = pathlib.Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise AuthenticationError(f"{what} cannot be read from {path}: {exc}") from exc
+    if not token:
+        raise AuthenticationError(f"{what}: {path} is empty")
+    return token
+
+
+def server_tls(environ: Mapping[str, str]) -> ssl.SSLContext | None:
+    """For who listens. With a CA, who connects must have a certificate of it, too. None: no TLS was asked for."""
+    return _tls(environ, ssl.PROTOCOL_TLS_SERVER)
+
+
+def client_tls(environ: Mapping[str, str]) -> ssl.SSLContext | None:
+    """For who connects: it shows our certificate, and wants one of the CA. None: no TLS was asked for."""
+    context = _tls(environ, ssl.PROTOCOL_TLS_CLIENT)
+    if context is not None:
+        context.check_hostname = False  # nodes are known by address; what counts is who has signed
+    return context
+
+
+def _tls(environ: Mapping[str, str], protocol: int) -> ssl.SSLContext | None:
+    given = {name: environ.get(name, "") for name in (CERT_VARIABLE, KEY_VARIABLE, CA_VARIABLE)}
+    if not any(given.values()):
+        return None
+    for name, path in given.items():
+        if not path or not os.path.isfile(path):
+            allowed = f"a file, as each of {', '.join(given)}: they are given together"
+            raise InvalidOptionError(name, path or None, allowed)
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(given[CERT_VARIABLE], given[KEY_VARIABLE])
+        context.load_verify_locations(given[CA_VARIABLE])
+    except (ssl.SSLError, OSError) as exc:
+        raise InvalidOptionError(
+            "AIORAY_TLS_*", list(given.values()), "PEM files that belong together", str(exc)
+        ) from exc
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context

@@ -1,0 +1,102 @@
+"""A node in its cluster: as the head, which serves the GCS, or as one that joins. A node alone needs none of this."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aioray.exceptions import AuthenticationError
+from aioray_node.gcs.access import TOKEN_FILE, find_token, make_token, server_tls
+from aioray_node.gcs.local_line import LocalLine
+from aioray_node.gcs.member_desk import MemberDesk
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from aioray_node.node import HeadOptions, JoinOptions, Node, NodeOptions
+
+GCS_SOCKET = "gcs.sock"  # in the session directory of the head
+_LOOK_AGAIN_S = 0.02
+
+
+@contextlib.asynccontextmanager
+async def in_cluster(node: Node, options: NodeOptions, on_end: Callable[[str], None]) -> AsyncIterator[dict[str, Any]]:
+    """Have an open node be what its options say; gives where it and its GCS are. Leaving it, the node leaves.
+
+    `on_end(reason)`: the cluster is gone, or wants the node no more. Raises AuthenticationError, RaySystemError,
+    OSError for a port that is taken.
+    """
+    facts = {
+        "address": node.address,
+        "node_id": node.node_id,
+        "session_dir": str(node.session.dir),
+        "pid": os.getpid(),
+        "started_at": node.started_at,
+        "is_head": options.join is None,
+        "daemon": options.daemon,
+        "parent": os.getppid(),
+    }
+    async with contextlib.AsyncExitStack() as stack:
+        if options.head is not None:
+            facts |= await stack.enter_async_context(_as_head(node, options, options.head))
+        elif options.join is not None:
+            facts |= await stack.enter_async_context(_as_member(node, options, options.join, on_end))
+        if options.head is not None or options.join is not None:
+            node.session.note_node(facts)
+        yield facts
+
+
+@contextlib.asynccontextmanager
+async def _as_head(node: Node, options: NodeOptions, head: HeadOptions) -> AsyncIterator[dict[str, Any]]:
+    from aioray_node.gcs.app import GcsApp
+
+    desk = MemberDesk(node.reactor, options.config, epoch=node.node_id)
+    LocalLine(desk, node.reactor, node.membership, node.reactor).open()
+    path = str(node.session.dir / GCS_SOCKET)
+    questions = {"status": lambda: msgspec.to_builtins(desk.status())}
+    app = GcsApp(node.reactor, desk, make_token(node.session.dir, os.environ), questions)
+    try:
+        tls = None if head.port is None else server_tls(os.environ)
+        await app.open(path=path, host=head.host, port=head.port, tls=tls)
+        address = path if head.port is None else f"{head.host}:{app.port}"
+        yield {"gcs_address": address, "gcs_socket": path, "token_path": str(node.session.dir / TOKEN_FILE)}
+    finally:
+        await app.close()
+
+
+@contextlib.asynccontextmanager
+async def _as_member(
+    node: Node, options: NodeOptions, join: JoinOptions, on_end: Callable[[str], None]
+) -> AsyncIterator[dict[str, Any]]:
+    from aioray_node.gcs.client import GcsClient, NodeLine
+
+    config = options.config
+    client = GcsClient(join.address, await _token(join, config.gcs_reconnect_timeout_s))
+    line = NodeLine(
+        node.reactor,
+        node.membership,
+        client,
+        heartbeat_timeout_s=config.heartbeat_timeout_ms / 1000,
+        give_up_after_s=config.gcs_reconnect_timeout_s,
+        on_end=on_end,
+    )
+    async with line:
+        await line.joined(config.gcs_reconnect_timeout_s)
+        yield {"gcs_address": join.address, "token_path": join.token_path}
+
+
+async def _token(join: JoinOptions, timeout_s: float) -> str:
+    """Of the environment, or of the file, which the head may be about to write."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while True:
+        try:
+            return find_token(os.environ, join.token_path or None)
+        except AuthenticationError as exc:
+            if not isinstance(exc.__cause__, FileNotFoundError) or loop.time() > deadline:
+                raise
+        await asyncio.sleep(_LOOK_AGAIN_S)

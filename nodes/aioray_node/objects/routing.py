@@ -1,0 +1,260 @@
+"""What processes say about objects, brought to the directory that counts: this node's, or that of another home."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioray.exceptions import ObjectLostError, OwnerDiedError
+from aioray.runtime.errors import error_value
+from aioray.wire.control import Ack, CancelCall, Fetch, Fetched, Hold, Release, Seal, Share
+from aioray.wire.values import PROCESS_ID_NBYTES, Value, home_of, node_prefix, owner_of, process_id_of_node
+from aioray_node.objects import abroad, directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import msgspec
+
+    from aioray.runtime.connection import Connection
+    from aioray_node.gcs.view import ClusterView
+    from aioray_node.neighbours import Neighbours
+    from aioray_node.objects.nearby import Puller
+    from aioray_node.objects.store import ObjectStore
+
+_DETACHED_HOLDER = b"detached"  # eight bytes, as a process id has: holds actors that outlive their makers
+ObjectMessage = Share | Hold | Release | Fetch | Seal | CancelCall
+
+
+class ObjectRouter:
+    """Between processes of this node, its store, and other nodes. `send(process, message)` reaches those here."""
+
+    def __init__(self, view: ClusterView, store: ObjectStore, send: Callable[[bytes, msgspec.Struct], None]) -> None:
+        self._view = view
+        self._store = store
+        self._send = send
+        self._prefix = node_prefix(view.own_id)
+        self._own_id = process_id_of_node(view.own_id)
+        self._state = abroad.State(view.own_id, self._prefix)
+        self._together = False  # whether there has ever been another node
+        self.neighbours: Neighbours
+        self.puller: Puller
+        store.on_deliver = self._deliver
+        store.on_touched = self._touched
+        store.on_far_unwanted = self._far_unwanted
+
+    def joined(self) -> None:
+        """There is another node: from here on ids of objects say where their home is."""
+        self._together = True
+
+    def _is_home(self, some_id: bytes) -> bool:
+        return not self._together or home_of(some_id) == self._prefix
+
+    # what processes say
+
+    def handle(self, process: bytes, connection: Connection, message: ObjectMessage) -> None:
+        """A process of this node has said something."""
+        match message:
+            case Share(oid, value):
+                self._store.feed(directory.Shared(oid, value))
+            case Hold(holder, oids, req):
+                if self._is_home(holder):
+                    self._hold(connection, holder, oids, req)
+                else:
+                    self._pass_on(connection, home_of(holder), lambda number: Hold(holder, oids, number), req)
+            case Release(holder, oids):
+                if self._is_home(holder):
+                    self._store.feed(directory.Released(holder, oids))
+                else:
+                    self.neighbours.send(home_of(holder), message)
+            case Fetch(oid, value, where_will_do):
+                known = self._store.value_of(oid)
+                if where_will_do and known is not None:
+                    self._send(process, Fetched(oid, known))
+                elif value is None and self._is_home(oid):
+                    self._store.feed(directory.Wanted(process, oid))
+                else:
+                    self._feed(abroad.Wanted(process, oid, known or value))
+            case Seal(value, req):
+                self._store.feed(directory.Sealed(value))
+                home = home_of(value.oid)
+                if self._is_home(value.oid):
+                    connection.send(Ack(req))
+                else:
+                    self._pass_on(connection, home, lambda number: Seal(value, number), req)
+            case CancelCall(oid):
+                if self._is_home(oid):
+                    self._send(owner_of(oid), message)
+                else:
+                    self.neighbours.send(home_of(oid), message)
+
+    def handle_node(self, process: bytes, connection: Connection, message: ObjectMessage) -> None:
+        """Another node has: about what is at home here, or what it lets go of that lies here."""
+        match message:
+            case Hold(holder, oids, req):
+                self._hold(connection, holder, oids, req)
+            case Release(holder, oids):
+                self._store.feed(directory.Released(holder, oids))
+            case Fetch(oid):
+                self._store.feed(directory.Wanted(process, oid))
+            case Seal(value, req):
+                self._store.feed(directory.Sealed(value))
+                connection.send(Ack(req))
+            case CancelCall(oid):
+                self._send(owner_of(oid), message)
+            case Share():
+                connection.close()  # only owners share, and they are at home where they are
+
+    def heard(self, message: Any) -> None:
+        """The answer of another node."""
+        if isinstance(message, Fetched):
+            self._feed(abroad.Told(message.oid, message.value))
+
+    def _hold(self, connection: Connection, holder: bytes, oids: list[bytes], req: int) -> None:
+        """Acknowledged when all homes know, so that whoever keeps these meanwhile may let go."""
+        self._store.feed(directory.Held(holder, oids))
+        if not req:
+            return
+        homes: dict[bytes, list[bytes]] = {}
+        for oid in oids:
+            if not self._is_home(oid):
+                homes.setdefault(home_of(oid), []).append(oid)
+        left = len(homes)
+
+        def acknowledged(_: Any = None) -> None:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                connection.send(Ack(req))
+
+        if not homes:
+            acknowledged()
+        for home, theirs in homes.items():
+            self.neighbours.ask(home, lambda number, t=theirs: Hold(self._own_id, t, number), acknowledged)  # type: ignore[misc]
+
+    def _pass_on(self, connection: Connection, home: bytes, message: Callable[[int], msgspec.Struct], req: int) -> None:
+        if req:
+            self.neighbours.ask(home, message, lambda _: connection.send(Ack(req)))
+        else:
+            self.neighbours.send(home, message(0))
+
+    # what the directory of actors says
+
+    def hold_for(self, holder: bytes, oids: list[bytes]) -> None:
+        """In the name of an actor, or of a process anywhere that was given a handle."""
+        if self._is_home(holder):
+            self._store.feed(directory.Held(holder, oids))
+            return
+        for oid in oids:
+            if len(holder) > PROCESS_ID_NBYTES:
+                self.neighbours.send(home_of(holder), Hold(holder, [oid]))
+            elif self._is_home(oid):
+                self._store.feed(directory.Held(holder, [oid]))
+            elif home_of(oid) != home_of(holder):
+                self.neighbours.send(home_of(oid), Hold(holder, [oid]))
+
+    def release_for(self, holder: bytes, oids: list[bytes]) -> None:
+        """Undo that; no oids: all."""
+        if self._is_home(holder):
+            self._store.feed(directory.Released(holder, oids))
+        else:
+            self.neighbours.send(home_of(holder), Release(holder, oids))
+
+    def create_actor(self, actor_id: bytes, *, detached: bool) -> None:
+        """Handles of an actor that a process of this node makes are counted here."""
+        self._store.feed(directory.Shared(actor_id))
+        if detached:
+            self._store.feed(directory.Held(_DETACHED_HOLDER, [actor_id]))
+
+    def release_detached(self, actor_id: bytes) -> None:
+        """It is dead: it needs no holder of its own any more."""
+        if self._is_home(actor_id):
+            self._store.feed(directory.Released(_DETACHED_HOLDER, [actor_id]))
+        else:
+            self.neighbours.send(home_of(actor_id), Release(_DETACHED_HOLDER, [actor_id]))
+
+    def can_bring(self, value: Value) -> bool:
+        """Whether the bytes of a value that lies in shared memory are still there, as far as is known here."""
+        if self._state.is_here(value):
+            return self._store.has(value.oid)
+        return value.node_id in self._view.nodes
+
+    def borrow(self, value: Value, then: Callable[[Value | None, str, Callable[[], None]], None]) -> None:
+        """Have `then(value, why_not, over)` called with a value that this node can read until it calls `over`."""
+        if self._state.is_here(value):
+            then(value, "", lambda: None)
+            return
+
+        def pulled(copy: Value | None, why_not: str) -> None:
+            then(copy, why_not, lambda: None if copy is None else self._store.free(copy.offset, copy.nbytes))
+
+        self.puller.pull(value, pulled)
+
+    # what the store says
+
+    def _deliver(self, process: bytes, oid: bytes, value: Value) -> None:
+        """The directory has a value for who wants it. Other nodes are told where it lies, processes can read it."""
+        if self._state.is_here(value) or (self._together and process == home_of(process) + bytes(4)):
+            self._send(process, Fetched(oid, value))
+        else:
+            self._feed(abroad.Wanted(process, oid, value))
+
+    def _touched(self, oids: list[bytes]) -> None:
+        """Who holds these has changed."""
+        if not self._together:
+            return
+        for oid in oids:
+            is_home = self._is_home(oid)
+            is_held = self._store.is_held(oid, beside=b"" if is_home else owner_of(oid))
+            if is_held and not is_home:
+                self._feed(abroad.Held(oid))
+            elif not is_held and (oid in self._state.held or oid in self._state.copies):
+                self._feed(abroad.Unheld(oid))
+
+    def _far_unwanted(self, oid: bytes, value: Value) -> None:
+        """Nobody holds it any more, or it was made anew, and its bytes are on another node, which may free them now."""
+        self.neighbours.send(node_prefix(value.node_id), Release(owner_of(oid), [oid]))
+
+    def process_gone(self, process: bytes) -> None:
+        self._feed(abroad.ProcessGone(process))
+
+    # other nodes
+
+    def node_back(self, prefix: bytes) -> None:
+        self._feed(abroad.NodeBack(prefix))
+
+    def node_gone(self, prefix: bytes) -> None:
+        """What it held, and its processes, is let go; what only it could tell will not come."""
+        for holder in self._store.holders_of(prefix):
+            self._store.feed(directory.ProcessGone(holder))
+        self._store.feed(directory.ProcessGone(prefix + bytes(4)))
+        self._feed(abroad.NodeGone(prefix))
+
+    def _feed(self, event: abroad.Event) -> None:
+        for command in abroad.handle(self._state, event):
+            match command:
+                case abroad.FetchAtHome(oid):
+                    self.neighbours.send(home_of(oid), Fetch(oid))
+                case abroad.HoldAtHome(oid):
+                    self.neighbours.send(home_of(oid), Hold(self._own_id, [oid]))
+                case abroad.ReleaseAtHome(oid):
+                    self.neighbours.send(home_of(oid), Release(self._own_id, [oid]))
+                case abroad.Pull(value):
+                    self._pull(value)
+                case abroad.Give(process, oid, value):
+                    if value.nbytes and oid in self._state.copies:
+                        self._store.feed(directory.Held(process, [oid]))
+                    self._send(process, Fetched(oid, value))
+                case abroad.GiveUp(process, oid, reason):
+                    kind = OwnerDiedError if "owner" in reason else ObjectLostError
+                    self._send(process, Fetched(oid, error_value(kind(oid.hex(), reason))))
+                case abroad.FreeCopy(value):
+                    self._store.free(value.offset, value.nbytes)
+
+    def _pull(self, value: Value) -> None:
+        def then(copy: Value | None, why_not: str) -> None:
+            if copy is None:
+                self._feed(abroad.PullFailed(value.oid, why_not))
+            else:
+                self._feed(abroad.Pulled(value.oid, copy))
+
+        self.puller.pull(value, then)

@@ -1,0 +1,89 @@
+"""Values and refs that cross from node to node, and who counts them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import aioray
+from tests.cluster.hand_fed import HandFedCluster
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aioray_node.node import Node
+
+LARGE = 300_000  # numbers, 2.4 MB
+
+
+@aioray.remote(resources={"there": 0.1})
+def total(array: Any) -> float:
+    return float(array.sum())
+
+
+@aioray.remote(resources={"there": 0.1})
+def make(value: float) -> Any:
+    return np.full(LARGE, value)
+
+
+@aioray.remote(resources={"there": 0.1})
+def put_there(value: float) -> list[Any]:
+    return [aioray.put(np.full(LARGE, value))]
+
+
+@aioray.remote(resources={"there": 0.1})
+def get_inside(refs: list[Any]) -> float:
+    return float(aioray.get(refs[0]).sum())
+
+
+@aioray.remote(resources={"there": 0.1})
+def pass_on(refs: list[Any]) -> list[Any]:
+    return [make.remote(3), *refs]
+
+
+@pytest.fixture
+async def two(nothing_left: None) -> AsyncIterator[HandFedCluster]:
+    async with HandFedCluster({"num_cpus": 1}, {"num_cpus": 2, "resources": {"there": 1.0}}) as cluster:
+        yield cluster
+        async with asyncio.timeout(5):  # all that was counted is let go, on both nodes
+            while any(left_of(node) for node in cluster.nodes):  # noqa: ASYNC110 # counts tell nobody
+                await asyncio.sleep(0.01)
+
+
+def left_of(node: Node) -> list[Any]:
+    """Objects that a node still counts, has copies of, or waits for."""
+    state = node._objects._state
+    return [*node._store._directory.entries, *state.copies, *state.held, *state.waiters, *state.asked, *state.pulling]
+
+
+async def test_a_large_argument_is_read_where_the_task_runs(two: HandFedCluster) -> None:
+    array = np.ones(LARGE)
+    assert await total.remote(array) == LARGE
+    ref = aioray.put(array)
+    assert await asyncio.gather(*(total.remote(ref) for _ in range(5))) == [LARGE] * 5
+
+
+async def test_a_large_result_stays_where_it_was_made_until_somebody_reads_it(two: HandFedCluster) -> None:
+    ref = make.remote(2)
+    assert await total.remote(ref) == 2 * LARGE
+    assert two.nodes[0]._store.used_nbytes == 0
+    assert (await ref).sum() == 2 * LARGE
+    assert two.nodes[0]._store.used_nbytes > 0
+
+
+async def test_refs_to_what_others_own_are_followed_to_their_homes(two: HandFedCluster) -> None:
+    """
+    1. a ref of ours inside an argument is read there
+    2. a ref of theirs inside a result is read here, after its owner's call is over
+    3. a ref of ours comes back beside one to what is still being made there
+    """
+    ours = aioray.put(np.ones(LARGE))
+    assert await get_inside.remote([ours]) == LARGE
+    (theirs,) = await put_there.remote(5)
+    assert (await theirs).sum() == 5 * LARGE
+    made, back = await pass_on.remote([ours])
+    assert back is ours
+    assert (await made).sum() == 3 * LARGE
