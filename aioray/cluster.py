@@ -57,7 +57,8 @@ class Cluster:
         self._address = address
         self._host = host
         self._runtime: Runtime | None = None
-        self._node: EmbeddedNode | None = None
+        self._embedded: EmbeddedNode | None = None
+        self._node: Any = None  # the embedded one itself
         self._undo: contextlib.ExitStack | None = None
         self._ended: asyncio.Event | None = None
         self._chosen: tuple[Runtime, Any] | None = None
@@ -93,9 +94,10 @@ class Cluster:
         elif self._address:
             address = self._address
         else:
-            node = self._node = EmbeddedNode(options, loop)
-            undo.callback(node.close_now)
-            address, exchange = node.address, node.exchange_for(process_id)
+            embedded = self._embedded = EmbeddedNode(options, loop)
+            undo.callback(embedded.close_now)
+            self._node = embedded.node
+            address, exchange = embedded.address, embedded.exchange_for(process_id)
         reactor = Reactor("aioray")
         undo.callback(reactor.close)
         reactor.attach(loop)
@@ -129,13 +131,13 @@ class Cluster:
             return
         assert self._ended is not None
         runtime, self._runtime = self._runtime, None
-        node, self._node = self._node, None
+        embedded, self._embedded, self._node = self._embedded, None, None
         try:
             if runtime is not None:
                 current.remove(runtime)
                 runtime.stop()
-            if node is not None:
-                await node.close()
+            if embedded is not None:
+                await embedded.close()
             if runtime is not None:
                 runtime.reactor.poll_once(0)  # the last that workers printed
         finally:
@@ -145,7 +147,7 @@ class Cluster:
     def _end(self) -> None:
         """The same as `shutdown`, when the loop does not run any more."""
         undo, self._undo = self._undo, None
-        self._runtime = self._node = None
+        self._runtime = self._embedded = self._node = None
         if undo is not None:
             undo.close()
 

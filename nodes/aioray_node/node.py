@@ -146,6 +146,7 @@ class Node:
         totals = options.totals(found)
         self.node_id = session.session_id
         self.started_at = time.time()
+        self.gcs_address = session.address  # until it is in a cluster
         self._reactor = reactor
         self._session = session
         self._config = config
@@ -439,6 +440,7 @@ class Node:
         return {} if peer is None or peer.worker is None else to_floats(self._leases.assigned(peer.worker))
 
     _questions: ClassVar[dict[str, Callable[..., Any]]] = {
+        "gcs_address": lambda self, process: self.gcs_address,
         "nodes": lambda self, process: described.nodes(self.view),
         "cluster_resources": lambda self, process: described.totals(self.view),
         "available_resources": lambda self, process: described.available(self.view, self._store.used_nbytes),

@@ -320,7 +320,7 @@ async def _forget() -> None:
         ({"namespace": 5}, "namespace"),
         ({"_temp_dir": 5}, "_temp_dir"),
         ({"log_to_driver": "yes"}, "log_to_driver"),
-        ({"address": "10.0.0.1:6379"}, "address"),
+        ({"address": "10.0.0.1"}, "address"),
         ({"num_cpu": 1}, "num_cpu"),
         ({"_system_config": {"no_such_thing": 1}}, "no_such_thing"),
     ],
@@ -365,7 +365,9 @@ def test_a_head_that_dies_fails_what_waits_and_what_comes(nothing_left: None) ->
     hanging = Hang.remote().for_ever.remote()
     from aioray.api import _sync_clusters
 
-    os.kill(_sync_clusters[0]._head.pid, signal.SIGKILL)
+    head = _sync_clusters[0]._head
+    assert head is not None
+    os.kill(head.pid, signal.SIGKILL)
     with pytest.raises(RayError):
         aioray.get(hanging, timeout=PATIENCE_S)
     with pytest.raises(RaySystemError, match="gone"):
