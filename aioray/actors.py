@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, Union, overload
 
 from aioray import current
+from aioray.checkpoints import check_hooks
 from aioray.exceptions import ActorAlreadyExistsError, InvalidOptionError
 from aioray.generators import is_generator_function, submit_stream
 from aioray.options import (
@@ -148,7 +149,8 @@ def rules_of_calls(options: ActorOptions, *, is_async: bool) -> str:
     any_order = options.allow_out_of_order_execution
     if any_order is None:
         any_order = is_async or (options.max_concurrency or 1) > 1
-    rules = CallRules(options.max_task_retries, options.max_pending_calls, any_order)
+    groups = tuple(options.concurrency_groups)
+    rules = CallRules(options.max_task_retries, options.max_pending_calls, any_order, groups)
     return "" if rules == CallRules() else json.dumps(dataclasses.astuple(rules))
 
 
@@ -314,7 +316,8 @@ class ActorClass(Generic[C]):
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
         """Create an actor. Returns at once; an error of the constructor reaches whoever calls the actor.
 
-        Raises TypeError when the arguments do not fit, and ActorAlreadyExistsError (a ValueError) for a taken name.
+        Raises TypeError when the arguments do not fit, or the class has one of the two hooks of checkpoints only, and
+        ActorAlreadyExistsError (a ValueError) for a taken name.
         """
         if self._signature is None:
             self._signature = _constructor_signature(self._cls)
@@ -337,6 +340,7 @@ class ActorClass(Generic[C]):
     def methods(self) -> dict[str, str]:
         """What handles are made of: the methods, as `methods_of` has them, and the rules of all calls."""
         if self._methods is None:
+            check_hooks(self._cls)
             methods = self._methods = methods_of(self._cls)
             rules = rules_of_calls(self._options, is_async=is_async_class(self._cls, methods))
             if rules:

@@ -420,6 +420,8 @@ def explain(ref: ObjectRef[Any]) -> str:
     elif actor_id := ref._runtime.actor_awaited_by(ref):
         why = ref._runtime.ask("explain_actor", actor_id=actor_id)
         state = f"{state}: {why}" if why else state
+    elif group_id := ref._runtime.group_awaited_by(ref):
+        state = f"{state}: {ref._runtime.ask('explain_group', group_id=group_id)}"
     return f"{ref!r} {state}"
 
 

@@ -32,7 +32,7 @@ def checkpoint(*, every_calls: int | None = None, every_s: float | None = None) 
     when it is written there; or when that cannot be done, of which the driver hears. One that fails is logged, and
     leaves the one before as it was. A restore that fails is the end of the actor, as a constructor is that raises.
 
-    Raises InvalidOptionError.
+    Raises InvalidOptionError. A class with one of the two hooks alone is a TypeError when an actor is created.
     """
     if every_calls is None and every_s is None:
         raise InvalidOptionError("every_calls", None, "a whole number >= 1, where every_s is not given")
@@ -46,6 +46,13 @@ def checkpoint(*, every_calls: int | None = None, every_s: float | None = None) 
         return fn
 
     return mark
+
+
+def check_hooks(cls: type) -> None:
+    """Raises TypeError for a class with one of the hooks and without the other: nothing would ever be restored."""
+    there, missing = (SAVE, RESTORE) if hasattr(cls, SAVE) else (RESTORE, SAVE)
+    if hasattr(cls, there) and not hasattr(cls, missing):
+        raise TypeError(f"{cls.__name__} has {there}() and no {missing}(): a checkpoint takes both")
 
 
 def period_of(cls: type) -> tuple[int | None, float | None] | None:

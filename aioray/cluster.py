@@ -137,9 +137,9 @@ class Cluster:
                 current.remove(runtime)
                 runtime.stop()
             if embedded is not None:
-                await embedded.close()
-            if runtime is not None:
-                runtime.reactor.poll_once(0)  # the last that workers printed
+                await embedded.close(None if runtime is None else lambda: runtime.reactor.poll_once(0))
+            while runtime is not None and embedded is not None and not runtime.link.lost:
+                runtime.reactor.poll_once(0)  # the last that workers printed, until the node has hung up
         finally:
             undo.close()
             self._ended.set()

@@ -72,6 +72,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     gcs_reconnect_timeout_s: Seconds = 60.0
     # The piece of arena a process asks its node for at a time, to fill with small puts.
     extent_nbytes: Annotated[int, Meta(ge=4096, le=2**62)] = 8 * 1024 * 1024
+    # Objects go from node to node in chunks of this size,
+    transfer_chunk_nbytes: Annotated[int, Meta(ge=4096, le=2**30)] = 1024 * 1024
+    # of which so many are asked of one node at a time.
+    transfer_window: Count = 8
+    # How many objects come to a node at a time, of those that are equally urgent.
+    transfer_active: Count = 16
+    # To how many nodes at a time a node sends an object of its own; others get it from those.
+    transfer_fan_out: Count = 2
+    # How long an object that comes from another node waits for room in shared memory.
+    transfer_full_wait_s: Seconds = 60.0
+    # Nodes of one machine read each other's shared memory, instead of sending it through a socket.
+    transfer_share_memory: bool = True
+    # What chunks are compressed with that this node asks for: lz4, zstd (extras of these names), or "" for none.
+    transfer_codec: str = ""
 
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Config)}

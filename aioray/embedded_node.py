@@ -72,10 +72,10 @@ class EmbeddedNode:
 
         return exchange
 
-    async def close(self) -> None:
-        """End it; the loop goes on meanwhile. What is cut short, `close_now` does."""
+    async def close(self, meanwhile: Callable[[], None] | None = None) -> None:
+        """End it; the loop goes on. `meanwhile`: see Node.close. What is cut short, `close_now` does."""
         await _until_gone(self.node.hang_up(), _SHUTDOWN_TIMEOUT_S)
-        self.node.close()
+        self.node.close(meanwhile)
 
     def close_now(self) -> None:
         """The same, blocking. Safe to call twice, and to be called after `close`, which leaves it the rest."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from aioray import current
 from aioray.generators import is_generator_function, submit_stream
 from aioray.options import TASK_DEFAULTS, TaskOptions, returns_of, task_options
+from aioray.placement import may_follow
 from aioray.signatures import Signature
 from aioray.typed_actors import Remote
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from aioray.dag import FunctionNode
+    from aioray.runtime.runtime import Runtime
     from aioray.runtime.tasks import TaskTarget
+    from aioray.wire.strategies import InGroup
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -34,6 +37,7 @@ class RemoteFunction(Remote[P, R_co, Given_co]):
         self._num_returns = returns_of(options, generates=is_generator_function(fn))
         self._signature: Signature | None = None
         self._target: TaskTarget | None = None  # what the cluster of the last call needs to know, found once
+        self._followers: dict[InGroup, TaskTarget] = {}  # the same, of calls that go into their caller's group
         functools.update_wrapper(self, fn)
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
@@ -49,16 +53,27 @@ class RemoteFunction(Remote[P, R_co, Given_co]):
         self._signature.check(args, kwargs)
         runtime = current.find() or current.get()
         target = self._target
-        if target is None or target.runtime is not runtime:
-            options = self._options
-            function = runtime.function(self._function, options.name or _name_of(self._function))
-            target = self._target = runtime.task_target(function, options, self._num_returns)
+        if target is None or target.runtime is not runtime or runtime.captures:
+            target = self._find_target(runtime)
         if target.num_returns < 0:
             return submit_stream(runtime, target, lambda stream: runtime.submit_task(target, args, kwargs, stream))
         refs = runtime.submit_task(target, args, kwargs)
         if target.num_returns == 1:
             return refs[0]
         return list(refs) if refs else None  # as in Ray: the count is in the options
+
+    def _find_target(self, runtime: Runtime) -> TaskTarget:
+        options = self._options
+        group = runtime.followed_group(options) if may_follow(options) else None
+        target = self._target if group is None else self._followers.get(group)
+        if target is None or target.runtime is not runtime:
+            function = runtime.function(self._function, options.name or _name_of(self._function))
+            target = runtime.task_target(function, options, self._num_returns, group)
+            if group is None:
+                self._target = target
+            else:
+                self._followers = {group: target}  # a worker serves one group after the other
+        return target
 
     if not TYPE_CHECKING:  # checkers have it from Remote, with the types of its arguments
         remote = _call

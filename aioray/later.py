@@ -17,13 +17,8 @@ _BY_MODULE = {
     },
     "aioray.util": {
         "accelerators": "names of accelerators",
-        "get_current_placement_group": "placement groups",
-        "get_placement_group": "placement groups",
         "iter": "parallel iterators",
         "metrics": "metrics",
-        "placement_group": "placement groups",
-        "placement_group_table": "placement groups",
-        "remove_placement_group": "placement groups",
         "rpdb": "a debugger that attaches",
         "state": "the state API",
     },

@@ -18,12 +18,12 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from aioray import runtime_env
+from aioray import placement, runtime_env
 from aioray.exceptions import InvalidOptionError
 from aioray.labels import SELECTOR_ALLOWED, selector_of
 from aioray.runtime_env import RuntimeEnv, checked_env
 from aioray.wire.calls import DYNAMIC, STREAMING
-from aioray.wire.strategies import Strategy
+from aioray.wire.strategies import InGroup, Strategy
 
 Kind = Literal["task", "actor", "method"]
 
@@ -89,6 +89,19 @@ def _resources(value: Any) -> dict[str, float]:
         except ValueError as exc:
             raise ValueError(f"{name}: {exc}") from None
     return amounts
+
+
+def bundle_amount(name: Any, value: Any) -> float:
+    """How much of a resource a bundle has. Raises ValueError saying what is wrong."""
+    if not isinstance(name, str) or not name:
+        raise ValueError("not the name of a resource")
+    if name == "object_store_memory":
+        raise ValueError(NOT_YET)
+    if name == "bundle" or "_group_" in name:
+        raise ValueError("the name of what a bundle gives, and not for bundles to ask for")
+    if name == "memory":
+        return _memory(value)
+    return _num_gpus(value) if name == "GPU" else _amount(value)
 
 
 OWN_OPTION = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory", "object_store_memory": "object_store_memory"}
@@ -209,6 +222,8 @@ def _runtime_env(value: Any) -> RuntimeEnv:
 
 
 def _scheduling_strategy(value: Any) -> Any:
+    if value is None:
+        return None
     if isinstance(value, str) and value in ("DEFAULT", "SPREAD"):
         return value
     if isinstance(value, type) or not hasattr(value, _AS_STRATEGY):
@@ -246,6 +261,7 @@ class Option(msgspec.Struct, frozen=True):
     check: Callable[[Any], Any]
     allowed: str
     implemented: bool = True
+    takes_none: bool = False  # None is a value like others
 
 
 BOTH: tuple[Kind, ...] = ("task", "actor")
@@ -276,9 +292,10 @@ _ROWS = [
     Option(
         "scheduling_strategy",
         BOTH,
-        "DEFAULT",
+        None,  # 'DEFAULT', but in the placement group of whoever makes the call, if that captures
         _scheduling_strategy,
-        "None, 'DEFAULT', 'SPREAD', NodeAffinitySchedulingStrategy(...), NodeLabelSchedulingStrategy(...)",
+        "None, 'DEFAULT', 'SPREAD', NodeAffinitySchedulingStrategy(...), NodeLabelSchedulingStrategy(...), "
+        "PlacementGroupSchedulingStrategy(...)",
     ),
     Option("name", ALL, None, _text, "a str that is not empty"),
     Option("enable_task_events", ALL, True, _flag, "True, False"),  # no effect as long as there are no task events
@@ -293,9 +310,16 @@ _ROWS = [
         f"a list of {{'label_selector': ...}}, each {SELECTOR_ALLOWED}",
     ),
     _planned("_labels", BOTH, {}),
-    _planned("placement_group", BOTH, "default"),
-    _planned("placement_group_bundle_index", BOTH, -1),
-    _planned("placement_group_capture_child_tasks", BOTH),
+    Option(
+        "placement_group",
+        BOTH,
+        "default",
+        placement.placement_group,
+        "'default', None (in none), a PlacementGroup",
+        takes_none=True,
+    ),
+    Option("placement_group_bundle_index", BOTH, -1, _whole(-1), "a whole number >= -1 (-1: any bundle)"),
+    Option("placement_group_capture_child_tasks", BOTH, None, _flag, "None, True, False"),
     Option("runtime_env", BOTH, RuntimeEnv(), _runtime_env, runtime_env.ALLOWED),
     Option("timeout", CALLS, None, _seconds, "None, or seconds from the call on, above 0"),  # (ours)
     Option("deadline", CALLS, None, _moment, "None, a datetime with a time zone, a time as of time.time()"),  # (ours)
@@ -360,6 +384,9 @@ class TaskOptions:
     memory: int  # bytes
     resources: Mapping[str, float] = dataclasses.field(hash=False)
     scheduling_strategy: Any  # a text, or an object of aioray.util.scheduling_strategies
+    placement_group: Any = dataclasses.field(hash=False)  # "default", None, or a PlacementGroup
+    placement_group_bundle_index: int  # -1: any
+    placement_group_capture_child_tasks: bool | None  # None: as the call that makes it
     label_selector: Mapping[str, str] = dataclasses.field(hash=False)
     fallback_strategy: list[dict[str, Any]] = dataclasses.field(hash=False)
     name: str | None
@@ -379,6 +406,8 @@ class TaskOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_demand", _demand_of(self, self.num_cpus))
         object.__setattr__(self, "_strategy", _strategy_of(self))
+        if (group := _group_given(self)) is not None:
+            placement.check_fits(group, _bundles_given(self), self._demand)
 
     def demand(self) -> dict[str, int]:
         """What the task holds while it runs: resource name to ten-thousandths, without zeros; memory in bytes x 10,000.
@@ -401,6 +430,9 @@ class ActorOptions:
     memory: int  # bytes
     resources: Mapping[str, float] = dataclasses.field(hash=False)
     scheduling_strategy: Any  # a text, or an object of aioray.util.scheduling_strategies
+    placement_group: Any = dataclasses.field(hash=False)  # "default", None, or a PlacementGroup
+    placement_group_bundle_index: int  # -1: any
+    placement_group_capture_child_tasks: bool | None  # None: as the call that makes it
     label_selector: Mapping[str, str] = dataclasses.field(hash=False)
     fallback_strategy: list[dict[str, Any]] = dataclasses.field(hash=False)
     name: str | None
@@ -430,6 +462,9 @@ class ActorOptions:
         object.__setattr__(self, "_placement", _demand_of(self, to_place))
         object.__setattr__(self, "_running", _demand_of(self, to_run))
         object.__setattr__(self, "_strategy", _strategy_of(self))
+        if (group := _group_given(self)) is not None:
+            to_be_placed = self.num_cpus is None and bool(self._placement)
+            placement.check_fits(group, _bundles_given(self), self._placement, to_be_placed=to_be_placed)
 
     def placement_demand(self) -> dict[str, int]:
         """What must be free on a node for the actor to be started there, as in `TaskOptions.demand`."""
@@ -484,11 +519,28 @@ def returns_of(options: TaskOptions | MethodOptions, *, generates: bool) -> int:
 def _strategy_of(options: TaskOptions | ActorOptions) -> Strategy | None:
     """All that says on which nodes, in one; None when nothing does."""
     given = options.scheduling_strategy
-    strategy = Strategy(spread=given == "SPREAD") if isinstance(given, str) else getattr(given, _AS_STRATEGY)()
+    plain = given is None or isinstance(given, str)
+    strategy = Strategy(spread=given == "SPREAD") if plain else getattr(given, _AS_STRATEGY)()
+    if group := placement.explicit_group(options):
+        strategy = msgspec.structs.replace(strategy, group=group)
     if options.label_selector or options.fallback_strategy:
         given_selectors = [options.label_selector, *(each["label_selector"] for each in options.fallback_strategy)]
         strategy = msgspec.structs.replace(strategy, selectors=tuple(map(selector_of, given_selectors)))
     return None if strategy == Strategy() else strategy
+
+
+def _group_given(options: TaskOptions | ActorOptions) -> InGroup | None:
+    strategy = options.strategy()
+    return None if strategy is None else strategy.group
+
+
+def _bundles_given(options: TaskOptions | ActorOptions) -> list[dict[str, float]]:
+    """Of the placement group that the options name."""
+    given = options.placement_group
+    if given == "default":
+        given = options.scheduling_strategy.placement_group
+    bundles: list[dict[str, float]] = given.bundle_specs
+    return bundles
 
 
 AnyOptions = TypeVar("AnyOptions", TaskOptions, ActorOptions, MethodOptions)
@@ -546,7 +598,7 @@ def _merged(kind: Kind, given: Mapping[str, Any], base: AnyOptions) -> AnyOption
         if row is None:
             raise _unknown(kind, name, value)
         try:
-            checked = row.default if value is None else row.check(value)
+            checked = row.default if value is None and not row.takes_none else row.check(value)
         except ValueError as exc:
             raise InvalidOptionError(name, value, row.allowed, str(exc)) from None
         if row.implemented:

@@ -204,12 +204,14 @@ class RuntimeContext:
 
     def get_placement_group_id(self) -> str | None:
         """The placement group of the call that asks; None when it is in none."""
-        return None
+        group = self._runtime.group_here()
+        return None if group is None else group.group_id.hex()
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
         """Whether calls made here go into the placement group of the call that makes them."""
-        return False
+        group = self._runtime.group_here()
+        return group is not None and group.captures
 
     def get(self) -> dict[str, Any]:
         """The ids in one dict, as old programs ask for them; those of a task or an actor only where there is one."""

@@ -51,8 +51,8 @@ def wait(
 
     At most `num_returns` are in the first list, both in the order given. In an event loop it returns an awaitable:
     `done, others = await aioray.wait(refs)`; cancelling that cancels no call. fetch_local: objects are on this machine
-    anyway. A generator in the list stands for its next ref; at its end, it is done. Raises ValueError for duplicates
-    and for more than there are.
+    anyway. A generator in the list stands for its next ref; at its end, it is done. No refs at all give two empty
+    lists at once. Raises ValueError for duplicates and for more than there are.
     """
     if isinstance(refs, ObjectRef):
         raise TypeError("wait takes a list of refs; write wait([ref])")
@@ -65,12 +65,10 @@ def wait(
         raise ValueError("wait was given the same ref more than once")
     if isinstance(num_returns, bool) or not isinstance(num_returns, int) or not num_returns > 0:
         raise InvalidOptionError("num_returns", num_returns, "a whole number, 1 or more")
-    if num_returns > len(items):
+    if items and num_returns > len(items):
         raise InvalidOptionError("num_returns", num_returns, f"at most {len(items)}, the number of refs")
-    runtime = items[0]._runtime
-    if asyncio._get_running_loop() is not None:
-        return _Wait(runtime, items, num_returns, timeout, generators)
-    return _as_given(runtime.wait(items, num_returns, timeout), generators)
+    waiting = _Wait(items, num_returns, timeout, generators)
+    return waiting if asyncio._get_running_loop() is not None else waiting.block()
 
 
 def _next_refs(given: Any, generators: dict[ObjectRef[Any], Any]) -> Any:
@@ -101,30 +99,34 @@ class _Wait:
 
     def __init__(
         self,
-        runtime: Runtime,
         refs: list[ObjectRef[Any]],
         num_returns: int,
         timeout_s: float | None,
         generators: dict[ObjectRef[Any], Any],
     ) -> None:
-        self._runtime = runtime
+        self._runtime: Runtime | None = refs[0]._runtime if refs else None  # None: there is nothing to wait for
         self._generators = generators
         self._args = refs, num_returns, timeout_s
         self._result: Any = None
 
     def __await__(self) -> Generator[Any, None, Any]:
+        if self._runtime is None:
+            return [], []
         return _as_given((yield from self._runtime.wait_async(*self._args).__await__()), self._generators)
 
-    def _blocking(self) -> Any:
+    def block(self) -> Any:
+        """The result, as soon as it is there."""
+        if self._runtime is None:
+            return [], []
         if self._result is None:
             self._result = _as_given(self._runtime.wait(*self._args), self._generators)
         return self._result
 
     def __iter__(self) -> Iterator[list[ObjectRef[Any]]]:
-        return iter(self._blocking())
+        return iter(self.block())
 
     def __getitem__(self, index: int) -> list[ObjectRef[Any]]:
-        found: list[ObjectRef[Any]] = self._blocking()[index]
+        found: list[ObjectRef[Any]] = self.block()[index]
         return found
 
     def __len__(self) -> int:

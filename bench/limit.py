@@ -273,6 +273,34 @@ def put_100mib(_seconds: float) -> Figure:
             return put_gb_per_s(put, nbytes=nbytes)
 
 
+def transfer_tcp(_seconds: float) -> Figure:
+    """A plain copy over TCP: `sendall` from mapped memory, `recv_into` mapped memory that was touched before."""
+    nbytes, rounds = 256 * MIB, 6
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        if (pid := os.fork()) == 0:
+            try:
+                with socket.create_connection(listener.getsockname()) as connection, mmap.mmap(-1, nbytes) as source:
+                    source[:] = b"x" * nbytes
+                    while connection.recv(1):
+                        connection.sendall(source)
+            finally:
+                os._exit(0)
+        connection = listener.accept()[0]
+    taken_s = []
+    with connection, mmap.mmap(-1, nbytes) as target, memoryview(target) as view:
+        for _ in range(rounds):
+            start = time.perf_counter()
+            connection.sendall(b"x")
+            at = 0
+            while at < nbytes:
+                with view[at:] as rest:
+                    at += connection.recv_into(rest)
+            taken_s.append(time.perf_counter() - start)
+    os.waitpid(pid, 0)
+    del taken_s[0]
+    return Figure(nbytes / sorted(taken_s)[len(taken_s) // 2] / 1e9, {"taken_s": taken_s})
+
+
 def actors(seconds: float) -> Figure:
     """Fork, connect, answer a call: ACTORS of them at a time."""
     import_module("cloudpickle")  # forked from a process that has the imports of an aioray program
@@ -341,6 +369,7 @@ MEASUREMENTS = {
     "stream_items_async": stream_items,
     "put_100mib": put_100mib,
     "put_get_100mib": put_100mib,  # to read what is mapped already takes no copy
+    "transfer_tcp": transfer_tcp,
     "actors": actors,
     "start_sync": start,
     "start_async": start,

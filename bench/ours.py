@@ -24,7 +24,9 @@ from bench.measure import (
     start_seconds,
 )
 from bench.ours_compiled import compiled_pass, compiled_pass_async
+from bench.ours_groups import groups_async, groups_at_once, groups_sync
 from bench.ours_light import group_call, light_actors, light_actors_pss, light_call
+from bench.ours_transfer import broadcast_8, transfer_tcp
 from bench.processes import Shutdowns, of_this_measurement, pss_mb
 
 if TYPE_CHECKING:
@@ -382,11 +384,16 @@ MEASUREMENTS = {
     "put_100mib": put_100mib,
     "put_get_100mib": put_get_100mib,
     "task_100mib_arg": task_100mib_arg,
+    "transfer_tcp": transfer_tcp,
+    "broadcast_8": broadcast_8,
     "wait_sync": wait_sync,
     "wait_async": in_loop(wait_async),
     "actors": actors,
     "light_actors": in_loop(light_actors),
     "light_actors_pss": in_loop(light_actors_pss),
+    "groups_sync": groups_sync,
+    "groups_async": in_loop(groups_async),
+    "groups_at_once": in_loop(groups_at_once),
     "start_sync": start_sync,
     "start_async": start_async,
     "shutdown_sync": shutdown_sync,

@@ -215,6 +215,19 @@ def wait_sync(seconds: float) -> Figure:
         return rate(step, per_step=1, seconds=seconds)
 
 
+def groups_sync(seconds: float) -> Figure:
+    with cluster() as (ray, _):
+        from ray.util.placement_group import placement_group, remove_placement_group
+
+        def step() -> None:
+            for _ in range(20):
+                group = placement_group([{"CPU": 1}])
+                ray.get(group.ready())
+                remove_placement_group(group)
+
+        return rate(step, per_step=20, seconds=seconds)
+
+
 def stream_items(seconds: float) -> Figure:
     with cluster() as (ray, programs):
 
@@ -295,6 +308,7 @@ MEASUREMENTS = {
     "task_100mib_arg": task_100mib_arg,
     "wait_sync": wait_sync,
     "actors": actors,
+    "groups_sync": groups_sync,
     "start_sync": start_sync,
     "shutdown_sync": shutdown_sync,
     "pss_20_actors": pss_20_actors,

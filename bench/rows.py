@@ -26,7 +26,7 @@ class Goal:
 class Row:
     key: str
     name: str
-    unit: Literal["/s", "GB/s", "s", "MB", "x"]  # x: times as fast
+    unit: Literal["/s", "GB/s", "s", "MB", "x", "times"]  # x: times as fast; times: as long
     goal: Goal
     beside: tuple[Side, ...] = ()  # who measures it besides us
     timeout_s: float = 120.0  # for one measurement, its start and shutdown included
@@ -35,7 +35,7 @@ class Row:
 
     @property
     def lower_is_better(self) -> bool:
-        return self.unit in ("s", "MB")
+        return self.unit in ("s", "MB", "times")
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -64,6 +64,15 @@ ROWS: tuple[Row, ...] = (
     Row("put_100mib", "put a 100 MiB array, over 100 puts", "GB/s", Goal("ratio", 0.8), ("limit", "ray", "dask")),
     Row("put_get_100mib", "the same, each read (`get`) and let go", "GB/s", Goal("ratio", 0.8), ("limit", "ray")),
     Row("task_100mib_arg", "task with a 100 MiB ref as argument", "/s", Goal("value", 3_000), ("ray",)),
+    Row("transfer_tcp", "256 MiB to another node, TCP on loopback", "GB/s", Goal("ratio", 0.7), ("limit",)),
+    Row(
+        "broadcast_8",
+        "1 GiB to 8 local nodes, in transfers of it to one",
+        "times",
+        Goal("value", 3),
+        timeout_s=300,
+        most_rounds=1,
+    ),
     Row("wait_sync", "1,000 tasks, `wait` for 100 at a time, rounds", "/s", Goal("value", 30), ("ray",)),
     Row("wait_async", "the same, `await wait`", "/s", Goal("value", 30)),
     Row("actors", "actors created and answering", "/s", Goal("value", 100), ("limit", "ray", "xoscar")),
@@ -77,6 +86,9 @@ ROWS: tuple[Row, ...] = (
         most_rounds=1,
         slow=True,
     ),
+    Row("groups_sync", "placement group created, ready, removed", "/s", Goal("value", 1_000), ("ray",)),
+    Row("groups_async", "the same, `await`", "/s", Goal("value", 1_000)),
+    Row("groups_at_once", "1,000 placement groups of two bundles at once, ready", "/s", Goal("value", 1_000)),
     Row("start_sync", "start to first result, `init`", "s", Goal("ratio", 2.0), ("limit", "ray", "dask")),
     Row("start_async", "start to first result, `connect`", "s", Goal("ratio", 2.0), ("limit", "xoscar")),
     Row("shutdown_sync", "`shutdown`, all processes gone", "s", Goal("value", 0.3), ("ray", "dask")),

@@ -46,14 +46,20 @@ PRESENT = {
     "aioray.util": """
         ActorPool as_completed map_unordered inspect_serializability register_serializer deregister_serializer
         list_named_actors get_node_ip_address ActorGroup Executor log_once tqdm
+        placement_group placement_group_table get_placement_group get_current_placement_group remove_placement_group
         queue multiprocessing joblib collective actor_group
         """,
     "aioray.util.actor_group": "ActorGroup",
     "aioray.util.joblib": "register_ray register_aioray",
     "aioray.util.multiprocessing": "Pool",
+    "aioray.util.placement_group": """
+        PlacementGroup placement_group placement_group_table get_placement_group get_current_placement_group
+        remove_placement_group
+        """,
     "aioray.util.queue": "Queue Empty Full",
     "aioray.util.scheduling_strategies": """
         NodeAffinitySchedulingStrategy NodeLabelSchedulingStrategy In NotIn Exists DoesNotExist
+        PlacementGroupSchedulingStrategy
         """,
 }
 
@@ -74,7 +80,6 @@ LATER = {
         LoggingConfig timeline progress data tune serve train job_submission autoscaler integrations
         """,
     "aioray.util": """
-        placement_group placement_group_table get_placement_group get_current_placement_group remove_placement_group
         metrics state accelerators iter rpdb
         """,
 }
@@ -213,9 +218,6 @@ ASKS_FOR_MORE: dict[str, Any] = {
     "inline": True,
     "logging_config": object(),
     "object_store_memory": 1 << 30,
-    "placement_group": object(),
-    "placement_group_bundle_index": 0,
-    "placement_group_capture_child_tasks": True,
     "speculative": True,
 }
 # Each of the others does what it says; tests of that are in the file named.
@@ -231,6 +233,9 @@ WORKS = {
     "tests/api/test_concurrency_groups.py": "concurrency_groups",
     "tests/api/test_light_actors.py": "isolation",
     "tests/test_options.py": "enable_task_events",  # there are no events that could be left out
+    "tests/api/test_placement_groups.py": """
+        placement_group placement_group_bundle_index placement_group_capture_child_tasks
+        """,
     "tests/api/test_scheduling_strategies.py": "label_selector fallback_strategy scheduling_strategy",
 }
 WORKS_IN_INIT = [

@@ -4,11 +4,13 @@
     ├── RayTaskError                       user code raised; caught also as the user's own exception type
     ├── RayActorError
     │   ├── ActorDiedError                 it will never answer again
-    │   │   └── ActorConstructorError      (ours) also a RayTaskError, and caught as what the constructor raised
+    │   │   ├── ActorConstructorError      (ours) also a RayTaskError, and caught as what the constructor raised
+    │   │   └── ActorPlacementGroupRemoved
     │   └── ActorUnavailableError          it may answer later
     ├── TaskCancelledError
     │   └── TaskTimeoutError               (ours) its deadline passed; also a TimeoutError
     ├── WorkerCrashedError
+    │   └── TaskPlacementGroupRemoved
     ├── NodeDiedError
     ├── GetTimeoutError                    also a TimeoutError
     ├── ObjectLostError
@@ -23,8 +25,6 @@
     ├── OutOfDiskError
     ├── OutOfMemoryError
     ├── RuntimeEnvSetupError
-    ├── TaskPlacementGroupRemoved
-    ├── ActorPlacementGroupRemoved
     ├── PendingCallsLimitExceeded
     ├── TaskUnschedulableError
     ├── ActorUnschedulableError

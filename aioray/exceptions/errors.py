@@ -204,14 +204,14 @@ class RuntimeEnvSetupError(RayError):
     usual = "the runtime environment could not be set up"
 
 
-class TaskPlacementGroupRemoved(RayError):
-    """The placement group the task was to run in was removed."""
+class TaskPlacementGroupRemoved(WorkerCrashedError):
+    """The placement group in which the task ran, or was to run, was removed. It is not tried again."""
 
     usual = "the task's placement group was removed"
 
 
-class ActorPlacementGroupRemoved(RayError):
-    """The placement group the actor lived in was removed."""
+class ActorPlacementGroupRemoved(ActorDiedError):
+    """The placement group in which the actor lived, or was to live, was removed."""
 
     usual = "the actor's placement group was removed"
 

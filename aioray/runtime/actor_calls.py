@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioray.exceptions import ActorDiedError, ActorUnavailableError, PendingCallsLimitExceeded, RayTaskError
+from aioray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    InvalidOptionError,
+    PendingCallsLimitExceeded,
+    RayTaskError,
+)
 from aioray.options import returns_of, type_name
 from aioray.refs import PENDING, READY, ObjectRef
 from aioray.runtime.calls import (
@@ -59,11 +65,15 @@ class CallRules:
     max_task_retries: int = 0  # -1: without end
     max_pending_calls: int = -1  # -1: without limit
     any_order: bool = False  # a call whose arguments are late does not hold up others
+    groups: tuple[str, ...] = ()  # its concurrency groups
 
 
 @functools.lru_cache(maxsize=256)
 def _rules_of(text: str) -> CallRules:
-    return CallRules(*json.loads(text)) if text else CallRules()
+    if not text:
+        return CallRules()
+    retries, pending, any_order, groups = json.loads(text)
+    return CallRules(retries, pending, any_order, tuple(groups))
 
 
 class MethodTarget:
@@ -77,6 +87,7 @@ class MethodTarget:
     def __init__(
         self, method: str, name: str, options: MethodOptions, rules: CallRules, *, generates: bool = False
     ) -> None:
+        """Raises InvalidOptionError for a concurrency group that the actor has not."""
         self.method = method
         self.name = options.name or name  # for messages; as a rule, the method with its class
         self.given_name = options.name or ""
@@ -84,6 +95,10 @@ class MethodTarget:
         self.num_returns = returns_of(options, generates=generates)  # as in the Call
         self.ahead = options._generator_backpressure_num_objects
         self.group = options.concurrency_group or ""
+        if self.group and self.group not in rules.groups:
+            known = ", ".join(rules.groups)
+            allowed = f"one of the groups that actor {name.partition('.')[0]} was created with: {known or 'none'}"
+            raise InvalidOptionError("concurrency_group", self.group, allowed)
         self.limits = limits_of(options)
         retries = options.max_task_retries
         self.max_retries = rules.max_task_retries if retries is None else retries
@@ -427,9 +442,10 @@ class ActorCaller:
         elif update.state == "dead":
             if line.process is not None:
                 line.process.connection.drain()  # what it got done is not lost with it
+            was_up = line.state == "alive"
             line.state, line.reason, line.error = "dead", update.reason, update.error
             line.ended_by = update.ended_by
-            if line.error is not None and owner_of(line.actor_id) == self._runtime.process_id:
+            if line.error is not None and not was_up and owner_of(line.actor_id) == self._runtime.process_id:
                 line.unseen = unseen(self._runtime, f"the constructor of {line.cls}", line.error)
             self._fail_all(line)
 

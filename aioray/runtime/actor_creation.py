@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from aioray import placement
 from aioray.checkpoints import RESTORE, SAVE
 from aioray.runtime.calls import first_failed, pack_arguments, when_ready, wire_deps
 from aioray.runtime.errors import constructor_error, error_value
@@ -34,6 +35,9 @@ def create_actor(
     function = runtime.function(cls, cls.__name__)
     arguments = pack_arguments(runtime, args, kwargs)
     environment = runtime.environments.resolve(options.runtime_env)
+    strategy = options.strategy()
+    if placement.may_follow(options):
+        strategy = placement.with_group(strategy, runtime.followed_group(options))
     actor_id = object_id(runtime.process_id, runtime.next_seq())
     namespace = options.namespace or runtime.namespace_here()
     job_id = runtime.job_here()
@@ -89,7 +93,7 @@ def create_actor(
                     job_id=job_id,
                     environment=environment,
                     max_restarts=options.max_restarts,
-                    strategy=options.strategy(),
+                    strategy=strategy,
                 )
             )
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import logging
 import os
+import select
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING, Any
 
 from aioray.wire.framing import WireError, announced_nbytes, append_frame, split_frames
@@ -27,11 +30,40 @@ _ACCEPT_AGAIN_S = 0.1
 NO_MORE_FDS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # this process can open nothing for now
 
 
-def dial(address: str) -> socket.socket:
-    """Connect to a Unix socket. Raises OSError."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def place_of(address: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
+    """What `socket` calls an address: a path is a Unix socket, `host:port` is TCP. Raises ValueError.
+
+    The host is a number, `[...]` around it if it is IPv6: looking up a name could take seconds.
+    """
+    if address.startswith("/"):
+        return socket.AF_UNIX, address
+    host, colon, port = address.rpartition(":")
     try:
-        sock.connect(address)
+        ip = ipaddress.ip_address(host.strip("[]"))
+        if not (colon and port.isdecimal() and int(port) < 1 << 16):
+            raise ValueError("no port")
+    except ValueError:
+        raise ValueError(f"{address!r} is no address: a path that begins with '/', or number:port") from None
+    return (socket.AF_INET if ip.version == 4 else socket.AF_INET6), (str(ip), int(port))
+
+
+def dial(address: str, *, wait: bool = True) -> socket.socket:
+    """Connect to a Unix socket or to host:port. Raises OSError, of what is no address, too.
+
+    Unless `wait`, the socket may not be connected yet: it is when it is writable and has no SO_ERROR.
+    """
+    try:
+        family, place = place_of(address)
+    except ValueError as exc:
+        raise OSError(errno.EINVAL, str(exc)) from None
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(wait)
+        sock.connect(place)
+    except BlockingIOError:
+        if family == socket.AF_UNIX:  # too many wait there already: it was not even begun
+            sock.close()
+            raise
     except BaseException:
         sock.close()
         raise
@@ -128,6 +160,24 @@ class Connection:
             self._writing = True
             self._reactor.watch_writable(self._sock.fileno(), True)
 
+    def say_all(self, patience_s: float, meanwhile: Callable[[], None] | None = None) -> None:
+        """Write all that is queued, blocking, until the peer is gone, or reads nothing for `patience_s`.
+
+        meanwhile: called again and again, for a peer that reads in this very thread.
+        """
+        writable = select.poll()
+        if not self.closed:
+            writable.register(self._sock, select.POLLOUT)
+        give_up_at = time.monotonic() + patience_s
+        while self._out and not self.closed and time.monotonic() < give_up_at:
+            if meanwhile is not None:
+                meanwhile()
+            # One read by the peer need not make the socket writable, so with one in this thread we do not wait for it.
+            if writable.poll(0 if meanwhile is not None else patience_s * 1000):
+                self._writing = False
+                self.flush()
+                give_up_at = time.monotonic() + patience_s
+
     def on_writable(self) -> None:
         if self.closed or not self._writing:
             return
@@ -211,17 +261,27 @@ class Connection:
 
 
 class Listener:
-    """A listening Unix socket that hands over accepted sockets of our own user; others are refused.
+    """A listening socket that hands over what it accepts; at a Unix socket that is our own user, others are refused.
+
+    `address` is a path or host:port, and then what others dial: port 0 has become one that was free.
 
     When this process has no file descriptors left, who connects waits until it has.
     """
 
-    def __init__(self, reactor: Reactor, path: str, on_accept: Callable[[socket.socket], None]) -> None:
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.bind(path)
-        self._sock.listen(1024)
+    def __init__(self, reactor: Reactor, address: str, on_accept: Callable[[socket.socket], None]) -> None:
+        family, place = place_of(address)
+        self.is_local = family == socket.AF_UNIX
+        self._sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if not self.is_local:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._sock.bind(place)
+            self._sock.listen(1024)
+        except BaseException:
+            self._sock.close()
+            raise
         self._sock.setblocking(False)
-        self._path = path
+        self.address = address if self.is_local else f"{address.rpartition(':')[0]}:{self._sock.getsockname()[1]}"
         self._reactor = reactor
         self._on_accept = on_accept
         self._complained = False
@@ -240,7 +300,7 @@ class Listener:
                     self._pause(exc)
                 return
             self._complained = False
-            if peer_is_us(sock):
+            if not self.is_local or peer_is_us(sock):
                 self._on_accept(sock)
             else:
                 sock.close()
@@ -260,5 +320,5 @@ class Listener:
         if self._sock.fileno() >= 0:
             self._reactor.unregister(self._sock.fileno())
             self._sock.close()
-            if os.path.exists(self._path):
-                os.unlink(self._path)
+            if self.is_local and os.path.exists(self.address):
+                os.unlink(self.address)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MOST = 200  # exceptions behind one that are looked at when it cannot be pickled
+_POOL_THREAD = os.path.join("concurrent", "futures", "thread.py")
 _LINE = 300  # characters of an exception's text that make it into a line
 
 
@@ -35,7 +36,11 @@ def user_traceback(exc: BaseException) -> str:
         if part is None or id(part) in seen:
             continue
         seen.add(id(part))
-        part.stack = traceback.StackSummary.from_list([frame for frame in part.stack if not _is_ours(frame.filename)])
+        frames = [frame for frame in part.stack if not _is_ours(frame.filename)]
+        # A thread of a pool of ours: its frame is the first. One in a pool of the user's has a frame of theirs before.
+        if frames and frames[0].filename.endswith(_POOL_THREAD):
+            del frames[0]
+        part.stack = traceback.StackSummary.from_list(frames)
         stack += [part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())]
     return "".join(report.format())
 

@@ -13,12 +13,14 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from aioray import placement
 from aioray.exceptions import (
     BlockingCallError,
     RaySystemError,
     RayTaskError,
     TaskCancelledError,
 )
+from aioray.options import ActorOptions
 from aioray.refs import CANCELLED, PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.actor_calls import ActorCaller, ActorCallRecord, RemoteActor
 from aioray.runtime.actor_creation import create_actor
@@ -26,6 +28,7 @@ from aioray.runtime.callbacks import CallbackThread
 from aioray.runtime.calls import NO_DEADLINE, cancelled, check_cluster, fail, pack_arguments
 from aioray.runtime.deadlines import Deadlines, deadline_of
 from aioray.runtime.errors import error_value, one_line
+from aioray.runtime.groups import GroupClient, Wait
 from aioray.runtime.link import NodeLink, SideChannel
 from aioray.runtime.objects import ObjectTable, serialize_value
 from aioray.runtime.passes import Pass
@@ -43,6 +46,7 @@ from aioray.wire.control import (
     CancelCall,
     Fetched,
     GiveExtent,
+    GroupUpdate,
     Hello,
     LeaseGrant,
     LeaseLost,
@@ -58,7 +62,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from aioray.config import Config
-    from aioray.options import ActorOptions, TaskOptions
+    from aioray.options import TaskOptions
     from aioray.runtime.actor_calls import MethodTarget
     from aioray.runtime.arrivals import Arrivals
     from aioray.runtime.calls import Running, UnderWay
@@ -69,6 +73,7 @@ if TYPE_CHECKING:
     from aioray.runtime.streams import Stream
     from aioray.runtime_env import RuntimeEnv
     from aioray.wire.control import ActorSpec, Reserved
+    from aioray.wire.strategies import InGroup
 
 
 _LATE_S = 1.0  # how long after its deadline a call is stopped whose parent, which has the same, should have ended it
@@ -130,6 +135,7 @@ class Runtime:
         self.streams = Streams(self)
         self.tasks = TaskSubmitter(self)
         self.actors = ActorCaller(self)
+        self.groups = GroupClient(self)
         self.callbacks = CallbackThread()
         self.plans: set[Plan] = set()  # compiled graphs that have links here
 
@@ -201,6 +207,7 @@ class Runtime:
         with self.reactor.lock:
             self.tasks.close(reason)
             self.actors.close(reason)
+            self.groups.close(reason)
             self.objects.close()
             for plan in list(self.plans):
                 plan.cut()
@@ -244,6 +251,8 @@ class Runtime:
                 self.tasks.lost(message)
             case ActorUpdate():
                 self.actors.updated(message)
+            case GroupUpdate():
+                self.groups.updated(message)
             case Fetched():
                 self.objects.fetched(message)
             case CancelCall():
@@ -454,6 +463,23 @@ class Runtime:
         """The driver for which this thread, or this coroutine, works."""
         return self.job_id
 
+    captures = False  # calls made here may have to follow the one that makes them into its placement group
+
+    def group_here(self) -> InGroup | None:
+        """The placement group in which the call is that this thread, or this coroutine, is busy with."""
+        return None
+
+    def followed_group(self, options: TaskOptions | ActorOptions) -> InGroup | None:
+        """The placement group into which a call made here goes because its caller is in there.
+
+        Raises InvalidOptionError when it does not fit there, and for a bundle without a group.
+        """
+        group = placement.captured(self.group_here(), options)
+        if group is not None:
+            demand = options.placement_demand() if isinstance(options, ActorOptions) else options.demand()
+            placement.check_fits(group, self.groups.bundles_of(group.group_id), demand)
+        return group
+
     def greeting(self) -> Greeting:
         """What a worker hears first."""
         return Greeting(self.process_id, self.sys_path, self.job_here(), self.namespace_here())
@@ -487,11 +513,13 @@ class Runtime:
         check_cluster(self, refs)
         return Function(hashlib.blake2b(data, digest_size=12).hexdigest(), name, data, refs)
 
-    def task_target(self, function: Function, options: TaskOptions, num_returns: int) -> TaskTarget:
-        """A function with its options, as `submit_task` takes it."""
+    def task_target(
+        self, function: Function, options: TaskOptions, num_returns: int, group: InGroup | None = None
+    ) -> TaskTarget:
+        """A function with its options, as `submit_task` takes it; in `group`, if the options name none."""
         environment = self.environments.resolve(options.runtime_env)
         with self.reactor.lock:
-            queue = self.tasks.queue_for(options.demand(), environment, options.strategy())
+            queue = self.tasks.queue_for(options.demand(), environment, placement.with_group(options.strategy(), group))
         types = options.retry_exceptions
         exported = (
             self._pickled_function(types, f"retry_exceptions of {function.name}")
@@ -632,6 +660,9 @@ class Runtime:
             self.tasks.cancel(task, force=force, recursive=recursive)
         elif isinstance(task, ActorCallRecord):
             self.actors.cancel(task, recursive=recursive)
+        elif isinstance(task, Wait):
+            self.groups.cancel(task)
+            task.ref._complete(RAISED, TaskCancelledError(task.ref.task_id().hex(), name=task.name))
         elif isinstance(task, Pass):
             task.cancel()
 
@@ -658,6 +689,11 @@ class Runtime:
         if ref is not None and ref._status == PENDING and ref._task is not None:
             self.cancel_task(ref._task, ref, force=message.force, recursive=message.recursive)
 
+    def group_awaited_by(self, ref: ObjectRef[Any]) -> bytes:
+        """The placement group for which a ref of its `ready()` waits; b"" when it is no such ref."""
+        with self.reactor.lock:
+            return ref._task.group_id if isinstance(ref._task, Wait) else b""
+
     def actor_awaited_by(self, ref: ObjectRef[Any]) -> bytes:
         """The actor that is not there yet for the call that a ref is of; b"" when it waits for none."""
         with self.reactor.lock:
@@ -682,6 +718,8 @@ class Runtime:
                 return self.tasks.state_of(ref._task)
             if isinstance(ref._task, ActorCallRecord):
                 return self.actors.state_of(ref._task), None
+            if isinstance(ref._task, Wait):
+                return "waits for its placement group", None
             if isinstance(ref._task, Pass):
                 return ref._task.state(), None
             return "is being computed for another process", None

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioray.exceptions import RuntimeEnvSetupError, TaskUnschedulableError, WorkerCrashedError
+from aioray.exceptions import (
+    RuntimeEnvSetupError,
+    TaskPlacementGroupRemoved,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
 from aioray.refs import PENDING, READY, ObjectRef
 from aioray.runtime.calls import (
     NO_DEADLINE,
@@ -260,6 +265,9 @@ class TaskSubmitter:
         )
         if target.num_returns < 0:
             call.streaming = self._runtime.streams.start(task.seq, worker.connection)
+        strategy = task.queue.strategy
+        if strategy is not None:
+            call.placement = strategy.group
         if task.deadline != NO_DEADLINE:
             call.time_left_us = time_left_us(task, self._runtime.reactor.time())
         return call
@@ -368,7 +376,9 @@ class TaskSubmitter:
             self._runtime.streams.worker_lost(lease.connection.connection)
         self._by_lease.pop(message.lease_id, None)
         self._dying.pop(message.lease_id, None)
-        if lease is not None:
+        if message.group_removed:
+            self._group_removed(queue, lease, message.reason)
+        elif lease is not None:
             self._fail_lease(queue, lease, message.reason)
         elif message.setup_failed:
             self._cannot_be_set_up(queue, message.reason)
@@ -395,6 +405,19 @@ class TaskSubmitter:
         for _ in range(min(count, len(queue.waiting))):
             task = queue.waiting.popleft()
             self._fail(task, TaskUnschedulableError(f"{task.name}() {reason}"))
+
+    def _group_removed(self, queue: KeyQueue, lease: Lease | None, reason: str) -> None:
+        """The placement group is gone: what runs in it was killed, and what waits for it waits in vain."""
+        tasks = [*queue.waiting]
+        queue.waiting.clear()
+        if lease is not None:
+            lease.connection.lease = None
+            running, lease.tasks = list(lease.tasks.values()), {}
+            for task in running:
+                task.lease, task.lost_worker = None, True
+            tasks = running + tasks
+        for task in tasks:
+            self._fail(task, cancelled(task) if task.cancelled else TaskPlacementGroupRemoved(reason, task.name))
 
     # what workers say
 

@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.later import missing
 
+# Not later, as the others: the module has the same name as what is meant by that name here.
+from aioray.util.placement_group import (
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
 if TYPE_CHECKING:
     from aioray.util.actor_group import ActorGroup
     from aioray.util.actor_pool import ActorPool
@@ -41,12 +50,17 @@ __all__ = [
     "Executor",
     "as_completed",
     "deregister_serializer",
+    "get_current_placement_group",
     "get_node_ip_address",
+    "get_placement_group",
     "inspect_serializability",
     "list_named_actors",
     "log_once",
     "map_unordered",
+    "placement_group",
+    "placement_group_table",
     "register_serializer",
+    "remove_placement_group",
     "tqdm",
 ]
 

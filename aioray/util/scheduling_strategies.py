@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from aioray.exceptions import InvalidOptionError
 from aioray.ids import NodeID
 from aioray.labels import check_key, check_value
+from aioray.placement import in_group
+from aioray.placement import placement_group as check_group
 from aioray.wire.strategies import Affinity, LabelTerm, Operator, Selector, Strategy
+
+if TYPE_CHECKING:
+    from aioray.util.placement_group import PlacementGroup
 
 __all__ = [
     "DoesNotExist",
@@ -17,7 +22,52 @@ __all__ = [
     "NodeAffinitySchedulingStrategy",
     "NodeLabelSchedulingStrategy",
     "NotIn",
+    "PlacementGroupSchedulingStrategy",
 ]
+
+
+class PlacementGroupSchedulingStrategy:
+    """In a placement group: in one of its bundles, or in that one. While there is no room in it, it waits.
+
+    placement_group: None is no group at all, even where the call would be captured. placement_group_bundle_index: -1
+    for any bundle. placement_group_capture_child_tasks: calls that the task or actor makes go into the group, too
+    (any bundle), unless they say otherwise by a strategy or a group of their own.
+    """
+
+    def __init__(
+        self,
+        placement_group: PlacementGroup | None,
+        placement_group_bundle_index: int = -1,
+        placement_group_capture_child_tasks: bool | None = None,
+    ) -> None:
+        try:
+            checked = check_group(placement_group)
+        except ValueError:
+            checked = "default"
+        if checked == "default":
+            raise InvalidOptionError("placement_group", placement_group, "None, a PlacementGroup")
+        index = placement_group_bundle_index
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise InvalidOptionError("placement_group_bundle_index", index, "a whole number >= -1 (-1: any bundle)")
+        flag = placement_group_capture_child_tasks
+        if flag is not None and not isinstance(flag, bool):
+            raise InvalidOptionError("placement_group_capture_child_tasks", flag, "None, True, False")
+        self._in_group = in_group(placement_group, index, flag)
+        self.placement_group = placement_group
+        self.placement_group_bundle_index = index
+        self.placement_group_capture_child_tasks = flag
+
+    def __aioray_strategy__(self) -> Strategy:
+        return Strategy(group=self._in_group)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._in_group == self._in_group
+
+    def __hash__(self) -> int:
+        return hash(self._in_group)
+
+    def __repr__(self) -> str:
+        return f"PlacementGroupSchedulingStrategy({self.placement_group!r}, {self.placement_group_bundle_index})"
 
 
 class NodeAffinitySchedulingStrategy:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from aioray.wire.plans import PlanMessage
+from aioray.wire.strategies import InGroup
 from aioray.wire.values import Value
 
 
@@ -59,6 +60,7 @@ class Call(msgspec.Struct, array_like=True, tag=3, gc=False):
     retry: str = ""  # the errors to retry: "*" for all, or the `fn` of an exported tuple of exception types
     max_calls: int = 0  # the worker goes after so many runs of `fn`; 0: it stays
     streaming: Streaming | None = None  # where num_returns is STREAMING or DYNAMIC
+    placement: InGroup | None = None  # the placement group that a task is in
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=4):

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from aioray.wire.strategies import Strategy
+from aioray.wire.strategies import Selector, Strategy
 from aioray.wire.values import Value
 
 PROTOCOL_VERSION = 3
@@ -76,6 +76,7 @@ class LeaseLost(Message, tag=6):
     reason: str
     setup_failed: bool = False  # no worker can be had in that environment
     unschedulable: bool = False  # its strategy has it fail rather than wait
+    group_removed: bool = False  # and so is the placement group in which it was, or was to be
 
 
 class Blocked(Message, tag=7):
@@ -314,6 +315,40 @@ class Checkpoint(Message, tag=36):
     req: int = 0  # answered by Ack when it is in the journal
 
 
+class GroupSpec(Message, tag=50):
+    """Caller -> node: a placement group, please. The process that made the id is the one that tells."""
+
+    group_id: bytes
+    bundles: list[dict[str, int]]  # unit 1/10,000
+    strategy: str  # PACK, SPREAD, STRICT_PACK, STRICT_SPREAD
+    owner: bytes = b""  # with this driver, or detached actor, it goes
+    name: str = ""
+    namespace: str = ""
+    detached: bool = False
+    selectors: list[Selector] = []  # one for each bundle, or none at all
+    target_node: str = ""  # STRICT_PACK: rather there
+
+
+class RemoveGroup(Message, tag=51):
+    """Process -> node: the placement group is needed no more. Safe to send twice."""
+
+    group_id: bytes
+
+
+class WatchGroup(Message, tag=52):
+    """Process -> node: tell me what becomes of it (at once, and whenever it changes)."""
+
+    group_id: bytes
+
+
+class GroupUpdate(Message, tag=53):
+    """Node -> process: where a placement group stands. `state`: pending, created, rescheduling, removed."""
+
+    group_id: bytes
+    state: str
+    reason: str = ""  # what it waits for, why it was refused
+
+
 ControlMessage = (
     Hello
     | Welcome
@@ -349,4 +384,8 @@ ControlMessage = (
     | EndActor
     | ActorExit
     | Checkpoint
+    | GroupSpec
+    | RemoveGroup
+    | WatchGroup
+    | GroupUpdate
 )

@@ -32,6 +32,14 @@ class Affinity(msgspec.Struct, frozen=True, array_like=True):
     fail_on_unavailable: bool = False  # not soft: nowhere, when nothing of it is free
 
 
+class InGroup(msgspec.Struct, frozen=True, array_like=True):
+    """In a placement group: in that bundle, or in any."""
+
+    group_id: bytes
+    index: int = -1  # -1: any
+    captures: bool = False  # calls made in there go into the group, too, unless they say otherwise
+
+
 class Strategy(msgspec.Struct, frozen=True, array_like=True):
     """All parts apply together. None stands for one without any."""
 
@@ -40,3 +48,4 @@ class Strategy(msgspec.Struct, frozen=True, array_like=True):
     required: Selector = ()
     preferred: Selector = ()  # nodes that are free and match go before those that are free
     selectors: tuple[Selector, ...] = ()  # one of them must match; the earlier, the better
+    group: InGroup | None = None

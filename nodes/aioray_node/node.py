@@ -28,6 +28,7 @@ from aioray.wire.control import (
     Exit,
     Fetch,
     GiveExtent,
+    GroupSpec,
     Hello,
     Hold,
     LeaseRequest,
@@ -35,11 +36,13 @@ from aioray.wire.control import (
     LogLines,
     Query,
     Release,
+    RemoveGroup,
     Reserve,
     Reserved,
     Seal,
     Share,
     WatchActor,
+    WatchGroup,
     Welcome,
 )
 from aioray.wire.framing import control_decoder
@@ -49,6 +52,7 @@ from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
 from aioray_node.gcs import actors, described
 from aioray_node.gcs.checkpoints import CheckpointKeeper
+from aioray_node.gcs.groups import GroupDesk
 from aioray_node.gcs.journal import Journal
 from aioray_node.gcs.membership import Membership, NodeLoad
 from aioray_node.gcs.shell import ActorDesk
@@ -56,8 +60,10 @@ from aioray_node.gcs.view import ClusterView
 from aioray_node.objects import directory
 from aioray_node.objects.segment import Segment
 from aioray_node.objects.store import ObjectStore
+from aioray_node.objects.transfer import TransferDesk
 from aioray_node.pool.shell import Worker, WorkerPool
 from aioray_node.pool.zygote_process import ZygoteProcess
+from aioray_node.scheduling.bundle_desk import BundleDesk
 from aioray_node.scheduling.resources import NodeResources, from_floats, to_floats
 from aioray_node.scheduling.shell import LeaseDesk
 from aioray_node.session import Session, boot_id, default_store_nbytes
@@ -67,6 +73,7 @@ if TYPE_CHECKING:
 
     from aioray.runtime.reactor import Reactor
 
+_DRIVER_READS_WITHIN_S = 30.0  # while it ends: its stdout may be a pipe that somebody reads slowly
 _MAX_PRESTART = 16
 
 
@@ -169,6 +176,7 @@ class Node:
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
         self._leases.environments = self._environments
         segment = Segment(session.segment, session.capacity_nbytes)
+        self.transfers = TransferDesk(reactor, self._store, segment, config, node_id=self.node_id)
         self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
         self._actors = ActorDesk(
             reactor,
@@ -180,6 +188,10 @@ class Node:
             max_light_hosts=max(1, min(_MAX_PRESTART, int(totals["CPU"]))),
         )
         warm = config.prestart_workers if config.prestart_workers >= 0 else int(totals["CPU"])
+        self._groups = GroupDesk(
+            reactor, {self.node_id: self._leases.view}, {self.node_id: BundleDesk(self._leases)}, self._send
+        )
+        self._leases.groups = self._actors.groups = self._groups
         self._pool = WorkerPool(
             reactor,
             self._start_zygote,
@@ -228,6 +240,8 @@ class Node:
             with self._reactor.lock:
                 self._listener = Listener(self._reactor, self._session.address, self._accept)
                 undo.callback(self._listener.close)
+                undo.callback(self.transfers.close)
+                self.transfers.listen(self.transfer_address)
                 self._pool.start()
             undo.pop_all()
 
@@ -245,15 +259,20 @@ class Node:
             self._pool.hang_up()
             return self._pool.zygote_pid
 
-    def close(self) -> None:
-        """End everything that belongs to the node. Blocks for some milliseconds, until all processes are gone."""
+    def close(self, meanwhile: Callable[[], None] | None = None) -> None:
+        """End everything that belongs to the node. Blocks for some milliseconds, until all processes are gone.
+
+        Then drivers take in what workers printed last, however slowly; `meanwhile` lets one in this thread do so.
+        """
         with self._reactor.lock:
             if self._listener is not None:
                 self._listener.close()
+            self.transfers.close()
             self._environments.close()
             self._pool.close(self._config.shutdown_grace_s)
             for peer in list(self._peers.values()):
-                peer.connection.flush()
+                if peer.role == "driver":
+                    peer.connection.say_all(_DRIVER_READS_WITHIN_S, meanwhile)
                 peer.connection.close()
             self._peers.clear()
             for connection in self._strangers:
@@ -278,6 +297,11 @@ class Node:
     @property
     def reactor(self) -> Reactor:
         return self._reactor
+
+    @property
+    def transfer_address(self) -> str:
+        """Where nodes of this machine pull objects from."""
+        return str(self._session.dir / "transfer.sock")
 
     # connections
 
@@ -338,6 +362,7 @@ class Node:
             self._pool.kill(peer.worker, "")
         self._actors.process_gone(process, driver=peer.role == "driver")
         self._leases.process_gone(process)
+        self._groups.process_gone(process)
         self._store.process_gone(process)
 
     def _pass_on_log(self, lines: LogLines) -> None:
@@ -392,6 +417,12 @@ class Node:
                 self._actors.light_exit(message)
             case Checkpoint():
                 self._actors.saved(process, message)
+            case GroupSpec():
+                self._groups.create(message)
+            case RemoveGroup(group_id):
+                self._groups.remove(group_id)
+            case WatchGroup(group_id):
+                self._groups.watch(process, group_id)
             case Exit():
                 if peer.worker is not None:
                     peer.worker.why_killed = peer.worker.why_killed or message.reason
@@ -452,6 +483,11 @@ class Node:
         "kill_actor": lambda self, process, actor_id, reason, no_restart: self._actors.kill(
             actor_id, reason, no_restart=no_restart
         ),
+        "get_group": lambda self, process, namespace, name: self._groups.find(namespace, name),
+        "group_bundles": lambda self, process, group_id: self._groups.bundles_of(group_id),
+        "group_over": lambda self, process, group_id: self._groups.why_over(group_id),
+        "group_table": lambda self, process, group_id=None: self._groups.table(group_id),
+        "explain_group": lambda self, process, group_id: self._groups.explain(group_id),
         "list_named_actors": lambda self, process, namespace: self._actors.names(namespace),
         "store": _store_figures,
         "pids": lambda self, process: self._pool.pids,

@@ -94,8 +94,7 @@ def test_what_an_actor_was_made_of_is_freed_when_it_cannot_be_restarted_any_more
     actor = Mortal.options(max_restarts=1).remote(np.zeros(MIB))
     old = kill_process(ray, actor)
     new_pid(ray, actor, old)
-    assert len(ray.get(actor.constructed_with.remote())) == 1
-    assert store()["known_objects"] > baseline["known_objects"] + 1  # bytes may be those of a test before
+    assert len(ray.get(actor.constructed_with.remote())) == 1  # it was kept for the restart
     ray.kill(actor)
     store_returns_to({**baseline, "known_objects": baseline["known_objects"] + 1})  # the dead actor itself
     del actor

@@ -171,6 +171,13 @@ def test_a_period_that_makes_no_sense_is_refused(given: dict[str, Any]) -> None:
         aioray.checkpoint(**given)
 
 
+@pytest.mark.parametrize("hook", ["__aioray_checkpoint__", "__aioray_restore__"])
+def test_a_class_with_one_of_the_hooks_alone_is_refused(ray: Any, hook: str) -> None:
+    half = type("Half", (), {hook: lambda self, *state: None})
+    with pytest.raises(TypeError, match=f"Half has {hook}.* and no __aioray_"):
+        ray.remote(half).remote()
+
+
 async def test_checkpoints_work_in_an_embedded_cluster(cluster: aioray.Cluster) -> None:
     actors = [AsyncSaver.options(max_restarts=1, isolation="shared").remote() for _ in range(10)]
     await asyncio.gather(*[actor.add.remote(number) for number, actor in enumerate(actors)])

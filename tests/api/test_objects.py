@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 from typing import TYPE_CHECKING, Any
@@ -535,10 +536,18 @@ def test_wait_refuses_what_makes_no_sense(machine: Any) -> None:
         ray.wait(ref)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="item 1"):
         ray.wait([ref, 5])  # type: ignore[arg-type]
-    with pytest.raises((ValueError, InvalidOptionError)):
-        ray.wait([])
     with pytest.raises(InvalidOptionError, match="fetch_local"):
         ray.wait([ref], fetch_local=None)  # type: ignore[arg-type]
+
+
+def test_who_waits_for_nothing_has_it_at_once(machine: Any) -> None:
+    assert ray.wait([]) == ([], [])
+    assert ray.wait([], num_returns=3, timeout=0) == ([], [])
+
+    async def in_a_loop() -> Any:
+        return await ray.wait([])
+
+    assert asyncio.run(in_a_loop()) == ([], [])
 
 
 def test_as_completed_yields_refs_as_they_get_done_and_keeps_its_timeout(machine: Any, tmp_path: pathlib.Path) -> None:

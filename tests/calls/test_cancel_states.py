@@ -47,8 +47,8 @@ def begin_and_wait(begun: pathlib.Path, path: pathlib.Path) -> str:
 
 
 def stubborn(begun: pathlib.Path, path: pathlib.Path) -> str:
-    touch(begun)
     try:
+        touch(begun)  # whoever sees it may be quick
         return wait_for(path)
     except KeyboardInterrupt:
         return f"went on, {aioray.get_runtime_context().is_canceled()}"

@@ -25,6 +25,12 @@ def sleep(duration_s: float) -> str:
     return "slept"
 
 
+def sleep_until(end: pathlib.Path) -> str:
+    while not end.exists():
+        time.sleep(0.005)
+    return "slept"
+
+
 def time_left() -> float | None:
     deadline = aioray.get_runtime_context().get_deadline()
     return None if deadline is None else deadline - time.time()
@@ -86,15 +92,16 @@ def test_a_method_may_say_so_itself(ray: Any) -> None:
     assert ray.get(actor.marked.options(timeout=None).remote(0.1), timeout=PATIENCE_S) == "slept"
 
 
-def test_what_waits_for_a_worker_or_for_arguments_hears_in_time(one_cpu: Any) -> None:
+def test_what_waits_for_a_worker_or_for_arguments_hears_in_time(one_cpu: Any, tmp_path: pathlib.Path) -> None:
     ray = one_cpu
-    first = ray.remote(sleep).remote(0.4)
+    first = ray.remote(sleep_until).remote(tmp_path / "end")
     second = ray.remote(sleep).options(timeout=0.05).remote(0)
     third = ray.remote(lambda _: 1).options(timeout=0.05).remote(first)
     nowhere = ray.remote(sleep).options(timeout=0.05, resources={"nobody has it": 1}).remote(0)
     for ref in (second, third, nowhere):
         times_out(ray, ref)
     assert not first.done()
+    (tmp_path / "end").touch()
     assert ray.get(first, timeout=PATIENCE_S) == "slept"
 
 
@@ -108,13 +115,14 @@ def test_what_depends_on_a_call_that_timed_out_fails_with_it(ray: Any) -> None:
     times_out(ray, ray.remote(lambda x: x).remote(ref))
 
 
-def test_who_waits_hears_in_time_even_of_code_that_cannot_be_stopped(ray: Any) -> None:
+def test_who_waits_hears_in_time_even_of_code_that_cannot_be_stopped(ray: Any, tmp_path: pathlib.Path) -> None:
     class Threaded:
-        def sleep(self, duration_s: float) -> None:
-            time.sleep(duration_s)
+        def sleep_until(self, end: pathlib.Path) -> None:
+            sleep_until(end)
 
     actor = ray.remote(Threaded).options(max_concurrency=2).remote()
-    times_out(ray, actor.sleep.options(timeout=0.05).remote(0.5), within_s=0.45)
+    times_out(ray, actor.sleep_until.options(timeout=0.05).remote(tmp_path / "end"))
+    (tmp_path / "end").touch()
 
 
 @pytest.mark.parametrize("kind", ["timestamp", "datetime"])
@@ -167,9 +175,9 @@ def test_what_a_call_began_ends_with_its_time(ray: Any, tmp_path: pathlib.Path) 
     """The outer one swallows its interrupt; the inner one has the same deadline, and its error comes through."""
 
     def outer(begun: pathlib.Path, path: pathlib.Path) -> None:
-        begun.touch()
-        ref = aioray.remote(sleep).remote(60)
         try:
+            ref = aioray.remote(sleep).remote(60)
+            begun.touch()
             aioray.get(ref)
         except (KeyboardInterrupt, TaskTimeoutError):
             try:
@@ -186,8 +194,8 @@ def test_what_a_call_began_ends_with_its_time(ray: Any, tmp_path: pathlib.Path) 
 
 def test_a_call_without_results_is_stopped_too(ray: Any, tmp_path: pathlib.Path) -> None:
     def run(begun: pathlib.Path, path: pathlib.Path) -> None:
-        begun.touch()
         try:
+            begun.touch()
             time.sleep(60)
         finally:
             path.touch()

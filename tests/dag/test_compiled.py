@@ -289,6 +289,10 @@ def test_an_error_goes_through_the_graph_and_the_graph_goes_on(ray: Any) -> None
     with pytest.raises(ValueError, match="bad -1") as caught:
         ray.get(bad[0])
     assert isinstance(caught.value, RayTaskError)
+    # Its frames are the user's: those of the thread it ran in are not.
+    assert [line for line in caught.value.traceback_str.splitlines() if "File" in line] == [
+        line for line in caught.value.traceback_str.splitlines() if __file__ in line
+    ]
     assert ray.get(bad[1]) == -2
     assert ray.get(again) == [2, 4]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pathlib
+import sqlite3
 import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
@@ -82,6 +84,19 @@ def ledger(tmp_path: pathlib.Path) -> Any:
     yield ledger
     ledger.gate.set()
     ledger.journal.close()
+
+
+def test_a_database_that_cannot_be_read_is_an_answer_and_the_next_request_is_heard(ledger: Ledger) -> None:
+    ledger.put(record(b"saved"))
+    ledger.journal.close()
+    with contextlib.closing(sqlite3.connect(ledger.directory / "journal.sqlite")) as database:
+        database.execute("ALTER TABLE records RENAME COLUMN data TO lost")
+        database.commit()
+    ledger.reopen()
+    for _ in range(2):
+        found, blob, error = ledger.read()
+        assert (found, blob) == (None, b"")
+        assert "no such column" in error
 
 
 def test_records_are_read_as_they_were_written_by_this_journal_and_the_next(ledger: Ledger) -> None:

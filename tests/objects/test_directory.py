@@ -10,6 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from aioray.wire.values import Value, object_id
 from aioray_node.objects.directory import (
     Command,
+    Copied,
+    CopyFreed,
+    CopyGone,
+    Crowded,
     Deliver,
     Event,
     Forgotten,
@@ -169,6 +173,7 @@ def test_a_dead_process_lets_go_of_what_its_unshared_objects_contained() -> None
 
 PROCESSES = [b"p%07d" % n for n in range(3)]
 OIDS = [object_id(process, seq) for process in PROCESSES for seq in (1, 2)]
+FOREIGN = [object_id(b"faraway-", seq) for seq in (1, 2)]  # at home on another node
 
 
 class Directory(RuleBasedStateMachine):
@@ -215,6 +220,23 @@ class Directory(RuleBasedStateMachine):
         if self.alive(process):
             self.feed(Wanted(process, oid))
 
+    @rule(oid=st.sampled_from(FOREIGN))
+    def copy(self, oid: bytes) -> None:
+        if oid not in self.state.copies:
+            self.feed(Copied(Value(nbytes=64, oid=oid)))
+
+    @rule(oid=st.sampled_from(FOREIGN))
+    def gone_at_home(self, oid: bytes) -> None:
+        self.feed(CopyGone(oid))
+
+    @rule(process=st.sampled_from(PROCESSES), oid=st.sampled_from(FOREIGN))
+    def hold_copy(self, process: bytes, oid: bytes) -> None:
+        self.hold(process, oid)
+
+    @rule(process=st.sampled_from(PROCESSES), oid=st.sampled_from(FOREIGN))
+    def release_copy(self, process: bytes, oid: bytes) -> None:
+        self.release(process, oid)
+
     @rule(process=st.sampled_from(PROCESSES))
     def die(self, process: bytes) -> None:
         if self.alive(process):
@@ -229,9 +251,51 @@ class Directory(RuleBasedStateMachine):
         """When all processes are dead, nothing is left."""
         for process in PROCESSES:
             self.die(process)
+        for oid in FOREIGN:
+            self.feed(CopyGone(oid))
         assert self.state.entries == {}
         assert self.state.held_by == {}
+        assert self.state.copies == {}
 
 
 TestDirectory = Directory.TestCase
 TestDirectory.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+
+
+COPY = Value(nbytes=640, offset=64, oid=THING)
+
+
+def test_a_copy_stays_for_the_next_reader_until_memory_is_short() -> None:
+    state = State()
+    assert run(state, Copied(COPY)) == []
+    assert run(state, Held(OTHER, [THING])) == []
+    assert run(state, Crowded()) == []  # it is looked at
+    assert run(state, Released(OTHER, [THING])) == []
+    assert run(state, Crowded()) == [CopyFreed(COPY)]
+    assert run(state, Crowded()) == []
+
+
+def test_a_copy_of_what_is_gone_at_home_goes_with_its_last_holder() -> None:
+    state = State()
+    run(state, Held(OTHER, [THING]))
+    run(state, Copied(COPY))
+    assert run(state, CopyGone(THING)) == []
+    assert run(state, ProcessGone(OTHER)) == [CopyFreed(COPY)]
+    assert (state.copies, state.idle, state.entries) == ({}, {}, {})
+
+
+def test_a_copy_that_an_object_contains_is_held_by_it() -> None:
+    outer = object_id(OTHER, 9)
+    state = State()
+    run(state, Shared(outer, SMALL))
+    run(state, Held(outer, [THING]))
+    run(state, Copied(COPY))
+    run(state, CopyGone(THING))
+    assert run(state, Released(OTHER, [outer])) == [Forgotten(outer, SMALL), CopyFreed(COPY)]
+
+
+def test_a_second_copy_of_the_same_is_unwanted() -> None:
+    second = Value(nbytes=640, offset=6400, oid=THING)
+    state = State()
+    run(state, Copied(COPY))
+    assert run(state, Copied(second)) == [Unwanted(second)]

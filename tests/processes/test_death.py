@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 import aioray
+from tests.api.support import eventually
 from tests.processes.programs import PATIENCE_S, Program, wait_gone
 
 if TYPE_CHECKING:
@@ -89,6 +90,20 @@ async def main():
         runtime = ray.current.get()
         print(json.dumps({"session": runtime.session_dir, "workers": runtime.ask("pids")}), flush=True)
         await hanging
+
+asyncio.run(main())
+"""
+
+IDLE = """
+import asyncio, json, time
+import aioray as ray
+
+async def main():
+    async with ray.connect(num_cpus=2):
+        await ray.remote(time.time).remote()
+        runtime = ray.current.get()
+        print(json.dumps({"session": runtime.session_dir, "workers": runtime.ask("pids")}), flush=True)
+        await asyncio.sleep(1000)
 
 asyncio.run(main())
 """
@@ -190,6 +205,26 @@ def test_the_session_is_removed_when_a_whole_process_group_is_ended(
     with Program(tmp_path, text, TMPDIR=own_temp_dir) as program:
         told, descendants = facts(program)
         os.killpg(program.pid, number)
+        wait_gone(descendants)
+        assert is_removed(told["session"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_session_is_removed_though_its_zygote_is_in_the_middle_of_an_import(
+    tmp_path: pathlib.Path, own_temp_dir: str, number: signal.Signals
+) -> None:
+    begun = tmp_path / "begun"
+    (tmp_path / "endless.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\nwhile True: time.sleep(0.01)\n"
+    )
+    preloads = 'num_cpus=2, _system_config={"zygote_preload": "endless"}'
+    with Program(tmp_path, IDLE.replace("num_cpus=2", preloads), TMPDIR=own_temp_dir) as program:
+        told, descendants = facts(program)
+        eventually(begun.exists)
+        if number == signal.SIGTERM:
+            os.killpg(program.pid, number)
+        else:
+            program.kill()
         wait_gone(descendants)
         assert is_removed(told["session"])
 

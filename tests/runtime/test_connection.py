@@ -240,6 +240,57 @@ def test_closing_says_nothing_and_can_be_done_twice(reactor: Reactor, pair: tupl
     assert not end.reasons
 
 
+def test_what_is_said_before_closing_reaches_a_slow_reader_whole(
+    reactor: Reactor, pair: tuple[End, socket.socket]
+) -> None:
+    """
+    1. 8 MiB are queued: far more than the socket takes at once
+    2. we say all of it and close at once, while the peer reads with a small buffer
+    3. all messages were read before the end was
+    """
+    end, peer = pair
+    texts = [str(at) * (1 << 20) for at in range(8)]
+    send(reactor, end, *(Notice(text) for text in texts))
+    inbox = bytearray()
+
+    def read_slowly() -> None:
+        while data := peer.recv(50_000):
+            inbox.extend(data)
+
+    reader = threading.Thread(target=read_slowly)
+    reader.start()
+    with reactor.lock:
+        end.connection.say_all(PATIENCE_S)
+        end.connection.close()
+    reader.join()
+    messages, taken = split_frames(inbox, control_decoder)
+    assert [message.text for message in messages] == texts
+    assert taken == len(inbox)
+
+
+def test_what_is_said_before_closing_reaches_a_peer_in_the_same_thread(reactor: Reactor) -> None:
+    ours, theirs = (End(reactor, sock) for sock in socket.socketpair())
+    send(reactor, ours, *(Notice("x" * (1 << 20)) for _ in range(8)))
+    ours.connection.say_all(PATIENCE_S, lambda: reactor.poll_once(0))
+    with reactor.lock:
+        ours.connection.close()
+    assert reactor.run_until(lambda: bool(theirs.reasons), PATIENCE_S)
+    assert len(theirs.messages) == 8
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_what_is_said_before_closing_waits_for_nobody_who_does_not_read(
+    reactor: Reactor, pair: tuple[End, socket.socket], is_gone: bool
+) -> None:
+    end, peer = pair
+    send(reactor, end, Notice("x" * (8 << 20)))
+    if is_gone:
+        peer.close()
+    with reactor.lock:
+        end.connection.say_all(PATIENCE_S if is_gone else 0.01)
+        assert bool(end.connection._out) is not is_gone
+
+
 def test_a_listener_takes_us_in_and_removes_its_socket(reactor: Reactor, tmp_path: pathlib.Path) -> None:
     path = str(tmp_path / "sock")
     accepted: list[socket.socket] = []
@@ -357,3 +408,18 @@ class _InterruptedSocket:
 
     def close(self) -> None:
         self._sock.close()
+
+
+@pytest.mark.parametrize("address", ["", "relative", "host:80", "1.2.3.4", "1.2.3.4:x", "1.2.3.4:65536", "[::1]"])
+def test_what_is_no_address_is_said_to_be_none(address: str) -> None:
+    with pytest.raises(OSError, match="is no address: a path that begins with '/', or number:port"):
+        dial(address)
+
+
+def test_tcp_addresses_say_which_port_was_free(reactor: Reactor) -> None:
+    with reactor.lock:
+        listener = Listener(reactor, "127.0.0.1:0", lambda sock: sock.close())
+    assert not listener.address.endswith(":0")
+    dial(listener.address).close()
+    with reactor.lock:
+        listener.close()

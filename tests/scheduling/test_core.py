@@ -9,8 +9,10 @@ from aioray.wire.strategies import Affinity, Strategy
 from aioray_node.scheduling.core import (
     Blocked,
     Command,
+    DropGroup,
     Ended,
     Event,
+    Evicted,
     Infeasible,
     OwnerGone,
     Place,
@@ -390,8 +392,12 @@ class Leases(RuleBasedStateMachine):
                     assert isinstance(event, OwnerGone)
                     self.over.add(lease_id)
                 case Unschedulable(lease_id):
-                    assert isinstance(event, Request)
-                    self.over.add(event.lease_id)
+                    assert isinstance(event, (Request, DropGroup))
+                    self.over.add(lease_id)
+                case Evicted(lease_id):
+                    assert lease_id in self.placed - self.over
+                    assert isinstance(event, DropGroup)
+                    self.over.add(lease_id)
                 case Infeasible(lease_id):
                     assert isinstance(event, Request)
                     assert lease_id == event.lease_id

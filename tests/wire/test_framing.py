@@ -24,7 +24,7 @@ from aioray.wire.framing import (
     encode_call,
     split_frames,
 )
-from aioray.wire.strategies import Affinity, LabelTerm, Strategy
+from aioray.wire.strategies import Affinity, InGroup, LabelTerm, Strategy
 from aioray.wire.values import Value, object_id, owner_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.Export("f", b"code"), "9302a166c404636f6465"),
     (
         Call(7, "f", b"args", ("k",), [(0, Value(b"v"))], 2, "name", 0.5, True),
-        "dc00100307a166c4046172677391a16b91920098c40176900000c40090c2a002a46e616d65cb3fe0000000000000c300a000a000c0",
+        "dc00110307a166c4046172677391a16b91920098c40176900000c40090c2a002a46e616d65cb3fe0000000000000c300a000a000c0c0",
     ),
     (calls.Cancel(7), "95040700c3c2"),
     (calls.Done(7, b"data", 12), "940507c404646174610c"),
@@ -46,12 +46,12 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.GiveBack([1, 2]), "9307920102c2"),
     (
         Call(1, "f", b"", num_returns=-1, streaming=calls.Streaming(8, 2, 1, [9])),
-        "dc00100301a166c4009090ffa0cb3ff0000000000000c200a000a000940802019109",
+        "dc00110301a166c4009090ffa0cb3ff0000000000000c200a000a000940802019109c0",
     ),
     (calls.Yielded(7, [b"a", b"bc"]), "94080792c40161c4026263c0"),
     (calls.Proceed(7, 3, 5), "9409070305"),
     (calls.CloseStream(7, 1), "930a0701"),
-    (calls.Pattern(5, Call(0, "f", b"")), "930b05dc00100300a166c400909001a0cb3ff0000000000000c200a000a000c0"),
+    (calls.Pattern(5, Call(0, "f", b"")), "930b05dc00110300a166c400909001a0cb3ff0000000000000c200a000a000c0c0"),
     (calls.Repeat(7, 5, b"args"), "940c0705c40461726773"),
     (plans.Link(b"p", -1, 2), "940dc40170ff02"),
     (plans.Passed(7, 1, b"v"), "970e0701c4017690c0c400"),
@@ -95,9 +95,13 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
     term = st.builds(LabelTerm, text, st.sampled_from(["in", "!in", "exists", "!exists"]), by_type["tuple[str, ...]"])
     terms = st.lists(term, max_size=2).map(tuple)
     affinity = st.builds(Affinity, text, st.booleans(), st.booleans(), st.booleans())
+    in_group = st.none() | st.builds(InGroup, by_type["bytes"], integer, st.booleans())
     by_type["Strategy | None"] = st.none() | st.builds(
-        Strategy, st.booleans(), st.none() | affinity, terms, terms, st.lists(terms, max_size=2).map(tuple)
+        Strategy, st.booleans(), st.none() | affinity, terms, terms, st.lists(terms, max_size=2).map(tuple), in_group
     )
+    by_type["InGroup | None"] = in_group
+    by_type["list[Selector]"] = st.lists(terms, max_size=2)
+    by_type["list[dict[str, int]]"] = st.lists(by_type["dict[str, int]"], max_size=2)
     by_type["list[Value]"] = st.lists(by_type["Value"], max_size=2)
     by_type["list[tuple[int, Value]]"] = st.lists(st.tuples(integer, by_type["Value"]), max_size=2)
     annotations: dict[str, str] = {}
@@ -137,7 +141,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         3 LeaseRequest lease_id demand name environment strategy
         4 LeaseGrant lease_id worker_id address
         5 LeaseReturn lease_id kill retire
-        6 LeaseLost lease_id reason setup_failed unschedulable
+        6 LeaseLost lease_id reason setup_failed unschedulable group_removed
         7 Blocked blocked
         8 Share oid value
         9 Hold holder oids req
@@ -168,6 +172,10 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         33 EndActor slot now
         34 ActorExit actor_id reason restarts crashed call
         36 Checkpoint actor_id oid value restarts req
+        50 GroupSpec group_id bundles strategy owner name namespace detached selectors target_node
+        51 RemoveGroup group_id
+        52 WatchGroup group_id
+        53 GroupUpdate group_id state reason
     """
     found: list[str] = []
     for kind in CONTROLS:

@@ -123,12 +123,12 @@ class Meeting:
         generation.watches[rank] = asyncio.create_task(self._watch(number, rank, alive.pop()))
         async with generation.news:
             generation.news.notify_all()
-        absent = set(range(generation.world_size))
+        everybody = set(range(generation.world_size))
         await self._until(
             number,
             lambda: len(generation.watches) == generation.world_size,
             timeout_s,
-            lambda: f"{_ranks(absent - generation.joined)} did not join",
+            lambda: f"{_ranks(everybody - generation.watches.keys())} did not join",
         )
 
     async def _watch(self, number: int, rank: int, alive: Any) -> None:

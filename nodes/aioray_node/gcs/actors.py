@@ -75,6 +75,7 @@ class Ended(msgspec.Struct, frozen=True):
     reason: str
     leaving: bool = False  # its process goes by itself
     call: bytes = b""  # of its own that wanted that
+    error: Value | None = None  # what its callers get, if not that it died
 
 
 class Died(msgspec.Struct, frozen=True):
@@ -246,8 +247,8 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
             return _end(state, actor_id, "init_raised", "its constructor raised", error)
         case Killed():
             return _killed(state, event, now)
-        case Ended(actor_id, reason, leaving, call):
-            return _end(state, actor_id, "ended", reason, None, DismissActor if leaving else StopActor, call)
+        case Ended(actor_id, reason, leaving, call, error):
+            return _end(state, actor_id, "ended", reason, error, DismissActor if leaving else StopActor, call)
         case Died(actor_id, reason):
             return _died(state, actor_id, reason, now)
         case RestartDue(actor_id, restarts):

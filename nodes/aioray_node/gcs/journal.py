@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioray_node.gcs.records import Record, RecordError, decode, encode
+from aioray_node.gcs.records import Record, decode, encode
 
 if TYPE_CHECKING:
     import pathlib
@@ -251,7 +251,7 @@ class Journal:
             version, data, name = row
             record = decode(read.key[0], version, data)
             blob = (self._directory / name).read_bytes() if name else b""
-        except (RecordError, OSError) as exc:
+        except Exception as exc:  # as in `_apply`; and a blob may be too large to be read
             return functools.partial(read.then, None, b"", str(exc))
         return functools.partial(read.then, record, blob, "")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioray.exceptions import ActorUnschedulableError, ObjectLostError, RuntimeEnvSetupError
+from aioray.exceptions import ActorPlacementGroupRemoved, ActorUnschedulableError, ObjectLostError, RuntimeEnvSetupError
 from aioray.runtime.errors import error_value
 from aioray.wire.control import Ack, Notice
 from aioray_node.gcs import actors
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aioray.wire.control import ActorExit, ActorSpec, ActorStarted, Checkpoint, Exit
     from aioray.wire.values import Value
     from aioray_node.gcs.checkpoints import CheckpointKeeper
+    from aioray_node.gcs.groups import GroupDesk
     from aioray_node.objects.store import ObjectStore
     from aioray_node.pool.shell import Worker, WorkerPool
     from aioray_node.scheduling.shell import LeaseDesk
@@ -55,6 +56,7 @@ class ActorDesk:
         self._send = send
         self._workers: dict[bytes, Worker] = {}
         self.pool: WorkerPool
+        self.groups: GroupDesk
 
     def feed(self, event: actors.Event) -> None:
         """Let the directory decide, and carry it out."""
@@ -93,6 +95,9 @@ class ActorDesk:
         """It is dead: nobody will construct it again, or go on from its checkpoint."""
         self._store.feed(Released(actor_id, []))
         self._store.feed(Released(_DETACHED_HOLDER, [actor_id]))
+        actor = self._state.actors.get(actor_id)
+        if actor is not None and actor.spec.detached:
+            self.groups.actor_gone(actor_id)
         self._checkpoints.forget(actor_id)
         self._unsaved.discard(actor_id)
 
@@ -182,6 +187,14 @@ class ActorDesk:
         spec = self._state.actors[actor_id].spec
         error = error_value(ActorUnschedulableError(f"actor {spec.cls} {reason}"))
         self.feed(actors.InitRaised(actor_id, error, spec.restarts))
+
+    def group_removed(self, actor_id: bytes, reason: str) -> None:
+        """The placement group that it was in, or was to be in, is gone."""
+        actor = self._state.actors.get(actor_id)
+        if actor is None:
+            return  # nobody has a handle: it was just finishing what it did
+        error = error_value(ActorPlacementGroupRemoved(actor_id.hex(), reason, actor.spec.cls))
+        self.feed(actors.Ended(actor_id, reason, error=error))
 
     def _lost(self, actor_id: bytes, reason: str) -> None:
         self.feed(actors.Died(actor_id, reason))

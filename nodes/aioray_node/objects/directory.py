@@ -3,6 +3,9 @@
 A holder is a process (8 bytes) or an object that contains refs (16 bytes, the first 8 of which are its owner).
 An entry may come into being by any first word about an object: the owner's Shared, a holder's Held, a reader's Wanted.
 It is freed when it is *known* (its owner or maker has registered it) and nobody holds it.
+
+Beside the entries there are *copies* of objects that are at home on other nodes. One that is held here stays; one that
+nobody holds is kept for the next reader, and goes, the oldest first, when memory is short or its home has freed it.
 """
 
 from __future__ import annotations
@@ -50,6 +53,22 @@ class ProcessGone(msgspec.Struct, frozen=True):
     process: bytes
 
 
+class Copied(msgspec.Struct, frozen=True):
+    """The bytes of an object that is at home on another node are here, too."""
+
+    value: Value
+
+
+class CopyGone(msgspec.Struct, frozen=True):
+    """The home of a copy says that the object is no more, or cannot tell us any more when it is."""
+
+    oid: bytes
+
+
+class Crowded(msgspec.Struct, frozen=True):
+    """Memory is short: let go of the oldest copy that nobody holds."""
+
+
 class Deliver(msgspec.Struct, frozen=True):
     """Send the value to a process that wanted it."""
 
@@ -78,8 +97,14 @@ class Unwanted(msgspec.Struct, frozen=True):
     value: Value
 
 
-Event = Shared | Sealed | Held | Released | Wanted | ProcessGone
-Command = Deliver | OwnerLost | Forgotten | Unwanted
+class CopyFreed(msgspec.Struct, frozen=True):
+    """The copy is not needed here any more."""
+
+    value: Value
+
+
+Event = Shared | Sealed | Held | Released | Wanted | ProcessGone | Copied | CopyGone | Crowded
+Command = Deliver | OwnerLost | Forgotten | Unwanted | CopyFreed
 
 
 @dataclass(slots=True)
@@ -93,10 +118,18 @@ class Entry:
 
 
 @dataclass(slots=True)
+class Copy:
+    value: Value
+    is_gone: bool = False  # at home: nobody new will ask for it
+
+
+@dataclass(slots=True)
 class State:
     entries: dict[bytes, Entry] = field(default_factory=dict)
     held_by: dict[bytes, set[bytes]] = field(default_factory=dict)  # holder -> oids
     gone: set[bytes] = field(default_factory=set)  # processes that will not say anything any more
+    copies: dict[bytes, Copy] = field(default_factory=dict)
+    idle: dict[bytes, None] = field(default_factory=dict)  # copies that nobody holds, the oldest first
 
 
 def handle(state: State, event: Event) -> list[Command]:
@@ -116,6 +149,14 @@ def handle(state: State, event: Event) -> list[Command]:
             return _want(state, process, oid)
         case ProcessGone(process):
             return _process_gone(state, process)
+        case Copied(value):
+            return _copied(state, value)
+        case CopyGone(oid):
+            if (copy := state.copies.get(oid)) is not None:
+                copy.is_gone = True
+            return _settle_copy(state, oid)
+        case Crowded():
+            return [_drop_copy(state, next(iter(state.idle)))] if state.idle else []
 
 
 def _entry(state: State, oid: bytes) -> Entry:
@@ -129,6 +170,7 @@ def _hold(state: State, holder: bytes, oid: bytes) -> None:
     if owner_of(holder) in state.gone and holder not in state.entries:
         return  # said in the name of a process that is gone, and will never let go
     _entry(state, oid).holders.add(holder)
+    state.idle.pop(oid, None)
     state.held_by.setdefault(holder, set()).add(oid)
 
 
@@ -182,6 +224,8 @@ def _free(state: State, oids: list[bytes]) -> list[Command]:
     while stack:
         oid = stack.pop()
         entry = state.entries.get(oid)
+        if oid in state.copies:
+            commands += _settle_copy(state, oid)
         if entry is None or entry.holders:
             continue
         if not entry.known and owner_of(oid) not in state.gone:
@@ -231,8 +275,36 @@ def _process_gone(state: State, process: bytes) -> list[Command]:
     return commands
 
 
+def _copied(state: State, value: Value) -> list[Command]:
+    if value.oid in state.copies:
+        return [Unwanted(value)]
+    state.copies[value.oid] = Copy(value)
+    return _settle_copy(state, value.oid)
+
+
+def _settle_copy(state: State, oid: bytes) -> list[Command]:
+    """A copy may have lost its last holder, or its home."""
+    copy, entry = state.copies.get(oid), state.entries.get(oid)
+    if copy is None or (entry is not None and entry.holders):
+        return []
+    if not copy.is_gone:
+        state.idle[oid] = None
+        return []
+    return [_drop_copy(state, oid)]
+
+
+def _drop_copy(state: State, oid: bytes) -> Command:
+    state.idle.pop(oid, None)
+    return CopyFreed(state.copies.pop(oid).value)
+
+
 def check(state: State) -> None:
     """Assert what holds between any two events."""
+    for oid, copy in state.copies.items():
+        is_held = oid in state.entries and bool(state.entries[oid].holders)
+        assert is_held != (oid in state.idle), f"the copy of {oid.hex()} is in the wrong list: {state}"
+        assert is_held or not copy.is_gone, f"the copy of {oid.hex()} is of no use: {state}"
+    assert set(state.idle) <= set(state.copies), f"a copy that is not there is idle: {state}"
     for oid, entry in state.entries.items():
         assert entry.holders or not entry.known, f"{oid.hex()} is held by nobody: {state}"
         assert entry.holders or entry.waiters or entry.known, f"{oid.hex()} is of no use: {state}"

@@ -3,8 +3,36 @@
 from __future__ import annotations
 
 import mmap
+import os
 
 import posix_ipc
+
+
+class ForeignSegment:
+    """The shared memory of another node of this machine, to copy from. Raises OSError when it is not to be had."""
+
+    def __init__(self, name: str) -> None:
+        try:
+            self._fd = posix_ipc.SharedMemory(name, read_only=True).fd
+        except (posix_ipc.Error, ValueError) as exc:
+            raise OSError(f"no shared memory {name!r}: {exc}") from exc
+
+    def copy_into(self, target: memoryview, offset: int) -> bool:
+        """Fill `target` with what lies there; False when there is less."""
+        at = 0
+        while at < len(target):
+            with target[at:] as rest:
+                nbytes = os.preadv(self._fd, [rest], offset + at)
+            if not nbytes:
+                return False
+            at += nbytes
+        return True
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class Segment:
@@ -14,6 +42,10 @@ class Segment:
         self._name = name
         self._capacity_nbytes = capacity_nbytes
         self._map: mmap.mmap | None = None
+
+    @property
+    def name(self) -> str:
+        return self._name
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """These bytes, to read or to fill. Release it before `close`."""

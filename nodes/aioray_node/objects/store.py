@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from aioray.wire.values import Value
 
 
+def _ignore(oid: bytes) -> None:
+    """Nobody wants to know."""
+
+
+def _ignore_nothing() -> None:
+    """Nobody wants to know."""
+
+
 class ObjectStore:
     """What a node knows of objects. `send(process, message)` reaches a process; `on_unheld(oid)` is for actors."""
 
@@ -28,6 +36,10 @@ class ObjectStore:
         send: Callable[[bytes, msgspec.Struct], None],
         on_unheld: Callable[[bytes], None],
     ) -> None:
+        # Where objects come from other nodes; set by those who do that.
+        self.on_forgotten: Callable[[bytes], None] = _ignore  # an object that was at home here is no more
+        self.on_copy_freed: Callable[[bytes], None] = _ignore
+        self.on_freed: Callable[[], None] = _ignore_nothing  # there is more room
         self._arena = Arena(capacity_nbytes)
         self._directory = directory.State()
         self._extents: dict[bytes, Extents] = {}
@@ -53,6 +65,7 @@ class ObjectStore:
                 self._take_over(value)
             case directory.Sealed(value):
                 self._take_over(value)
+        idle = len(self._directory.idle)
         for command in directory.handle(self._directory, event):
             match command:
                 case directory.Deliver(process, oid, value):
@@ -61,21 +74,52 @@ class ObjectStore:
                     reason = "the process that was to make it, or owned it, is gone"
                     self._send(process, Fetched(oid, error_value(OwnerDiedError(oid.hex(), reason))))
                 case directory.Unwanted(value):
-                    self._arena.free(value.offset, value.nbytes)
+                    self.free(value.offset, value.nbytes)
+                case directory.CopyFreed(value):
+                    self.free(value.offset, value.nbytes)
+                    self.on_copy_freed(value.oid)
                 case directory.Forgotten(oid, value):
                     if value is None:
                         self._on_unheld(oid)
                     elif value.nbytes:
-                        self._arena.free(value.offset, value.nbytes)
+                        self.free(value.offset, value.nbytes)
+                        self.on_forgotten(oid)
+        if len(self._directory.idle) > idle:
+            self.on_freed()  # as good as free
 
     def has(self, oid: bytes) -> bool:
         """Whether there is a value of it."""
         entry = self._directory.entries.get(oid)
         return entry is not None and entry.value is not None
 
+    def place_of(self, oid: bytes) -> Value | None:
+        """Where its bytes lie here, whether it is at home or a copy; None of what is inline, or not here."""
+        copy = self._directory.copies.get(oid)
+        if copy is not None:
+            return copy.value
+        entry = self._directory.entries.get(oid)
+        return entry.value if entry is not None and entry.value is not None and entry.value.nbytes else None
+
+    def copy_of(self, oid: bytes) -> Value | None:
+        """The copy that is here of an object of another node."""
+        copy = self._directory.copies.get(oid)
+        return None if copy is None else copy.value
+
     def allocate(self, nbytes: int) -> int | None:
-        """Room for an object that the node itself writes, and registers then; None when there is none."""
-        return self._arena.alloc(nbytes)
+        """Room for an object that the node itself writes, and registers then; None when there is none.
+
+        Copies that nobody holds make way.
+        """
+        offset = self._arena.alloc(nbytes)
+        while offset is None and nbytes <= self._arena.capacity and self._directory.idle:
+            self.feed(directory.Crowded())
+            offset = self._arena.alloc(nbytes)
+        return offset
+
+    def free(self, offset: int, nbytes: int) -> None:
+        """The opposite of `allocate`."""
+        self._arena.free(offset, nbytes)
+        self.on_freed()
 
     def _take_over(self, value: Value) -> None:
         """The bytes of a registered object are the node's to free, whoever wrote them."""
@@ -85,7 +129,7 @@ class ObjectStore:
 
     def reserve(self, process: bytes, nbytes: int) -> Reserved:
         """Hand out an extent."""
-        offset = self._arena.alloc(nbytes)
+        offset = self.allocate(nbytes)
         if offset is None:
             return Reserved(-1, 0, self._arena.used)
         nbytes = -(-nbytes // 64) * 64
@@ -95,10 +139,10 @@ class ObjectStore:
     def give_back(self, process: bytes, offset: int, nbytes: int) -> None:
         """Take back what a process does not need."""
         for start, length in self._extents.get(process, Extents()).carve(offset, nbytes):
-            self._arena.free(start, length)
+            self.free(start, length)
 
     def process_gone(self, process: bytes) -> None:
         """Everything that only this process held or filled is free again."""
         self.feed(directory.ProcessGone(process))
         for start, length in self._extents.pop(process, Extents()):
-            self._arena.free(start, length)
+            self.free(start, length)

@@ -46,6 +46,10 @@ def hear_of_parents_end(number: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, number)
 
 
+class _NodeGone(BaseException):
+    """Raised in the middle of an import, which may never come back."""
+
+
 class Zygote:
     """Forks on demand, reaps, reports."""
 
@@ -56,19 +60,31 @@ class Zygote:
         self._children: dict[int, str] = {}
         self._session_dir = ""  # to be removed in the end, unless the node says Exit
         self._for_workers: dict[signal.Signals, Any] = {}  # how they treat signals that we ignore
+        self._node_pid = 0
+        self._importing = False
 
     def serve(self) -> None:
         """Serve until the node hangs up, or is gone."""
-        parent = os.getppid()
+        self._node_pid = os.getppid()
         woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         # Who ends a program ends its process group, as a rule, but we go last, to clean up. SIGTERM comes from the
         # kernel, too: some process that was forked off the node may have a copy of its end of the socket.
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._for_workers = {number: signal.signal(number, signal.SIG_IGN) for number in _FOR_GROUPS}
         signal.set_wakeup_fd(waker)
         hear_of_parents_end(signal.SIGTERM)
+        with contextlib.suppress(_NodeGone):
+            self._take_orders(woken, waker)
+        self._end_after(_LAST_WAIT_S)
+        self._end_workers()
+        if self._session_dir:
+            from aioray_node.session import remove_after_death
+
+            remove_after_death(Path(self._session_dir))
+
+    def _take_orders(self, woken: int, waker: int) -> None:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(woken, select.POLLIN)
@@ -82,15 +98,23 @@ class Zygote:
                 self._reap()
             if self._sock.fileno() in ready and not self._take_order([woken, waker]):
                 break
-            if os.getppid() != parent:
+            if self._is_orphaned():
                 break
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(_LAST_WAIT_S)  # ends this process, whatever holds it up
-        self._end_workers()
-        if self._session_dir:
-            from aioray_node.session import remove_after_death
 
-            remove_after_death(Path(self._session_dir))
+    def _is_orphaned(self) -> bool:
+        return os.getppid() != self._node_pid
+
+    def _on_sigterm(self, *_: Any) -> None:
+        if self._importing and self._is_orphaned():
+            self._importing = False
+            self._end_after(_LAST_WAIT_S)  # what is imported may swallow anything
+            raise _NodeGone
+
+    @staticmethod
+    def _end_after(seconds: int) -> None:
+        """End this process then, whatever holds it up."""
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(seconds)
 
     def _end_workers(self) -> None:
         for pid in self._children:
@@ -102,12 +126,14 @@ class Zygote:
 
     def _import_preload(self) -> None:
         name = self._preload.pop(0)
-        hear_of_parents_end(signal.SIGKILL)  # it may never come back from the import
+        self._importing = True
         try:
-            importlib.import_module(name)
+            if not self._is_orphaned():  # else it was told before, and will not be told again
+                importlib.import_module(name)
         except Exception as exc:  # a module that is not there, or broken, is not our business
             print(f"aioray: zygote_preload: {name} cannot be imported: {exc!r}", file=sys.stderr)
-        hear_of_parents_end(signal.SIGTERM)
+        finally:
+            self._importing = False
         gc.freeze()
 
     def _receive(self) -> tuple[bytes, list[int], int, Any]:

@@ -5,17 +5,22 @@ The front of the queue puts up with `max_overtakes` of that; then it bars the wa
 that what comes free gathers for it. A bar lasts `bar_s` at most, and the next one comes after twice as many overtakes:
 what the front waits for may be held by an actor for ever, or by a task that waits for one of those behind the bar, and
 neither may hang the node.
+
+A bundle of a placement group is booked by a lease of its own, which waits in the queue as others do. When the group is
+there, that lease is committed: what it holds becomes resources of the group (`bundles.py`), for leases that ask for it.
+Those wait without a word until then; when the group is dropped, all of them are over.
 """
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 
-from aioray.wire.strategies import Strategy
+from aioray.wire.strategies import InGroup, Strategy
 from aioray_node.scheduling import policy
+from aioray_node.scheduling.bundles import booked, capacity, group_of, is_cpu, is_of_a_group
 from aioray_node.scheduling.devices import Devices
 from aioray_node.scheduling.resources import UNIT, NodeResources, Resources, in_words, without_zeros
 
@@ -65,6 +70,20 @@ class OwnerGone(msgspec.Struct, frozen=True):
     owner: str
 
 
+class CommitBundle(msgspec.Struct, frozen=True):
+    """What this lease holds is a bundle from here on: leases may be in it."""
+
+    lease_id: int
+    group_id: bytes
+    index: int
+
+
+class DropGroup(msgspec.Struct, frozen=True):
+    """The placement group is removed: all leases in it end, and so do those that hold its bundles."""
+
+    group_id: bytes
+
+
 class Tick(msgspec.Struct, frozen=True):
     """The time of the last WakeAt has come."""
 
@@ -82,6 +101,12 @@ class Ended(msgspec.Struct, frozen=True):
     lease_id: int
 
 
+class Evicted(msgspec.Struct, frozen=True):
+    """Was placed in a placement group, and is over with it: kill its worker, and tell its owner."""
+
+    lease_id: int
+
+
 class Infeasible(msgspec.Struct, frozen=True):
     """This node is too small for it, for good. Said once; the request stays until it is withdrawn."""
 
@@ -95,6 +120,7 @@ class Unschedulable(msgspec.Struct, frozen=True):
 
     lease_id: int
     reason: str
+    group_removed: bool = False  # what it waited for was a placement group that was removed
 
 
 class WakeAt(msgspec.Struct, frozen=True):
@@ -103,8 +129,8 @@ class WakeAt(msgspec.Struct, frozen=True):
     when: float
 
 
-Event = Request | Withdraw | Return | Blocked | Unblocked | Shrink | OwnerGone | Tick
-Command = Place | Ended | Infeasible | Unschedulable | WakeAt
+Event = Request | Withdraw | Return | Blocked | Unblocked | Shrink | OwnerGone | CommitBundle | DropGroup | Tick
+Command = Place | Ended | Evicted | Infeasible | Unschedulable | WakeAt
 
 DemandKey = frozenset[tuple[str, int]]
 
@@ -120,7 +146,9 @@ class Waiting:
 class Group:
     """All that wait for exactly the same demand: if the first does not fit, none does, and nobody need look."""
 
-    demand: Resources
+    demand: Resources  # as it is booked
+    gpus: int = 0  # in ten-thousandths
+    of: InGroup | None = None
     queue: OrderedDict[int, Waiting] = field(default_factory=OrderedDict)  # lease_id -> oldest first
 
     def first(self) -> Waiting:
@@ -130,13 +158,14 @@ class Group:
 @dataclass(slots=True)
 class Lease:
     request: Request
-    demand: Resources
+    demand: Resources  # as it is booked
+    pool: Devices  # that its GPUs are from: the node's, or those of a bundle
     gpus: dict[int, int] = field(default_factory=dict)  # device -> how much of it
     blocked: bool = False
     resumed: bool = False  # took its CPU back by force once: may be part of an overbooked CPU count
 
     def held(self) -> Resources:
-        return {name: n for name, n in self.demand.items() if name != "CPU"} if self.blocked else self.demand
+        return {name: n for name, n in self.demand.items() if not is_cpu(name)} if self.blocked else self.demand
 
 
 @dataclass(slots=True)
@@ -166,6 +195,9 @@ class State:
     next_seq: int = 0
     wake_at: float | None = None  # what the shell was last told
     devices: Devices = field(init=False)
+    bundles: dict[bytes, dict[int, int]] = field(default_factory=dict)  # group -> index -> the lease that holds it
+    pools: dict[bytes, dict[int, Devices]] = field(default_factory=dict)  # the same -> its GPUs
+    in_group: dict[bytes, dict[int, None]] = field(default_factory=dict)  # group -> leases that ask for it, in order
 
     def __post_init__(self) -> None:
         self.devices = Devices(self.resources.total.get("GPU", 0) // UNIT)
@@ -173,7 +205,7 @@ class State:
     def choose(self, request: Request) -> policy.Decision:
         """Where it goes, of the nodes that are known: this one."""
         view = policy.NodeView(self.resources, self.labels, self.devices)
-        wish = policy.Wish(without_zeros(request.demand), request.strategy)
+        wish = policy.Wish(_booked(request, request.demand), request.strategy)
         return policy.choose(wish, {self.node_id: view}, policy.Here(self.node_id))
 
 
@@ -194,12 +226,16 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
         case Unblocked(lease_id):
             _unblock(state, lease_id)
         case Shrink(lease_id, demand):
-            _shrink(state, lease_id, without_zeros(demand))
+            _shrink(state, lease_id, demand)
         case OwnerGone(owner):
             for lease_id in list(state.owners.get(owner, ())):
                 if lease_id in state.granted:
                     commands.append(Ended(lease_id))
                 _forget(state, lease_id)
+        case CommitBundle():
+            commands += _commit(state, event)
+        case DropGroup(group_id):
+            commands += _drop(state, group_id)
         case Tick():
             state.wake_at = None  # timers may fire a hair early: `plan` asks again if it is not time yet
     return commands + plan(state, now)
@@ -216,7 +252,7 @@ def plan(state: State, now: float) -> list[Command]:
         group = state.groups[key]
         if front and _bars(front, group.demand):
             continue
-        if not _fits(state, group.demand):  # nor will the rest of its group, in this pass
+        if not _fits(state, group):  # nor will the rest of its group, in this pass
             front = front or _front(state, group, now)
             continue
         commands.append(_place(state, group))
@@ -242,16 +278,24 @@ def explain(state: State, lease_id: int) -> str:
     if request := state.infeasible.get(lease_id):
         decision = state.choose(request)
         assert isinstance(decision, policy.Infeasible), state
+        if group := group_of(request.strategy):
+            return _awaits_group(state, request, group, decision.reason)
         return f"{request.name} can never run here: {decision.reason}"
     if not (entry := state.waiting.get(lease_id)):
         return f"lease {lease_id} is not here: it is over or was never asked for"
     ahead = sum(1 for group in state.groups.values() for _ in _before(group, entry.seq))
     free = in_words(state.resources.available)
-    demand = state.groups[entry.key].demand
+    waits_in = state.groups[entry.key]
+    demand = waits_in.demand
+    asked = in_words(without_zeros(entry.request.demand))
+    if group := group_of(entry.request.strategy):
+        asked += f" in {'its' if group.index < 0 else f'bundle {group.index} of its'} placement group"
+        there = {name: next(iter(booked({name: 0}, group))) for name in entry.request.demand}
+        free = in_words({name: state.resources.available[its] for name, its in there.items()}) + " there"
     where = policy.strategy_in_words(entry.request.strategy)
-    if state.resources.fits(demand) and not _fits(state, demand):
+    if state.resources.fits(demand) and not _fits(state, waits_in):
         free += " in parts of several devices"
-    text = f"{entry.request.name} waits for {in_words(demand)}{where}; free: {free}; {ahead} ahead of it"
+    text = f"{entry.request.name} waits for {asked}{where}; free: {free}; {ahead} ahead of it"
     if state.front and state.front.lease_id != lease_id and _bars(state.front, demand):
         text += f"; {state.waiting[state.front.lease_id].request.name} was overtaken too often and goes first"
     return text
@@ -268,34 +312,100 @@ def _request(state: State, request: Request) -> list[Command]:
     lease_id = request.lease_id
     if lease_id in state.waiting or lease_id in state.granted or lease_id in state.infeasible:
         return []
-    demand = without_zeros(request.demand)
     decision = state.choose(request)
     if isinstance(decision, policy.Infeasible) and decision.for_good:
         return [Unschedulable(lease_id, decision.reason)]
     state.owners.setdefault(request.owner, {})[lease_id] = None
+    group = group_of(request.strategy)
+    if group is not None:
+        state.in_group.setdefault(group.group_id, {})[lease_id] = None
     if isinstance(decision, policy.Infeasible):
         state.infeasible[lease_id] = request
-        return [Infeasible(lease_id, request.owner, f"{request.name} {decision.reason}")]
+        # A group that is not there comes by itself, as a rule: who asks for it knows that it has to wait.
+        text = f"{request.name} {decision.reason}"
+        return [Infeasible(lease_id, request.owner, text)] if group is None else []
+    _enter_queue(state, request)
+    return []
+
+
+def _enter_queue(state: State, request: Request) -> None:
+    demand = _booked(request, request.demand)
     key = frozenset(demand.items())
-    entry = state.waiting[lease_id] = Waiting(request, state.next_seq, key)
+    entry = state.waiting[request.lease_id] = Waiting(request, state.next_seq, key)
     state.next_seq += 1
     if key not in state.groups:
-        state.groups[key] = Group(demand)
-    state.groups[key].queue[lease_id] = entry
+        state.groups[key] = Group(demand, request.demand.get("GPU", 0), group_of(request.strategy))
+    state.groups[key].queue[request.lease_id] = entry
+
+
+def _booked(request: Request, demand: Mapping[str, int]) -> Resources:
+    """A demand of its, by the names of what it takes."""
+    return booked(without_zeros(demand), group_of(request.strategy))
+
+
+def _commit(state: State, event: CommitBundle) -> list[Command]:
+    lease = state.granted.get(event.lease_id)
+    held = state.bundles.setdefault(event.group_id, {})
+    if lease is None or event.index in held:
+        if not held:
+            del state.bundles[event.group_id]
+        return []  # late, or told twice
+    held[event.index] = event.lease_id
+    state.resources.grow(capacity(lease.demand, event.group_id, event.index))
+    pools = state.pools.setdefault(event.group_id, {})
+    pools[event.index] = Devices.of(lease.gpus, state.devices.count)
+    for lease_id in state.in_group.get(event.group_id, ()):
+        request = state.infeasible.get(lease_id)
+        if request is not None and not isinstance(state.choose(request), policy.Infeasible):
+            del state.infeasible[lease_id]
+            _enter_queue(state, request)
     return []
+
+
+def _drop(state: State, group_id: bytes) -> list[Command]:
+    commands: list[Command] = []
+    for lease_id in list(state.in_group.get(group_id, ())):
+        if lease_id in state.granted:
+            commands.append(Evicted(lease_id))
+        else:
+            reason = "was to run in a placement group, which was removed"
+            commands.append(Unschedulable(lease_id, reason, group_removed=True))
+        _forget(state, lease_id)
+    for index, lease_id in state.bundles.pop(group_id, {}).items():
+        state.resources.drop(capacity(state.granted[lease_id].demand, group_id, index))
+        _forget(state, lease_id)
+    state.pools.pop(group_id, None)
+    return commands
+
+
+def _awaits_group(state: State, request: Request, group: InGroup, reason: str) -> str:
+    if group.group_id not in state.bundles:
+        return f"{request.name} waits for its placement group"
+    return f"{request.name} waits for a bundle of its placement group: it {reason}"
 
 
 def _place(state: State, group: Group) -> Place:
     lease_id, entry = next(iter(group.queue.items()))
     _leave_queue(state, lease_id)
     state.resources.acquire(group.demand)
-    gpus = state.devices.acquire(group.demand.get("GPU", 0))
-    state.granted[lease_id] = Lease(entry.request, group.demand, gpus)
+    pool = _pool(state, group)
+    assert pool is not None, group
+    gpus = pool.acquire(group.gpus)
+    state.granted[lease_id] = Lease(entry.request, group.demand, pool, gpus)
     return Place(lease_id, tuple(gpus))
 
 
-def _fits(state: State, demand: Resources) -> bool:
-    return state.resources.fits(demand) and state.devices.fits(demand.get("GPU", 0))
+def _fits(state: State, group: Group) -> bool:
+    return state.resources.fits(group.demand) and _pool(state, group) is not None
+
+
+def _pool(state: State, group: Group) -> Devices | None:
+    """Where its GPUs can be taken from now; None when nowhere."""
+    if group.of is None or not group.gpus:
+        return state.devices if state.devices.fits(group.gpus) else None
+    pools = state.pools.get(group.of.group_id, {})
+    some = pools.values() if group.of.index < 0 else [pools[group.of.index]] if group.of.index in pools else []
+    return next((pool for pool in some if pool.fits(group.gpus)), None)
 
 
 def _leave_queue(state: State, lease_id: int) -> Request:
@@ -312,12 +422,17 @@ def _forget(state: State, lease_id: int) -> None:
         request = _leave_queue(state, lease_id)
     elif lease := state.granted.pop(lease_id, None):
         state.resources.release(lease.held())
-        state.devices.release(lease.gpus)
+        lease.pool.release(lease.gpus)
         request = lease.request
     elif lease_id in state.infeasible:
         request = state.infeasible.pop(lease_id)
     else:
         return
+    if group := group_of(request.strategy):
+        in_group = state.in_group[group.group_id]
+        del in_group[lease_id]
+        if not in_group:
+            del state.in_group[group.group_id]
     leases = state.owners[request.owner]
     del leases[lease_id]
     if not leases:
@@ -339,20 +454,22 @@ def _unblock(state: State, lease_id: int) -> None:
 
 
 def _cpu_part(lease: Lease) -> Resources:
-    return {"CPU": lease.demand.get("CPU", 0)}
+    return {name: amount for name, amount in lease.demand.items() if is_cpu(name)}
 
 
 def _shrink(state: State, lease_id: int, demand: Resources) -> None:
     lease = state.granted.get(lease_id)
     if not lease:
         return
+    gpus = demand.get("GPU", 0)
+    demand = _booked(lease.request, demand)
     if any(amount > lease.demand.get(name, 0) for name, amount in demand.items()):
         raise ValueError(f"lease {lease_id} holds {in_words(lease.demand)} and cannot shrink to {in_words(demand)}")
     before = lease.held()
     lease.demand = demand  # a new dict: the old one may be its group's
     after = lease.held()
     state.resources.release({name: amount - after.get(name, 0) for name, amount in before.items()})
-    lease.gpus = state.devices.shrink(lease.gpus, demand.get("GPU", 0))
+    lease.gpus = lease.pool.shrink(lease.gpus, gpus)
 
 
 def _front(state: State, group: Group, now: float) -> Front:
@@ -401,23 +518,56 @@ def _check_places(state: State) -> None:
 
 def _check_resources(state: State) -> None:
     taken = dict.fromkeys(state.resources.total, 0)
-    never_forced = 0
+    never_forced = dict.fromkeys(filter(is_cpu, state.resources.total), 0)
     for lease in state.granted.values():
         for name, amount in lease.held().items():
             taken[name] += amount
-        never_forced += 0 if lease.resumed else lease.held().get("CPU", 0)
+            if name in never_forced and not lease.resumed:
+                never_forced[name] += amount
     for name, total in state.resources.total.items():
         available = state.resources.available[name]
         assert taken[name] + available == total, f"{name} leaked or was booked twice: {state}"
-        assert available >= 0 or name == "CPU", f"{name} is overbooked: {state}"
-    assert never_forced <= state.resources.total.get("CPU", 0), f"CPU is overbooked, but not by resuming: {state}"
+        assert available >= 0 or is_cpu(name), f"{name} is overbooked: {state}"
+    for name, amount in never_forced.items():
+        assert amount <= state.resources.total[name], f"{name} is overbooked, but not by resuming: {state}"
     assert state.resources.available.keys() == state.resources.total.keys(), state
+    _check_devices(state)
+    _check_bundles(state)
+
+
+def _check_devices(state: State) -> None:
     for lease in state.granted.values():
-        assert sum(lease.gpus.values()) == lease.demand.get("GPU", 0), f"a lease has not the GPUs it holds: {state}"
+        wanted = sum(n for name, n in lease.demand.items() if name == "GPU")
+        if group := group_of(lease.request.strategy):
+            wanted = lease.demand.get(f"GPU_group_{group.group_id.hex()}", 0)
+        assert sum(lease.gpus.values()) == wanted, f"a lease has not the GPUs it holds: {state}"
         assert sum(part < UNIT for part in lease.gpus.values()) <= 1, f"a lease has parts of several GPUs: {state}"
-    for device, free in enumerate(state.devices.free):
-        parts = sum(lease.gpus.get(device, 0) for lease in state.granted.values())
-        assert 0 <= free == UNIT - parts, f"GPU {device} leaked or was booked twice: {state}"
+    for pool in [state.devices, *(pool for pools in state.pools.values() for pool in pools.values())]:
+        for device, free in enumerate(pool.free):
+            parts = sum(lease.gpus.get(device, 0) for lease in state.granted.values() if lease.pool is pool)
+            assert 0 <= free == pool.capacity[device] - parts, f"GPU {device} leaked or was booked twice: {state}"
+
+
+def _check_bundles(state: State) -> None:
+    more: Resources = {}
+    for group_id, bundles in state.bundles.items():
+        assert bundles, f"a group without bundles is remembered: {state}"
+        assert state.pools[group_id].keys() == bundles.keys(), state
+        for index, lease_id in bundles.items():
+            lease = state.granted[lease_id]
+            assert state.pools[group_id][index].capacity == [
+                lease.gpus.get(device, 0) for device in range(state.devices.count)
+            ], f"a bundle has not the GPUs that it holds: {state}"
+            for name, amount in capacity(lease.demand, group_id, index).items():
+                more[name] = more.get(name, 0) + amount
+    assert state.pools.keys() == state.bundles.keys(), state
+    of_groups = {name: n for name, n in state.resources.total.items() if is_of_a_group(name)}
+    assert of_groups == more, f"resources of groups do not match their bundles: {state}"
+    requests = [*(lease.request for lease in state.granted.values()), *state.infeasible.values()]
+    requests += [entry.request for entry in state.waiting.values()]
+    in_groups = {(group.group_id, each.lease_id) for each in requests if (group := group_of(each.strategy))}
+    indexed = {(group_id, lease_id) for group_id, leases in state.in_group.items() for lease_id in leases}
+    assert in_groups == indexed, f"leases and their groups disagree: {state}"
 
 
 def _check_plan(state: State) -> None:
@@ -427,9 +577,9 @@ def _check_plan(state: State) -> None:
     front = state.front
     oldest = min(state.waiting.values(), key=lambda entry: entry.seq)
     assert front.lease_id == oldest.request.lease_id, f"the front is not the oldest: {state}"
-    assert not _fits(state, state.groups[oldest.key].demand), f"the front fits and still waits: {state}"
+    assert not _fits(state, state.groups[oldest.key]), f"the front fits and still waits: {state}"
     assert (front.overtaken >= front.allowance) == (front.barred_until is not None), f"a bar out of turn: {state}"
-    free_to_go = [group.demand for group in state.groups.values() if not _bars(front, group.demand)]
-    assert not any(_fits(state, demand) for demand in free_to_go), f"a request waits that fits: {state}"
+    free_to_go = [group for group in state.groups.values() if not _bars(front, group.demand)]
+    assert not any(_fits(state, group) for group in free_to_go), f"a request waits that fits: {state}"
     if front.barred_until is not None:
         assert state.wake_at == front.barred_until, f"nobody will lift the bar: {state}"

@@ -16,9 +16,25 @@ class Devices:
 
     count: int
     free: list[int] = field(init=False)  # of each device
+    capacity: list[int] = field(init=False)  # the same, when nothing is taken
 
     def __post_init__(self) -> None:
         self.free = [UNIT] * self.count
+        self.capacity = list(self.free)
+
+    @classmethod
+    def of(cls, parts: dict[int, int], count: int) -> Devices:
+        """Just what `acquire` has given, of `count` devices: to be given on in turn."""
+        devices = cls(count)
+        devices.capacity = [parts.get(device, 0) for device in range(count)]
+        devices.free = list(devices.capacity)
+        return devices
+
+    def copy(self) -> Devices:
+        """The same devices, to plan with."""
+        other = Devices(self.count)
+        other.free, other.capacity = list(self.free), list(self.capacity)
+        return other
 
     def fits(self, amount: int) -> bool:
         return not amount or self._choose(amount) is not None
@@ -35,7 +51,7 @@ class Devices:
     def release(self, taken: dict[int, int]) -> None:
         """Raises ValueError when more comes back than was taken."""
         for device, part in taken.items():
-            if self.free[device] + part > UNIT:
+            if self.free[device] + part > self.capacity[device]:
                 raise ValueError(f"more of GPU {device} came back than was taken")
             self.free[device] += part
 

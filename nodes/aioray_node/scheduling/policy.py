@@ -211,10 +211,10 @@ def _home(wish: Wish, candidates: Nodes, here: Here) -> str:
 
 def _fraction_used(node: NodeView, demand: Resources) -> float:
     """Of that resource of which the most is in use; only those count that every node has, or that are asked for."""
-    available = node.resources.available
+    available, totals = node.resources.available, node.resources.total
     most = 0.0
-    for name, total in node.resources.total.items():
-        if name in _ALWAYS_WEIGHED or name in demand:
+    for name in (*_ALWAYS_WEIGHED, *demand):  # not all that the node has: bundles may have made that thousands
+        if total := totals.get(name):
             most = max(most, 1.0 - available[name] / total)
     return most
 

@@ -1,7 +1,7 @@
 """Amounts of resources, counted in ten-thousandths: 0.1 + 0.2 of a GPU is 0.3 of a GPU, and sums come out even."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 UNIT = 10_000  # fixed point: this many make one whole CPU, GPU, byte of "memory", ...
@@ -75,6 +75,21 @@ class NodeResources:
                 raise ValueError(f"{in_words({name: amount})} came back that nobody had taken")
         for name, amount in demand.items():
             self.available[name] += amount
+
+    def grow(self, more: Mapping[str, int]) -> None:
+        """The node has more from here on."""
+        for name, amount in without_zeros(more).items():
+            self.total[name] = self.total.get(name, 0) + amount
+            self.available[name] = self.available.get(name, 0) + amount
+
+    def drop(self, names: Iterable[str]) -> None:
+        """The node has these no more. Raises ValueError, and drops nothing, when some of it is taken."""
+        names = [name for name in names if name in self.total]
+        taken = {name: self.total[name] - self.available[name] for name in names}
+        if any(taken.values()):
+            raise ValueError(f"still in use: {in_words(without_zeros(taken))}")
+        for name in names:
+            del self.total[name], self.available[name]
 
     def missing(self, demand: Mapping[str, int], whose: str = "this node") -> str:
         """What the whole node is too small for, such as "needs 8 CPU, this node has 2"; "" when it could ever fit."""

@@ -6,10 +6,13 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from aioray.wire.control import Exit, LeaseGrant, LeaseLost, Notice
 from aioray_node.environments import core as environments
 from aioray_node.pool.core import Kind, Need
 from aioray_node.scheduling import core
+from aioray_node.scheduling.bundles import group_of
 from aioray_node.scheduling.demands import waiting_counts, waiting_demands
 from aioray_node.scheduling.policy import NodeView
 from aioray_node.scheduling.resources import NodeResources, in_words
@@ -17,14 +20,15 @@ from aioray_node.scheduling.resources import NodeResources, in_words
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import msgspec
-
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
     from aioray.wire.gcs import Demand
     from aioray.wire.strategies import Strategy
     from aioray_node.environments.shell import EnvironmentDesk
     from aioray_node.pool.shell import Worker, WorkerPool
+
+
+_GROUP_REMOVED = "its placement group was removed"
 
 
 def _nobody_asks() -> None:
@@ -39,6 +43,15 @@ class ActorHost(Protocol):
     def worker_lost(self, actor_id: bytes, reason: str) -> None: ...
     def setup_failed(self, actor_id: bytes, reason: str) -> None: ...
     def unschedulable(self, actor_id: bytes, reason: str) -> None: ...
+    def group_removed(self, actor_id: bytes, reason: str) -> None: ...
+
+
+class GroupNews(Protocol):
+    """Who knows what becomes of placement groups, and is told when there is more room for them."""
+
+    def why_over(self, group_id: bytes) -> str: ...
+    def explain(self, group_id: bytes) -> str: ...
+    def nodes_changed(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +67,7 @@ class _Grant:
     running: dict[str, int] | None = None  # what an actor keeps once it is placed
     exit_limit: Timer | None = None  # of an actor that was asked to go
     wants_worker: bool = True  # False: just the resources
+    holds: Callable[[], None] | None = None  # of a bundle: whom to tell when it has them
 
 
 class LeaseDesk:
@@ -84,14 +98,20 @@ class LeaseDesk:
         self.actors: ActorHost
         self.environments: EnvironmentDesk
         self.on_change: Callable[[], None] = _nobody_asks  # there may be more or less to spare than before
+        self.groups: GroupNews
 
     @property
     def resources(self) -> NodeResources:
         return self._state.resources
 
-    def own_view(self) -> NodeView:
-        """This node as others see it; not a copy, so it is never late."""
+    @property
+    def view(self) -> NodeView:
+        """This node, for who decides between several: always as it is."""
         return NodeView(self._state.resources, self._state.labels, self._state.devices)
+
+    def own_view(self) -> NodeView:
+        """The same, for the view of the cluster that it is a part of."""
+        return self.view
 
     def waiting_counts(self) -> list[tuple[dict[str, int], int]]:
         """What waits here, and how often."""
@@ -110,17 +130,24 @@ class LeaseDesk:
                 case core.Ended(lease_id):
                     self._forget(lease_id)
                     self.pool.free(lease_id, reusable=False)
+                case core.Evicted(lease_id):
+                    self._evict(lease_id)
                 case core.Infeasible(lease_id, _, text):
                     self._warn(lease_id, text)
-                case core.Unschedulable(lease_id, reason):
-                    self._turn_away(lease_id, reason)
+                case core.Unschedulable(lease_id, reason, group_removed):
+                    self._turn_away(lease_id, reason, group_removed=group_removed)
                 case core.WakeAt(when):
                     delay_s = max(0.0, when - self._reactor.time())
                     self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
         self.on_change()
+        if not isinstance(event, core.Request):
+            self.groups.nodes_changed()
 
     def _placed(self, lease_id: int, gpus: tuple[int, ...]) -> None:
         grant = self._grants[lease_id]
+        if grant.holds is not None:
+            grant.holds()
+            return
         if grant.wants_worker:
             kind = Kind(grant.environment, tuple(self._gpu_ids[gpu] for gpu in gpus))
             self.pool.feed(Need(lease_id, fresh=bool(grant.actor_id), kind=kind))
@@ -129,16 +156,31 @@ class LeaseDesk:
             self.feed(core.Shrink(lease_id, grant.running))
         self.actors.admitted(grant.actor_id)
 
-    def _turn_away(self, lease_id: int, reason: str) -> None:
-        """It is not to wait for a node that could have it."""
+    def _turn_away(self, lease_id: int, reason: str, *, group_removed: bool = False) -> None:
+        """It is not to wait for what it would need."""
+        grant = self._grants[lease_id]
+        self._forget(lease_id)
+        if not grant.actor_id:
+            lost = LeaseLost(grant.number, reason, unschedulable=not group_removed, group_removed=group_removed)
+            self._send(grant.process, lost)
+        elif group_removed:
+            self.actors.group_removed(grant.actor_id, reason)
+        else:
+            self.actors.unschedulable(grant.actor_id, reason)
+
+    def _evict(self, lease_id: int) -> None:
+        """Its placement group is removed under it."""
         grant = self._grants[lease_id]
         self._forget(lease_id)
         if grant.actor_id:
-            self.actors.unschedulable(grant.actor_id, reason)
+            self.actors.group_removed(grant.actor_id, _GROUP_REMOVED)
         else:
-            self._send(grant.process, LeaseLost(grant.number, reason, unschedulable=True))
+            self._send(grant.process, LeaseLost(grant.number, _GROUP_REMOVED, group_removed=True))
+        self.pool.free(lease_id, reusable=False)
 
     def _warn(self, lease_id: int, text: str) -> None:
+        if self._grants[lease_id].holds is not None:
+            return  # who asked for the bundle is told by who asks us
         best = in_words(self._state.resources.total)
         process = self._grants[lease_id].process
         said = self._infeasible.setdefault((process, text), set())
@@ -177,7 +219,12 @@ class LeaseDesk:
 
     def go_on(self, lease_id: int) -> None:
         """Its environment is there."""
-        self.feed(self._grants[lease_id].request)
+        request = self._grants[lease_id].request
+        group = group_of(request.strategy)
+        if group is not None and (why := self.groups.why_over(group.group_id)):
+            self._turn_away(lease_id, f"was to run in a placement group: {why}", group_removed=True)
+        else:
+            self.feed(request)
 
     def refuse(self, lease_id: int, reason: str) -> None:
         """Its environment cannot be had."""
@@ -209,9 +256,16 @@ class LeaseDesk:
         lease_id = self._by_owner.get((process, number))
         if lease_id is None:
             return "its request is on the way to the node"
+        return self._explain(lease_id)
+
+    def _explain(self, lease_id: int) -> str:
         if self.environments.is_awaited_by(lease_id):
             return "its runtime environment is being set up"
-        return core.explain(self._state, lease_id)
+        text = core.explain(self._state, lease_id)
+        group = group_of(self._grants[lease_id].request.strategy)
+        if group is not None and lease_id in self._state.infeasible:
+            text += f"; {self.groups.explain(group.group_id)}"
+        return text
 
     def process_gone(self, process: bytes) -> None:
         """All its leases end, and what runs on them."""
@@ -248,9 +302,7 @@ class LeaseDesk:
         lease_id = self._by_actor.get(actor_id)
         if lease_id is None or lease_id in self._state.granted:
             return ""
-        if self.environments.is_awaited_by(lease_id):
-            return "its runtime environment is being set up"
-        return core.explain(self._state, lease_id)
+        return self._explain(lease_id)
 
     def end_actor(self, actor_id: bytes) -> None:
         """It needs its worker no more, or never will."""
@@ -269,6 +321,36 @@ class LeaseDesk:
             return
         grant.worker.connection.send(Exit("all handles to it are gone"))
         grant.exit_limit = self._reactor.call_later(self._exit_grace_s, lambda: self.end_actor(actor_id))
+
+    # for placement groups
+
+    def new_reservation(self, group_id: bytes, holds: Callable[[], None]) -> int:
+        """A lease that is to hold a bundle; `holds` is called when it does."""
+        lease_id = next(self._ids)
+        request = core.Request(lease_id, f"group:{group_id.hex()}", {}, "a bundle of a placement group")
+        self._grants[lease_id] = _Grant(b"", 0, request, holds=holds)
+        return lease_id
+
+    def reserve(self, lease_id: int, demand: dict[str, int]) -> bool:
+        """Have it hold that much: whether it does so at once."""
+        grant = self._grants[lease_id]
+        grant.request = msgspec.structs.replace(grant.request, demand=demand)
+        self.feed(grant.request)
+        return lease_id in self._state.granted
+
+    def release(self, lease_id: int) -> None:
+        """It is to hold nothing, or to wait no more."""
+        self._forget(lease_id)
+        self.feed(core.Return(lease_id))
+
+    def commit(self, lease_id: int, group_id: bytes, index: int) -> None:
+        """What it holds is a bundle that leases may be in, for as long as there is the group."""
+        self._forget(lease_id)
+        self.feed(core.CommitBundle(lease_id, group_id, index))
+
+    def drop_group(self, group_id: bytes) -> None:
+        """All that is in the group ends, and the node has its bundles back."""
+        self.feed(core.DropGroup(group_id))
 
     # what the pool says
 

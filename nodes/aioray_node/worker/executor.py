@@ -119,6 +119,8 @@ class Executor:
                 case Call(slot=slot):
                     if message.time_left_us:
                         message.time_left_us += int(self._reactor.time() * 1e6)
+                    if message.placement is not None:
+                        self._runtime.captures = True
                     if not self._is_actor:
                         queue.append((connection, message))
                     elif (actor := by_slot.get(slot)) is not None:
@@ -127,6 +129,8 @@ class Executor:
                     caller.exports[fn] = data
                 case Pattern(number, call):
                     caller.patterns[number] = call
+                    if call.placement is not None:
+                        self._runtime.captures = True
                 case Cancel(seq):
                     self._streams.cancel(connection, seq)
                     self._cancel(connection, message)
@@ -154,6 +158,8 @@ class Executor:
     def on_actor(self, spec: ActorSpec) -> None:
         """This worker becomes an actor, or gets one more light one."""
         self._is_actor = True
+        if spec.strategy is not None and spec.strategy.group is not None:
+            self._runtime.captures = True
         self._host.expect(spec)
         self._reactor.wake()
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aioray.refs import ObjectRef
     from aioray.wire.calls import Call, Repeat
     from aioray.wire.control import ActorSpec
+    from aioray.wire.strategies import InGroup
     from aioray_node.worker.actor_host import ActorHost
     from aioray_node.worker.hosted_actor import HostedActor
 
@@ -152,6 +153,13 @@ class WorkerRuntime(Runtime):
         if call is None:
             return self.job_id
         return call.caller.job_id if call.actor is None else call.actor.spec.job_id
+
+    def group_here(self) -> InGroup | None:
+        call = running.get()
+        if call is not None and call.actor is None:
+            return call.call.placement
+        spec = self.actor_here()
+        return None if spec is None or spec.strategy is None else spec.strategy.group
 
     def in_call(self) -> bool:
         return running.get() is not None

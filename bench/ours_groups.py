@@ -1,0 +1,55 @@
+"""aioray's figures of placement groups; `ours.py` runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import aioray
+from aioray.util import placement_group, remove_placement_group
+from bench.measure import Figure, rate, rate_async
+
+AT_ONCE = 1000
+
+
+def groups_sync(seconds: float) -> Figure:
+    """One at a time: created, ready, removed."""
+
+    def step() -> None:
+        for _ in range(20):
+            group = placement_group([{"CPU": 1}])
+            aioray.get(group.ready())
+            remove_placement_group(group)
+
+    aioray.init(num_cpus=2)
+    try:
+        return rate(step, per_step=20, seconds=seconds)
+    finally:
+        aioray.shutdown()
+
+
+async def groups_async(seconds: float) -> Figure:
+    """The same, awaited."""
+
+    async def step() -> None:
+        for _ in range(20):
+            group = placement_group([{"CPU": 1}])
+            await group.ready()
+            remove_placement_group(group)
+
+    async with aioray.connect(num_cpus=2):
+        return await rate_async(step, per_step=20, seconds=seconds)
+
+
+async def groups_at_once(_seconds: float) -> Figure:
+    """A thousand of two bundles each are there at the same time, before the first of them is removed."""
+    taken_s = []
+    async with aioray.connect(num_cpus=2 * AT_ONCE, _system_config={"prestart_workers": 0}):
+        for _ in range(3):
+            start = time.perf_counter()
+            groups = [placement_group([{"CPU": 1}, {"CPU": 1}]) for _ in range(AT_ONCE)]
+            await asyncio.gather(*[group.ready() for group in groups])
+            taken_s.append(time.perf_counter() - start)
+            for group in groups:
+                remove_placement_group(group)
+    return Figure(AT_ONCE * len(taken_s) / sum(taken_s), {"batches_s": taken_s})

@@ -1,0 +1,169 @@
+"""Placement groups: the decisions of `placement_groups.py` carried out."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aioray.wire.control import Notice
+from aioray.wire.values import owner_of
+from aioray_node.gcs import placement_groups
+from aioray_node.scheduling.resources import to_floats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import msgspec
+
+    from aioray.runtime.reactor import Reactor
+    from aioray.wire.control import GroupSpec
+    from aioray_node.scheduling.policy import NodeView
+
+
+class Bundles(Protocol):
+    """A node, as far as its bundles go: one here, or one afar."""
+
+    def prepare(
+        self,
+        group_id: bytes,
+        attempt: int,
+        index: int,
+        demand: dict[str, int],
+        *,
+        patient: bool,
+        answer: Callable[[bool], None],
+    ) -> None: ...
+    def commit(self, group_id: bytes, index: int) -> None: ...
+    def give_back(self, group_id: bytes, index: int) -> None: ...
+    def drop(self, group_id: bytes) -> None: ...
+
+
+class GroupDesk:
+    """Creates, finds and removes placement groups. `nodes`: the view of all nodes, which others keep up to date."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        nodes: dict[str, NodeView],
+        bundles: dict[str, Bundles],
+        send: Callable[[bytes, msgspec.Struct], None],
+    ) -> None:
+        self._reactor = reactor
+        self._state = placement_groups.State(nodes)
+        self._bundles = bundles
+        self._send = send
+        self._change_due = False
+
+    def feed(self, event: placement_groups.Event) -> None:
+        """Let the core decide, and carry it out."""
+        for command in placement_groups.handle(self._state, event, self._reactor.time()):
+            match command:
+                case placement_groups.Prepare(node_id, group_id, attempt, index, demand, patient):
+                    answer = functools.partial(self._answered, group_id, attempt, index)
+                    node = self._bundles[node_id]
+                    node.prepare(group_id, attempt, index, demand, patient=patient, answer=answer)
+                case placement_groups.Commit(node_id, group_id, index):
+                    self._bundles[node_id].commit(group_id, index)
+                case placement_groups.Return(node_id, group_id, index):
+                    self._bundles[node_id].give_back(group_id, index)
+                case placement_groups.Drop(group_id):
+                    for node in list(self._bundles.values()):
+                        node.drop(group_id)
+                case placement_groups.Tell(process, update):
+                    self._send(process, update)
+                case placement_groups.Warn(group_id, text):
+                    self._send(
+                        owner_of(group_id), Notice(f"{text}. It waits, and is placed if such a node ever joins.")
+                    )
+                case placement_groups.WakeAt(when):
+                    delay_s = max(0.0, when - self._reactor.time())
+                    self._reactor.call_later(delay_s, lambda: self.feed(placement_groups.Tick()))
+
+    def _answered(self, group_id: bytes, attempt: int, index: int, held: bool) -> None:
+        self.feed(placement_groups.Answered(group_id, attempt, index, held))
+
+    def nodes_changed(self) -> None:
+        """There may be more room somewhere: have those that wait tried again, once a turn."""
+        if self._state.pending and not self._change_due:
+            self._change_due = True
+            self._reactor.call_soon(self._try_again)
+
+    def _try_again(self) -> None:
+        self._change_due = False
+        self.feed(placement_groups.NodesChanged())
+
+    # what processes want
+
+    def create(self, spec: GroupSpec) -> None:
+        self.feed(placement_groups.Created(spec))
+
+    def remove(self, group_id: bytes) -> None:
+        self.feed(placement_groups.Removed(group_id))
+
+    def watch(self, process: bytes, group_id: bytes) -> None:
+        """Tell a process where the group stands, now and whenever that changes."""
+        self.feed(placement_groups.Watched(process, group_id))
+
+    def process_gone(self, process: bytes) -> None:
+        self.feed(placement_groups.OwnerGone(process))
+        self.feed(placement_groups.ProcessGone(process))
+
+    def actor_gone(self, actor_id: bytes) -> None:
+        """With a detached actor go the groups that it made."""
+        self.feed(placement_groups.OwnerGone(actor_id))
+
+    # questions
+
+    def why_over(self, group_id: bytes) -> str:
+        """Why there is no such group any more; "" when there is one, or may come."""
+        return placement_groups.why_over(self._state, group_id)
+
+    def explain(self, group_id: bytes) -> str:
+        """Where a group stands, in a sentence."""
+        return placement_groups.explain(self._state, group_id)
+
+    def find(self, namespace: str, name: str) -> dict[str, Any]:
+        """The group of that name. Raises LookupError."""
+        group_id = self._state.names.get((namespace, name))
+        if group_id is None:
+            raise LookupError(f"no placement group called {name!r} is there in namespace {namespace!r}")
+        return {"group_id": group_id, "bundles": self.bundles_of(group_id)}
+
+    def bundles_of(self, group_id: bytes) -> list[dict[str, float]]:
+        """What was asked for. Raises LookupError."""
+        group = self._state.groups.get(group_id) or self._state.removed.get(group_id)
+        if group is None:
+            raise LookupError(f"there is no placement group {group_id.hex()}, or not any more")
+        return [to_floats(bundle) for bundle in group.spec.bundles]
+
+    def table(self, group_id: bytes | None = None) -> dict[str, dict[str, Any]]:
+        """Groups by id, as Ray shows them: those that there are, and those that were removed lately."""
+        groups = {**self._state.removed, **self._state.groups}
+        if group_id is not None:
+            groups = {group_id: groups[group_id]} if group_id in groups else {}
+        return {each.hex(): _shown(group) for each, group in groups.items()}
+
+
+def _shown(group: placement_groups.Group) -> dict[str, Any]:
+    spec = group.spec
+    ready_ms = 0.0 if group.ready_after_s is None else 1000 * group.ready_after_s
+    return {
+        "placement_group_id": spec.group_id.hex(),
+        "name": spec.name,
+        "bundles": {index: to_floats(bundle) for index, bundle in enumerate(spec.bundles)},
+        "bundles_to_node_id": {
+            index: group.where[index] if index in group.booked else "" for index in range(len(spec.bundles))
+        },
+        "strategy": spec.strategy,
+        "state": group.state.upper(),
+        "stats": {
+            "end_to_end_creation_latency_ms": ready_ms,
+            "scheduling_latency_ms": ready_ms,
+            "scheduling_attempt": group.attempt,
+            "highest_retry_delay_ms": 1000.0 * placement_groups.pause_s(group.refusals) if group.refusals else 0.0,
+            "scheduling_state": _SCHEDULING[group.state],
+        },
+    }
+
+
+_SCHEDULING = {"pending": "QUEUED", "rescheduling": "QUEUED", "created": "FINISHED", "removed": "REMOVED"}

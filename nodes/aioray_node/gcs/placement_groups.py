@@ -1,0 +1,595 @@
+"""Placement groups: which there are, and how their bundles come to nodes. Pure.
+
+A group has all its bundles or none, in two phases: each node is asked to hold a bundle (Prepare), and when all of them
+do, they are booked (Commit); when one does not, all are let go (Return) and it is tried again later. A node answers at
+once, so groups that get in one another's way hold nothing while they wait, and cannot block one another.
+
+They are tried in the order in which they came; one that fits passes others that do not. So that a large one is not
+passed for ever, the oldest that could fit, were enough free, is *patient*: its bundles wait in the queues of their
+nodes, in turn with all else there. Only one group is, at a time and for `patience_s` (twice as long each time): what
+it holds meanwhile is idle, and what it waits for may be held by an actor for ever.
+
+A node that dies takes its bundles along: those are placed again, the others stay where they are.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from aioray.wire.control import GroupSpec, GroupUpdate
+from aioray.wire.values import owner_of
+from aioray_node.scheduling.bundle_policy import Ask, Rooms, missing, place
+from aioray_node.scheduling.resources import Resources
+
+if TYPE_CHECKING:
+    from aioray_node.scheduling.policy import NodeView
+
+GroupState = Literal["pending", "created", "rescheduling", "removed"]
+
+_FIRST_PAUSE_S = 0.01  # after a node refused: its view was late; doubles each time
+_LONGEST_PAUSE_S = 1.0
+_MOST_DOUBLINGS = 5  # of the time for which a group is patient
+
+# Each edge says why it exists. A missing one raises IllegalMove: our bug, never the user's.
+MOVES: dict[tuple[GroupState, str], GroupState] = {
+    ("pending", "all_booked"): "created",
+    ("rescheduling", "all_booked"): "created",
+    ("created", "node_died"): "rescheduling",
+    ("pending", "node_died"): "pending",  # it held a bundle there: all of them are tried again
+    ("rescheduling", "node_died"): "rescheduling",
+    ("pending", "removed"): "removed",
+    ("created", "removed"): "removed",
+    ("rescheduling", "removed"): "removed",
+}
+
+
+class IllegalMove(AssertionError):
+    """A group was told to do what it cannot do in its state."""
+
+
+class Created(msgspec.Struct, frozen=True):
+    spec: GroupSpec
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """Nobody needs it any more. Late or repeated news do nothing."""
+
+    group_id: bytes
+
+
+class OwnerGone(msgspec.Struct, frozen=True):
+    """A driver, or a detached actor, is gone: with it go its groups, but detached ones."""
+
+    owner: bytes
+
+
+class ProcessGone(msgspec.Struct, frozen=True):
+    """A process will make no groups any more, and hear nothing."""
+
+    process: bytes
+
+
+class Watched(msgspec.Struct, frozen=True):
+    """A process wants to hear what becomes of a group, perhaps before that exists."""
+
+    process: bytes
+    group_id: bytes
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """A node holds a bundle, or cannot."""
+
+    group_id: bytes
+    attempt: int
+    index: int
+    held: bool
+
+
+class NodesChanged(msgspec.Struct, frozen=True):
+    """Some node joined, or has more to spare."""
+
+
+class NodeGone(msgspec.Struct, frozen=True):
+    """It is dead, and not in the view any more."""
+
+    node_id: str
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """The time of the last WakeAt has come."""
+
+
+class Prepare(msgspec.Struct, frozen=True):
+    """Have the node hold a bundle, and feed Answered. Unless `patient`, it answers at once."""
+
+    node_id: str
+    group_id: bytes
+    attempt: int
+    index: int
+    demand: Resources
+    patient: bool = False
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """What the node holds is a bundle from here on."""
+
+    node_id: str
+    group_id: bytes
+    index: int
+
+
+class Return(msgspec.Struct, frozen=True):
+    """The node is to let go of a bundle that is not booked, held or still asked for."""
+
+    node_id: str
+    group_id: bytes
+    index: int
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """All nodes are to end what runs in the group, or waits for it, and let go of its bundles."""
+
+    group_id: bytes
+
+
+class Tell(msgspec.Struct, frozen=True):
+    process: bytes
+    update: GroupUpdate
+
+
+class Warn(msgspec.Struct, frozen=True):
+    """Whoever made the group should know: the nodes that there are can never have it. Said once."""
+
+    group_id: bytes
+    text: str
+
+
+class WakeAt(msgspec.Struct, frozen=True):
+    """Feed Tick at time `when` (s). One timer is enough: a new WakeAt replaces the one before."""
+
+    when: float
+
+
+Event = Created | Removed | OwnerGone | ProcessGone | Watched | Answered | NodesChanged | NodeGone | Tick
+Command = Prepare | Commit | Return | Drop | Tell | Warn | WakeAt
+
+ShapeKey = tuple[object, ...]
+
+
+@dataclass(slots=True)
+class Group:
+    spec: GroupSpec
+    number: int  # order of arrival
+    created_at: float  # (s)
+    state: GroupState = "pending"
+    where: dict[int, str] = field(default_factory=dict)  # bundle -> node: asked for, held or booked there
+    asked: set[int] = field(default_factory=set)
+    held: set[int] = field(default_factory=set)
+    booked: set[int] = field(default_factory=set)
+    attempt: int = 0  # answers to earlier ones mean nothing
+    refusals: int = 0  # in a row
+    not_before: float = 0.0  # (s) next attempt
+    patient_until: float | None = None  # (s)
+    patient_turns: int = 0  # so many in vain
+    not_patient_before: float = 0.0  # (s) next turn, if it does not fit earlier
+    ready_after_s: float | None = None  # how long it took, the first time
+    reason: str = ""  # why it was removed
+    warned: bool = False
+    whole_shape: ShapeKey = ()
+
+    @property
+    def in_flight(self) -> bool:
+        return bool(self.asked or self.held)
+
+    def lacking(self) -> list[int]:
+        return [index for index in range(len(self.spec.bundles)) if index not in self.booked]
+
+    def ask(self) -> Ask:
+        """For those of its bundles that have no place."""
+        spec, near = self.spec, dict[str, int]()
+        for index in self.booked:
+            near[self.where[index]] = near.get(self.where[index], 0) + 1
+        lacking = self.lacking()
+        selectors = {index: spec.selectors[index] for index in lacking} if spec.selectors else {}
+        return Ask({i: spec.bundles[i] for i in lacking}, spec.strategy, selectors, near, spec.target_node)
+
+    def shape(self) -> ShapeKey:
+        """The same for groups of which either all could be placed now, or none."""
+        if self.booked:
+            return (self.number,)
+        if not self.whole_shape:
+            spec = self.spec
+            bundles = tuple(frozenset(bundle.items()) for bundle in spec.bundles)
+            self.whole_shape = spec.strategy, bundles, tuple(spec.selectors)
+        return self.whole_shape
+
+    def update(self) -> GroupUpdate:
+        return GroupUpdate(self.spec.group_id, self.state, self.reason)
+
+
+@dataclass(slots=True)
+class State:
+    nodes: dict[str, NodeView]  # whoever has the view changes it, and feeds NodesChanged or NodeGone
+    patience_s: float = 10.0
+    max_removed: int = 1000  # remembered, for the table
+    groups: dict[bytes, Group] = field(default_factory=dict)
+    names: dict[tuple[str, str], bytes] = field(default_factory=dict)  # (namespace, name) -> group
+    pending: list[tuple[int, bytes]] = field(default_factory=list)  # oldest first: those that lack a bundle
+    patient: bytes = b""  # the group that is
+    watchers: dict[bytes, set[bytes]] = field(default_factory=dict)  # group -> processes
+    removed: OrderedDict[bytes, Group] = field(default_factory=OrderedDict)  # the last ones
+    newest: dict[bytes, int] = field(default_factory=dict)  # process -> the number of its last group
+    gone: set[bytes] = field(default_factory=set)  # processes that will create nothing any more
+    next_number: int = 0
+    wake_at: float | None = None  # what the shell was last told
+
+
+def handle(state: State, event: Event, now: float) -> list[Command]:
+    """Apply `event` at time `now` (s); return what the shell must do, in that order."""
+    match event:
+        case Created(spec):
+            commands = _create(state, spec, now)
+        case Removed(group_id):
+            commands = _remove(state, group_id, "it was removed")
+        case OwnerGone(owner):
+            commands = []
+            for group in list(state.groups.values()):
+                if group.spec.owner == owner and not group.spec.detached:
+                    commands += _remove(state, group.spec.group_id, "who made it is gone")
+        case ProcessGone(process):
+            return _process_gone(state, process)
+        case Watched(process, group_id):
+            return _watch(state, process, group_id)
+        case Answered():
+            commands = _answered(state, event, now)
+        case NodesChanged():
+            commands = []
+        case NodeGone(node_id):
+            commands = _node_gone(state, node_id)
+        case Tick():
+            state.wake_at = None
+            commands = _impatient(state, now)
+    return commands + plan(state, now)
+
+
+def plan(state: State, now: float) -> list[Command]:
+    """Place what fits, oldest first; have the oldest that does not wait for it."""
+    commands: list[Command] = []
+    idle = [group for _, group_id in state.pending if not (group := state.groups[group_id]).in_flight]
+    if idle:
+        rooms = _rooms(state)
+        hopeless: set[ShapeKey] = set()
+        waiting = []
+        for group in idle:
+            if group.not_before > now:
+                continue
+            shape = group.shape()
+            where = None if shape in hopeless else place(group.ask(), rooms)
+            if where is not None:
+                commands += _prepare(group, where)
+            else:
+                hopeless.add(shape)
+                waiting.append(group)
+        commands += _be_patient(state, waiting, now)
+    return commands + _wake(state, now)
+
+
+def _rooms(state: State) -> Rooms:
+    """What is free, less what is on its way."""
+    rooms = Rooms(state.nodes)
+    for _, group_id in state.pending:
+        group = state.groups[group_id]
+        if group_id != state.patient:  # that one waits its turn: what is free is not its own
+            for index in group.asked:
+                rooms.take(group.where[index], group.spec.bundles[index])
+    return rooms
+
+
+def _prepare(group: Group, where: dict[int, str], *, patient: bool = False) -> list[Command]:
+    group.attempt += 1
+    group.where.update(where)
+    group.asked = set(where)
+    spec = group.spec
+    return [
+        Prepare(node_id, spec.group_id, group.attempt, index, spec.bundles[index], patient)
+        for index, node_id in sorted(where.items())
+    ]
+
+
+def _be_patient(state: State, waiting: list[Group], now: float) -> list[Command]:
+    """Have the oldest of those that do not fit now wait at nodes where it could, if nobody else does."""
+    commands: list[Command] = []
+    hopeless: set[ShapeKey] = set()
+    for group in waiting:
+        if state.patient:
+            break
+        if group.not_patient_before > now:
+            continue
+        shape = group.shape()
+        where = None
+        if shape not in hopeless:
+            # Where groups leave room, else where it could ever be: they may go.
+            where = place(group.ask(), _beside_groups(state)) or place(group.ask(), Rooms(state.nodes, whole=True))
+        if where is not None:
+            turn_s = state.patience_s * 2.0 ** min(group.patient_turns, _MOST_DOUBLINGS)
+            state.patient, group.patient_until = group.spec.group_id, now + turn_s
+            commands += _prepare(group, where, patient=True)
+        else:
+            hopeless.add(shape)
+            if not group.warned:
+                group.warned = True
+                commands.append(Warn(group.spec.group_id, f"{_title(group)} {_never(state, group)}"))
+    return commands
+
+
+def _beside_groups(state: State) -> Rooms:
+    """What nodes would have if all were free that is not in a group."""
+    rooms = Rooms(state.nodes, whole=True)
+    for group in state.groups.values():
+        for index in group.booked:
+            rooms.take(group.where[index], group.spec.bundles[index])
+    return rooms
+
+
+def _wake(state: State, now: float) -> list[Command]:
+    """For the end of patience, and of pauses."""
+    times = []
+    for _, group_id in state.pending:
+        group = state.groups[group_id]
+        if group.patient_until is not None:
+            times.append(group.patient_until)
+        elif not group.in_flight:
+            times += [when for when in (group.not_before, group.not_patient_before) if when > now]
+    when = min(times, default=None)
+    if when is None or when == state.wake_at:
+        return []
+    state.wake_at = when
+    return [WakeAt(when)]
+
+
+def _create(state: State, spec: GroupSpec, now: float) -> list[Command]:
+    group_id = spec.group_id
+    if group_id in state.groups or _is_over(state, group_id):
+        return []  # sent twice
+    state.newest[owner_of(group_id)] = _number_in(group_id)
+    group = Group(spec, state.next_number, now)
+    state.next_number += 1
+    if spec.name and state.names.setdefault((spec.namespace, spec.name), group_id) != group_id:
+        return _bury(state, group, f"the name {spec.name!r} is taken by another placement group")
+    state.groups[group_id] = group
+    state.pending.append((group.number, group_id))
+    return []
+
+
+def _remove(state: State, group_id: bytes, reason: str) -> list[Command]:
+    group = state.groups.pop(group_id, None)
+    if group is None:
+        return []
+    commands = _let_go(state, group)
+    if group.spec.name:
+        del state.names[group.spec.namespace, group.spec.name]
+    _leave_pending(state, group)
+    return [*commands, Drop(group_id), *_bury(state, group, reason)]
+
+
+def _bury(state: State, group: Group, reason: str) -> list[Command]:
+    """It is over, and is remembered for a while."""
+    _move(group, "removed")
+    group.reason = reason
+    group.where.clear()
+    group.booked.clear()
+    group_id = group.spec.group_id
+    state.removed[group_id] = group
+    while len(state.removed) > state.max_removed:
+        state.removed.popitem(last=False)
+    watchers = state.watchers.pop(group_id, ())
+    return [Tell(process, group.update()) for process in sorted(watchers)]
+
+
+def _let_go(state: State, group: Group) -> list[Command]:
+    """End an attempt: what is held, and what is asked for."""
+    in_flight = sorted(group.asked | group.held)
+    commands: list[Command] = [Return(group.where.pop(index), group.spec.group_id, index) for index in in_flight]
+    group.asked.clear()
+    group.held.clear()
+    group.patient_until = None
+    if state.patient == group.spec.group_id:
+        state.patient = b""
+    return commands
+
+
+def _leave_pending(state: State, group: Group) -> None:
+    entry = (group.number, group.spec.group_id)
+    at = bisect.bisect_left(state.pending, entry)
+    if state.pending[at : at + 1] == [entry]:
+        del state.pending[at]
+
+
+def _move(group: Group, why: str) -> None:
+    try:
+        group.state = MOVES[group.state, why]
+    except KeyError:
+        raise IllegalMove(f"placement group {group.spec.group_id.hex()} is {group.state}: {why}") from None
+
+
+def _answered(state: State, event: Answered, now: float) -> list[Command]:
+    group = state.groups.get(event.group_id)
+    if group is None or group.attempt != event.attempt or event.index not in group.asked:
+        return []  # it was let go of meanwhile
+    group.asked.discard(event.index)
+    if not event.held:
+        del group.where[event.index]
+        group.refusals += 1
+        group.not_before = now + pause_s(group.refusals)
+        return _let_go(state, group)
+    group.held.add(event.index)
+    return [] if group.asked else _book(state, group, now)
+
+
+def pause_s(refusals: int) -> float:
+    """How long to wait after so many refusals in a row."""
+    return min(_FIRST_PAUSE_S * 2.0 ** min(refusals - 1, 32), _LONGEST_PAUSE_S)
+
+
+def _book(state: State, group: Group, now: float) -> list[Command]:
+    """All are held."""
+    _move(group, "all_booked")
+    group_id = group.spec.group_id
+    commands: list[Command] = [Commit(group.where[index], group_id, index) for index in sorted(group.held)]
+    group.booked |= group.held
+    group.held.clear()
+    group.refusals, group.patient_turns, group.patient_until = 0, 0, None
+    if state.patient == group_id:
+        state.patient = b""
+    if group.ready_after_s is None:
+        group.ready_after_s = now - group.created_at
+    _leave_pending(state, group)
+    return commands + _tell(state, group)
+
+
+def _tell(state: State, group: Group) -> list[Command]:
+    return [Tell(process, group.update()) for process in sorted(state.watchers.get(group.spec.group_id, ()))]
+
+
+def _node_gone(state: State, node_id: str) -> list[Command]:
+    commands: list[Command] = []
+    for group in state.groups.values():
+        lost = {index for index, where in group.where.items() if where == node_id}
+        if not lost:
+            continue
+        for bundles in (group.asked, group.held, group.booked):
+            bundles -= lost
+        for index in lost:
+            del group.where[index]
+        was_created = group.state == "created"
+        _move(group, "node_died")
+        commands += _let_go(state, group)
+        if was_created:
+            bisect.insort(state.pending, (group.number, group.spec.group_id))
+            commands += _tell(state, group)
+    return commands
+
+
+def _impatient(state: State, now: float) -> list[Command]:
+    """What the patient group holds has been idle for long enough: others have a turn. Its own next one is longer."""
+    group = state.groups.get(state.patient)
+    if group is None or group.patient_until is None or now < group.patient_until:
+        return []
+    group.not_patient_before = now + state.patience_s
+    group.patient_turns += 1
+    return _let_go(state, group)
+
+
+def _watch(state: State, process: bytes, group_id: bytes) -> list[Command]:
+    if _is_over(state, group_id):
+        buried = state.removed.get(group_id)
+        reason = buried.reason if buried is not None else "it was removed"
+        return [Tell(process, GroupUpdate(group_id, "removed", reason))]
+    state.watchers.setdefault(group_id, set()).add(process)
+    group = state.groups.get(group_id)
+    if group is None:
+        return []  # word of it is on the way
+    if group.state == "created":
+        return [Tell(process, group.update())]
+    return [Tell(process, GroupUpdate(group_id, group.state, explain(state, group_id)))]
+
+
+def _process_gone(state: State, process: bytes) -> list[Command]:
+    state.gone.add(process)
+    state.newest.pop(process, None)
+    commands: list[Command] = []
+    for group_id, watchers in list(state.watchers.items()):
+        watchers.discard(process)
+        if owner_of(group_id) == process and group_id not in state.groups:
+            update = GroupUpdate(group_id, "removed", "the process that was to create it is gone")
+            commands += [Tell(watcher, update) for watcher in sorted(watchers)]
+            watchers.clear()
+        if not watchers:
+            del state.watchers[group_id]
+    return commands
+
+
+def _is_over(state: State, group_id: bytes) -> bool:
+    """Whether there was such a group, or will never be: a process makes them in the order of their numbers."""
+    if group_id in state.groups:
+        return False
+    maker = owner_of(group_id)
+    return group_id in state.removed or maker in state.gone or _number_in(group_id) <= state.newest.get(maker, 0)
+
+
+def _number_in(group_id: bytes) -> int:
+    return int.from_bytes(group_id[len(owner_of(group_id)) :], "big")
+
+
+def why_over(state: State, group_id: bytes) -> str:
+    """Why there is no such group any more, or never will be; "" when there is one, or may come."""
+    if not _is_over(state, group_id):
+        return ""
+    buried = state.removed.get(group_id)
+    return buried.reason if buried is not None else "it was removed"
+
+
+def explain(state: State, group_id: bytes) -> str:
+    """Where a group stands, in a sentence: what is missing, if something is."""
+    group = state.groups.get(group_id)
+    if group is None:
+        return why_over(state, group_id) or "word of it is on the way"
+    if group.state == "created":
+        return f"{_title(group)} is ready"
+    if place(group.ask(), Rooms(state.nodes, whole=True)) is None:
+        return f"{_title(group)} {_never(state, group)}"
+    why = missing(group.ask(), state.nodes, whole=False)
+    ahead = bisect.bisect_left(state.pending, (group.number, group_id))
+    return f"{_title(group)} waits: {why}; {ahead} placement groups ahead of it"
+
+
+def _title(group: Group) -> str:
+    name = f" {group.spec.name!r}" if group.spec.name else ""
+    lost = " for bundles that were lost with their node" if group.state == "rescheduling" else ""
+    return f"placement group{name} {group.spec.group_id.hex()} ({group.spec.strategy}){lost}"
+
+
+def _never(state: State, group: Group) -> str:
+    return f"fits on no nodes that there are: {missing(group.ask(), state.nodes, whole=True)}"
+
+
+def check(state: State) -> None:
+    """Assert what holds between any two events."""
+    assert state.pending == sorted(state.pending), state
+    lacking = {group_id for group_id, group in state.groups.items() if group.state != "created"}
+    assert {group_id for _, group_id in state.pending} == lacking, f"somebody waits in vain: {state}"
+    patient = {group_id for group_id, group in state.groups.items() if group.patient_until is not None}
+    assert patient == ({state.patient} if state.patient else set()), f"several are patient: {state}"
+    for group in state.groups.values():
+        _check_group(group, state.nodes)
+    for (namespace, name), group_id in state.names.items():
+        spec = state.groups[group_id].spec
+        assert (spec.namespace, spec.name) == (namespace, name), f"a name of a group that is gone: {state}"
+    for group_id in state.watchers:
+        assert state.watchers[group_id], f"{group_id.hex()} is watched by nobody: {state}"
+        assert not _is_over(state, group_id), f"{group_id.hex()} is watched in vain: {state}"
+    assert not state.groups.keys() & state.removed.keys(), state
+    for group_id in patient:
+        until = state.groups[group_id].patient_until
+        assert state.wake_at is not None, f"nobody will end its patience: {state}"
+        assert until is not None, state
+        assert state.wake_at <= until, f"nobody will end its patience in time: {state}"
+
+
+def _check_group(group: Group, nodes: dict[str, NodeView]) -> None:
+    parts = (group.asked, group.held, group.booked)
+    assert group.where.keys() == set().union(*parts), f"a bundle has a node without a reason: {group}"
+    assert sum(map(len, parts)) == len(group.where), f"a bundle is in two states: {group}"
+    assert (group.state == "created") == (len(group.booked) == len(group.spec.bundles)), f"not all or nothing: {group}"
+    assert group.state != "pending" or not group.booked, f"part of a new group is booked: {group}"
+    assert not group.in_flight or group.asked, f"all is held, and not booked: {group}"
+    assert all(where in nodes for where in group.where.values()), f"a bundle is on a node that is gone: {group}"
+    if group.spec.strategy == "STRICT_SPREAD":
+        assert len(set(group.where.values())) == len(group.where), f"two on one node: {group}"
+    if group.spec.strategy == "STRICT_PACK":
+        assert len(set(group.where.values())) <= 1, f"not on one node: {group}"
