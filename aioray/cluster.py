@@ -58,7 +58,8 @@ class Cluster:
         self._address = address
         self._host = host
         self._runtime: Runtime | None = None
-        self._node: EmbeddedNode | None = None
+        self._embedded: EmbeddedNode | None = None
+        self._node: Any = None  # the embedded one itself
         self._undo: contextlib.ExitStack | None = None
         self._ended: asyncio.Event | None = None
         self._chosen: tuple[Runtime, Any] | None = None
@@ -95,10 +96,11 @@ class Cluster:
             address = self._address
             process_id = driver_process_id(node_id_at(address))
         else:
-            node = self._node = EmbeddedNode(options, loop)
-            undo.callback(node.close_now)
-            process_id = driver_process_id(node.node_id)
-            address, exchange = node.address, node.exchange_for(process_id)
+            embedded = self._embedded = EmbeddedNode(options, loop)
+            undo.callback(embedded.close_now)
+            self._node = embedded.node
+            process_id = driver_process_id(embedded.node_id)
+            address, exchange = embedded.address, embedded.exchange_for(process_id)
         reactor = Reactor("aioray")
         undo.callback(reactor.close)
         reactor.attach(loop)
@@ -132,15 +134,15 @@ class Cluster:
             return
         assert self._ended is not None
         runtime, self._runtime = self._runtime, None
-        node, self._node = self._node, None
+        embedded, self._embedded, self._node = self._embedded, None, None
         try:
             if runtime is not None:
                 current.remove(runtime)
                 runtime.stop()
-            if node is not None:
-                await node.close(None if runtime is None else lambda: runtime.reactor.poll_once(0))
-                while runtime is not None and not runtime.link.lost:
-                    runtime.reactor.poll_once(0)  # the last that workers printed, until the node has hung up
+            if embedded is not None:
+                await embedded.close(None if runtime is None else lambda: runtime.reactor.poll_once(0))
+            while runtime is not None and embedded is not None and not runtime.link.lost:
+                runtime.reactor.poll_once(0)  # the last that workers printed, until the node has hung up
         finally:
             undo.close()
             self._ended.set()
@@ -148,7 +150,7 @@ class Cluster:
     def _end(self) -> None:
         """The same as `shutdown`, when the loop does not run any more."""
         undo, self._undo = self._undo, None
-        self._runtime = self._node = None
+        self._runtime = self._embedded = self._node = None
         if undo is not None:
             undo.close()
 

@@ -73,7 +73,7 @@ class EmbeddedNode:
         return exchange
 
     async def close(self, meanwhile: Callable[[], None] | None = None) -> None:
-        """End it; the loop goes on meanwhile, and then `meanwhile` is called. What is cut short, `close_now` does."""
+        """End it; the loop goes on. `meanwhile`: see Node.close. What is cut short, `close_now` does."""
         await _until_gone(self.node.hang_up(), _SHUTDOWN_TIMEOUT_S)
         self.node.close(meanwhile)
 

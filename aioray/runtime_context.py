@@ -42,8 +42,9 @@ class RuntimeContext:
 
     @property
     def gcs_address(self) -> str:
-        """Where the cluster is reached."""
-        return self._runtime.node_address
+        """Where the cluster is reached; of a node that no other can join, its socket."""
+        address: str = self._runtime.ask("gcs_address")
+        return address
 
     @property
     def namespace(self) -> str:

@@ -53,6 +53,7 @@ def test_a_program_may_connect_by_the_address(nothing_left: None) -> None:
     cluster.add_node(num_cpus=1, wait=False)
     with ray.init(address=cluster.address, namespace="mine"):
         assert ray.get_runtime_context().namespace == "mine"
+        assert ray.get_runtime_context().gcs_address == cluster.address
         assert ray.get(double.remote(3)) == 6
     with ray.init(address="auto"):  # what this process has started
         assert alive() == {node.node_id for node in cluster.list_all_nodes()}

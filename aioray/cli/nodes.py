@@ -59,7 +59,17 @@ def _start(given: argparse.Namespace) -> int:
     options = _options(given)
     place = {"ip_address": given.node_ip_address, **(_as_head(given) if given.head else _as_member(given))}
     process = NodeProcess(options, place, daemon=True)
-    facts = process.wait_ready()
+    try:
+        facts = process.wait_ready()
+    except BaseException:  # Ctrl-C, too: nobody would know of it
+        process.close()
+        raise
+    with _passing_signals_to(facts["pid"]) if given.block else contextlib.nullcontext(-1) as fd:
+        _tell(given, facts)
+        return _wait_for(facts["pid"], fd) if given.block else 0
+
+
+def _tell(given: argparse.Namespace, facts: dict[str, Any]) -> None:
     print(f"aioray: node {facts['node_id']} runs (process {facts['pid']}), session {facts['session_dir']}")
     if given.head:
         print(f"The cluster is at {facts['gcs_address']}; its token is in {facts['token_path']}.")
@@ -68,7 +78,6 @@ def _start(given: argparse.Namespace) -> int:
         print("  its end:     aioray stop", flush=True)
     else:
         print(f"It has joined the cluster at {facts['gcs_address']}.", flush=True)
-    return _wait_for(facts["pid"]) if given.block else 0
 
 
 def _options(given: argparse.Namespace) -> ClusterOptions:
@@ -134,51 +143,56 @@ def _labels(text: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _wait_for(pid: int) -> int:
-    """Until it has ended; Ctrl-C and SIGTERM are for it."""
+@contextlib.contextmanager
+def _passing_signals_to(pid: int) -> Iterator[int]:
+    """From here on Ctrl-C and SIGTERM are for that process; a descriptor of it, readable when it has ended."""
     with _pidfd(pid) as fd:
-        if fd < 0:
-            return 0
+
+        def pass_on(*_: object) -> None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, signal.SIGTERM)
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: signal.pidfd_send_signal(fd, signal.SIGTERM))
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        poll.poll()
+            signal.signal(number, pass_on)
+        yield fd
+
+
+def _wait_for(pid: int, fd: int) -> int:
+    """Until a child has ended; its status."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.poll()
     _, status = os.waitpid(pid, 0)
     return abs(os.waitstatus_to_exitcode(status))
 
 
 def _stop(given: argparse.Namespace) -> int:
     """End the nodes that `aioray start` has started on this machine for this user, and nothing else."""
-    from aioray_node.session import running_nodes
+    from aioray_node.session import running_nodes, sessions_root, sweep
 
     nodes = [node for node in running_nodes(given.temp_dir) if node["daemon"]]
     with contextlib.ExitStack() as stack:
-        ending = {node["node_id"]: (stack.enter_context(_pidfd(node["pid"])), node) for node in nodes}
-        for fd, _ in ending.values():
+        ending = {node["node_id"]: stack.enter_context(_pidfd(node["pid"])) for node in nodes}
+        for fd in ending.values():
             if fd >= 0:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(fd, signal.SIGKILL if given.force else signal.SIGTERM)
         deadline = time.monotonic() + _STOP_TIMEOUT_S
-        left = [node_id for node_id, (fd, node) in ending.items() if not _has_ended(fd, node["session_dir"], deadline)]
+        left = [node_id for node_id, fd in ending.items() if not _has_ended(fd, deadline)]
+    sweep(sessions_root(given.temp_dir))  # what nodes left that were killed; those that live have their sessions locked
     print(f"aioray: {len(nodes) - len(left)} of {len(nodes)} nodes have ended")
     for node_id in left:
         print(f"aioray: node {node_id} has not ended after {_STOP_TIMEOUT_S:g} s; --force kills it")
     return 1 if left else 0
 
 
-def _has_ended(fd: int, session_dir: str, deadline: float) -> bool:
-    """Whether the process has ended by then, and what it leaves is removed (by its zygote, if it was killed)."""
-    if fd >= 0:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            return False
-    while os.path.exists(session_dir):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
+def _has_ended(fd: int, deadline: float) -> bool:
+    """Whether the process has ended by then."""
+    if fd < 0:
+        return True
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
 
 @contextlib.contextmanager

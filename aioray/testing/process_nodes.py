@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aioray.start_options import ClusterOptions
-
-_REMOVAL_TIMEOUT_S = 5.0
-_LOOK_AGAIN_S = 0.005
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +84,9 @@ class ProcessNodes:
             process.close()
         self._starting.clear()
         self.nodes.clear()
-        # What was killed is removed by its zygote.
-        deadline = time.monotonic() + _REMOVAL_TIMEOUT_S
-        while self._removed and time.monotonic() < deadline:
-            self._removed = [directory for directory in self._removed if os.path.exists(directory)]
-            if self._removed:
-                time.sleep(_LOOK_AGAIN_S)
+        if self._removed:
+            # By its zygote, as a rule; but that is killed along with its node while it imports what workers will need.
+            from aioray_node.session import sessions_root, sweep
+
+            self._removed.clear()
+            sweep(sessions_root(self._temp_dir))

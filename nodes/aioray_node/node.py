@@ -72,7 +72,6 @@ from aioray_node.objects.transfer import TransferDesk
 from aioray_node.pool.shell import Worker, WorkerPool
 from aioray_node.pool.zygote_process import ZygoteProcess
 from aioray_node.scheduling.bundle_desk import BundleDesk
-from aioray_node.scheduling.bundles import is_of_a_group
 from aioray_node.scheduling.resources import NodeResources, from_floats, to_floats
 from aioray_node.scheduling.shell import LeaseDesk
 from aioray_node.session import Session, boot_id, default_store_nbytes, segment_of
@@ -163,6 +162,7 @@ class Node:
         totals = options.totals(found)
         self.node_id = session.session_id
         self.started_at = time.time()
+        self.gcs_address = session.address  # until it is in a cluster
         self._reactor = reactor
         self._session = session
         self._config = config
@@ -548,11 +548,6 @@ class Node:
         where = self._desk.where(actor_id)
         return f"it is to be on node {where}" if where else self._leases.explain_actor(actor_id)
 
-    def _with_bundles(self, totals: dict[str, float]) -> dict[str, float]:
-        """And what placement groups have made of it here."""
-        bundles = {name: amount for name, amount in self._leases.resources.total.items() if is_of_a_group(name)}
-        return {**totals, **to_floats(bundles)}
-
     def _store_figures(self, process: bytes) -> dict[str, int]:
         return {
             "used_nbytes": self._store.used_nbytes,
@@ -565,8 +560,9 @@ class Node:
         return {} if peer is None or peer.worker is None else to_floats(self._leases.assigned(peer.worker))
 
     _questions: ClassVar[dict[str, Callable[..., Any]]] = {
+        "gcs_address": lambda self, process: self.gcs_address,
         "nodes": lambda self, process: described.nodes(self.view),
-        "cluster_resources": lambda self, process: self._with_bundles(described.totals(self.view)),
+        "cluster_resources": lambda self, process: described.totals(self.view),
         "available_resources": lambda self, process: described.available(self.view, self._store.used_nbytes),
         "assigned": _assigned,
         "explain": lambda self, process, lease_id: self._leases.explain(process, lease_id),

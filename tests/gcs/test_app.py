@@ -116,6 +116,20 @@ async def test_a_silent_node_is_dead(nothing_left: None, tmp_path: pathlib.Path)
     stage.reactor.close()
 
 
+async def test_an_error_of_ours_ends_the_node_and_is_not_swallowed(
+    gcs: GcsStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gcs.node("a") as a:
+
+        def fail(_: object) -> None:
+            raise ZeroDivisionError("a bug")
+
+        a.membership.hear = fail  # type: ignore[assignment, method-assign]
+        async with gcs.node("b"):
+            assert "ZeroDivisionError('a bug')" in await asyncio.wait_for(a.end, 10)
+    assert "the line to the GCS has failed" in caplog.text
+
+
 # strangers
 
 

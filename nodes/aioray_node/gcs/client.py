@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from aioray.runtime.reactor import Reactor
     from aioray.wire.gcs import AnyNodeFrame
     from aioray_node.gcs.membership import Membership
+
+_log = logging.getLogger("aioray")
 
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.02, 1.0
 _QUESTION_TIMEOUT_S = 10.0
@@ -155,7 +158,15 @@ class NodeLine:
         self._refused = reason
 
     async def _run(self) -> None:
-        """Connect, again and again."""
+        """Keep connected; an error of ours must be heard of, or the node would go on without a line."""
+        try:
+            self._give_up(await self._connect_until_useless())
+        except Exception as exc:
+            _log.exception("aioray: the line to the GCS has failed")
+            self._give_up(RaySystemError(f"an error in aioray: {exc!r}"))
+
+    async def _connect_until_useless(self) -> Exception:
+        """Connect, again and again; returns why there is no use in it any more."""
         loop = asyncio.get_running_loop()
         pause_s, lost_at = _FIRST_PAUSE_S, loop.time()
         while True:
@@ -166,8 +177,7 @@ class NodeLine:
             except aiohttp.WSServerHandshakeError as exc:
                 words = {401: "the token is not that of its cluster", 409: "it speaks another version of the protocol"}
                 if exc.status in words:
-                    self._give_up(refusal(self._client.address, exc.status, words[exc.status]))
-                    return
+                    return refusal(self._client.address, exc.status, words[exc.status])
                 why = f"HTTP status {exc.status}"
             except (aiohttp.ClientError, OSError) as exc:
                 why = str(exc) or type(exc).__name__
@@ -177,15 +187,10 @@ class NodeLine:
                 with self._reactor.lock:
                     self._membership.disconnected()
             if self._refused:
-                self._give_up(RaySystemError(f"the GCS at {self._client.address} refused this node: {self._refused}"))
-                return
+                return RaySystemError(f"the GCS at {self._client.address} refused this node: {self._refused}")
             if loop.time() - lost_at > self._give_up_after_s:
-                self._give_up(
-                    RaySystemError(
-                        f"the GCS at {self._client.address} was not reached for {self._give_up_after_s:g} s: {why}"
-                    )
-                )
-                return
+                text = f"was not reached for {self._give_up_after_s:g} s: {why}"
+                return RaySystemError(f"the GCS at {self._client.address} {text}")
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aioray_node.scheduling.bundles import is_of_a_group
 from aioray_node.scheduling.resources import to_floats
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ def _node(view: ClusterView, known: KnownNode) -> dict[str, Any]:
 
 
 def totals(view: ClusterView) -> dict[str, float]:
-    """What all nodes that live have together."""
-    return _sum(_total(facts) for facts in view.alive())
+    """What all nodes that live have together, and the bundles of placement groups here."""
+    bundles = {name: n for name, n in view.nodes[view.own_id].resources.total.items() if is_of_a_group(name)}
+    return _sum([to_floats(bundles), *(_total(facts) for facts in view.alive())])
 
 
 def available(view: ClusterView, own_used_nbytes: int) -> dict[str, float]:

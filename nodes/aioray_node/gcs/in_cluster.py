@@ -30,7 +30,7 @@ async def in_cluster(node: Node, options: NodeOptions, on_end: Callable[[str], N
     `on_end(reason)`: the cluster is gone, or wants the node no more. Raises AuthenticationError, RaySystemError,
     OSError for a port that is taken.
     """
-    facts = {
+    facts: dict[str, Any] = {
         "address": node.address,
         "node_id": node.node_id,
         "session_dir": str(node.session.dir),
@@ -45,7 +45,8 @@ async def in_cluster(node: Node, options: NodeOptions, on_end: Callable[[str], N
             facts |= await stack.enter_async_context(_as_head(node, options, options.head))
         elif options.join is not None:
             facts |= await stack.enter_async_context(_as_member(node, options, options.join, on_end))
-        if options.head is not None or options.join is not None:
+        if "gcs_address" in facts:
+            node.gcs_address = facts["gcs_address"]
             node.session.note_node(facts)
         yield facts
 

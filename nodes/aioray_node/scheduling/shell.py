@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from aioray_node.scheduling.policy import NodeView
 
 
+_GROUP_REMOVED = "its placement group was removed"
+
+
 def _nobody_asks() -> None:
     """A node alone has nobody to tell."""
-
-
-_GROUP_REMOVED = "its placement group was removed"
 
 
 class ActorHost(Protocol):
@@ -117,10 +117,6 @@ class LeaseDesk:
         """This node, for who decides between several: always as it is."""
         return self._state.own
 
-    def own_view(self) -> NodeView:
-        """This node as others see it; not a copy, so it is never late."""
-        return self._state.own
-
     def use(self, view: ClusterView) -> None:
         """Choose among all nodes that it has, from here on."""
         self._view = view
@@ -129,6 +125,10 @@ class LeaseDesk:
 
     def _on_news(self, news: News) -> None:
         self.feed(core.NodeNews(news.node_id, joined=isinstance(news, Joined)))
+
+    def own_view(self) -> NodeView:
+        """The same, for the view of the cluster that it is a part of."""
+        return self.view
 
     def waiting_counts(self) -> list[tuple[dict[str, int], int]]:
         """What waits here, and how often."""
