@@ -298,6 +298,8 @@ class ObjectTable:
         runtime = self._runtime if value.refs else None
         if not value.nbytes:
             result = deserialize(value.data, value.buffers, runtime)
+        elif not self.bringing.is_here(value):  # at that place in our own memory lies something else
+            raise RaySystemError(f"object {value.oid.hex()} lies on node {value.node_id}, and was not brought here")
         else:
             oid = value.oid
             with self._runtime.reactor.lock:
