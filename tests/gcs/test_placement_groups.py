@@ -530,14 +530,20 @@ class Groups(RuleBasedStateMachine):
     def settle(self) -> None:
         """All messages arrive, and all timers fire, until nobody has anything to say."""
         for _ in range(12):
+            self.deliver_all()
             for name, node in self.nodes.items():
+                self.state.nodes[name] = node.view()
+            self.feed(NodesChanged())
+            self.pass_time(4.0)
+        self.deliver_all()
+
+    def deliver_all(self) -> None:
+        while any(node.inbox or node.outbox for node in self.nodes.values()):
+            for node in self.nodes.values():
                 while node.inbox:
                     node.step()
                 while node.outbox:
                     self.feed(node.outbox.pop(0))
-                self.state.nodes[name] = node.view()
-            self.feed(NodesChanged())
-            self.pass_time(4.0)
 
     def teardown(self) -> None:
         for node in self.nodes.values():
