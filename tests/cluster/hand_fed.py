@@ -35,7 +35,7 @@ class HandFedCluster:
         async with contextlib.AsyncExitStack() as undo:
             head = await undo.enter_async_context(aioray.connect(**self._options[0]))
             assert head._node is not None
-            self.nodes.append(head._node.node)
+            self.nodes.append(head._node)
             undo.callback(self._close_all)
             for options in self._options[1:]:
                 self.add(**options)
