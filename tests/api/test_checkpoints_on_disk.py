@@ -28,7 +28,7 @@ KINDS = [{}, {"isolation": "shared"}]
 def node_of(cluster: aioray.Cluster) -> Any:
     """The node in this loop."""
     assert cluster._node is not None
-    return cluster._node.node
+    return cluster._node
 
 
 def journal_of(cluster: aioray.Cluster) -> pathlib.Path:
