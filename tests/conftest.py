@@ -106,8 +106,8 @@ def _segments_of_others(ours: set[int]) -> set[str]:
                 for fd in os.listdir(f"/proc/{process.pid}/fd"):
                     with contextlib.suppress(OSError):
                         path = pathlib.Path(os.readlink(f"/proc/{process.pid}/fd/{fd}"))
-                        if path.name == "lock" and path.parent.name.startswith("session-"):
-                            found.add(path.parent.name.replace("session-", "aioray-"))
+                        if path.parent == pathlib.Path("/dev/shm"):
+                            found.add(path.name)
     return found
 
 

@@ -2,7 +2,7 @@
 
 The directory is private to the user (0700). A lock on a file in it lives exactly as long as the node's process, so a
 session whose lock can be taken is dead. Its zygote removes what it left, or, when that was killed as well, whoever
-starts next on this machine.
+starts next on this machine. So is shared memory whose lock can be taken, wherever its directory was, or has gone.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from aioray.exceptions import InvalidOptionError
 _PREFIX = "session-"
 _MAX_ROOT_NBYTES = 107 - len("/session-0123456789abcdef/w-0123456789abcdef.sock")  # 107: what the kernel allows
 _NODE_FILE = "node.json"
+_SHARED_MEMORY = pathlib.Path("/dev/shm")
+_SEGMENT = "aioray-node-"
 _NEW_PREFIX = "new-"
 _NEW_FOR_S = 60.0  # a session that is new for longer than this died in the making
 _all: weakref.WeakSet[Session] = weakref.WeakSet()  # for what happens at a fork
@@ -81,7 +83,9 @@ class Session:
         (self.dir / "session.json").write_text(json.dumps({"processes": []}))
         self.dir = self.dir.rename(root / f"{_PREFIX}{self.session_id}")
         # Sparse: a page takes memory when it is first written.
-        posix_ipc.SharedMemory(self.segment, posix_ipc.O_CREX, mode=0o600, size=capacity_nbytes).close_fd()
+        memory = posix_ipc.SharedMemory(self.segment, posix_ipc.O_CREX, mode=0o600, size=capacity_nbytes)
+        self._memory_fd: int = memory.fd
+        fcntl.flock(self._memory_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _all.add(self)
 
     @property
@@ -109,10 +113,12 @@ class Session:
         self.disown()
 
     def disown(self) -> None:
-        """Let go of the lock; in a forked child, whose copy of it would outlive the node."""
-        fd, self._lock_fd = self._lock_fd, -1
-        if fd >= 0:
-            os.close(fd)
+        """Let go of the locks; in a forked child, whose copies of them would outlive the node."""
+        fds = self._lock_fd, self._memory_fd
+        self._lock_fd = self._memory_fd = -1
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
 
 
 def _disown_all() -> None:
@@ -145,7 +151,22 @@ def sweep(root: pathlib.Path) -> int:
             pass  # alive
         finally:
             os.close(fd)
+    _sweep_memory()
     return swept
+
+
+def _sweep_memory() -> None:
+    """Remove shared memory of dead nodes whose directories are gone: somebody cleaned up where those were."""
+    for path in _SHARED_MEMORY.glob(f"{_SEGMENT}*"):
+        with contextlib.suppress(OSError):  # another user's, or gone, or alive
+            if time.time() - path.stat().st_ctime < _NEW_FOR_S:
+                continue  # its maker may be about to lock it
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(fd)
 
 
 def running_nodes(temp_dir: str | None) -> list[dict[str, Any]]:
@@ -187,7 +208,7 @@ def _remove(directory: pathlib.Path) -> None:
 
 
 def segment_of(session_id: str) -> str:
-    return f"/aioray-{session_id}"
+    return f"/{_SEGMENT}{session_id}"
 
 
 def _start_of(pid: int) -> int:

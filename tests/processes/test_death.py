@@ -135,7 +135,7 @@ def facts(program: Program) -> tuple[dict[str, Any], list[psutil.Process]]:
 
 
 def segment_of(session: str) -> pathlib.Path:
-    return pathlib.Path("/dev/shm") / pathlib.Path(session).name.replace("session-", "aioray-")
+    return pathlib.Path("/dev/shm") / pathlib.Path(session).name.replace("session-", "aioray-node-")
 
 
 def is_removed(session: str) -> bool:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import pickle
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import posix_ipc
 import psutil
 import pytest
 
+import aioray_node.session
 from aioray.config import Config
 from aioray.wire.control import ForkWorker
 from aioray_node.gcs.journal import Journal
@@ -47,9 +49,8 @@ def shared_memory(session: Session) -> pathlib.Path:
 
 
 def abandon(session: Session) -> None:
-    """As the kernel does with a process that is killed: its lock goes, and nothing else."""
-    os.close(session._lock_fd)
-    session._lock_fd = -1
+    """As the kernel does with a process that is killed: its locks go, and nothing else."""
+    session.disown()
 
 
 def test_a_session_makes_its_directory_for_this_user_alone_and_removes_all_it_made(
@@ -226,3 +227,20 @@ for _ in range(60):
     ]
     assert [racer.communicate()[1].decode() for racer in racers] == [""] * 3
     assert [racer.returncode for racer in racers] == [0] * 3
+
+
+def test_memory_whose_directory_somebody_has_removed_is_swept_too(
+    temp_dir: str, root: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A living node's is not, and none that is so new that its lock may be yet to come."""
+    dead, alive = Session(temp_dir, NBYTES), Session(temp_dir, NBYTES)
+    for session in (dead, alive):
+        shutil.rmtree(session.dir)
+    abandon(dead)
+    sweep(root)
+    assert shared_memory(dead).exists()
+    monkeypatch.setattr(aioray_node.session, "_NEW_FOR_S", 0.0)
+    sweep(root)
+    assert not shared_memory(dead).exists()
+    assert shared_memory(alive).exists()
+    alive.close()
