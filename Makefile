@@ -19,6 +19,8 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy aioray nodes/aioray_node tests bench examples
 
+# They start some thousand Pythons, each in half the time where bytecode may be kept.
+tests: export PYTHONDONTWRITEBYTECODE :=
 tests: $(VENV)/installed
 	$(BIN)/python -m pytest
 
