@@ -109,13 +109,9 @@ class Executor:
         caller: Caller = connection.tag
         queue, by_slot = self._queue, self._host.by_slot
         for at, message in enumerate(messages):
+            if type(message) is Repeat:
+                message = caller.repeated(message)  # a Call like any other from here on
             match message:
-                case Repeat():
-                    call = caller.repeated(message)
-                    if not self._is_actor:
-                        queue.append((connection, call))
-                    elif (actor := by_slot.get(call.slot)) is not None:
-                        actor.take((connection, call))
                 case Call(slot=slot):
                     if message.time_left_us:
                         message.time_left_us += int(self._reactor.time() * 1e6)
