@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test check lint types tests demo serve bench clean
+.PHONY: test lint types tests explore demo serve bench clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,12 @@ types: $(VENV)/installed
 tests: export PYTHONDONTWRITEBYTECODE :=
 tests: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+ROUNDS ?= 20
+explore: $(VENV)/installed  ## the property tests, with new examples in each of ROUNDS rounds
+	for round in $$(seq $(ROUNDS)); do \
+		$(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile explore || exit 1; \
+	done
 
 demo: $(VENV)/installed  ## index the standard library, start the search service, ask it things
 	$(BIN)/python -m examples.code_search demo $(CORPUS)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from hypothesis import settings
 
 import aioray
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 _PATIENCE_S = 10.0
+
+# `make test` judges a change: the same examples every time. `make explore` looks for new ones.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("explore", derandomize=False, database=None, print_blob=True)
+settings.load_profile("same")
 
 
 def pytest_configure() -> None:

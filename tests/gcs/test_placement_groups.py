@@ -251,6 +251,36 @@ def test_who_is_patient_lets_go_when_its_time_is_over() -> None:
     assert [each.node_id for each in run(state, NodesChanged(), now=11.0) if isinstance(each, Prepare)] == ["n0", "n1"]
 
 
+def test_who_is_patient_moves_to_where_there_is_room_meanwhile() -> None:
+    """It waits where it could ever be; room on another node is its own at once, and what it held is free."""
+    nodes = cluster(2, 2)
+    for node in nodes.values():
+        node.resources.acquire({"CPU": UNIT})
+    state = State(nodes)
+    first = spec(1, 2)
+    (waiting, _) = run(state, Created(first))
+    assert isinstance(waiting, Prepare)
+    assert waiting.patient
+    other = "n1" if waiting.node_id == "n0" else "n0"
+    nodes[other].resources.release({"CPU": UNIT})
+    moved = run(state, NodesChanged(), now=1.0)
+    assert moved == [
+        Return(waiting.node_id, first.group_id, 0),
+        Prepare(other, first.group_id, 2, 0, {"CPU": 2 * UNIT}, patient=False),
+    ]
+    assert run(state, Answered(first.group_id, 1, 0, held=True), now=1.0) == []  # the old answer, late
+    assert Commit(other, first.group_id, 0) in run(state, Answered(first.group_id, 2, 0, held=True), now=1.0)
+
+
+def test_who_is_patient_stays_where_the_node_will_give_it_what_is_free() -> None:
+    nodes = cluster(2)
+    nodes["n0"].resources.acquire({"CPU": UNIT})
+    state = State(nodes)
+    run(state, Created(spec(1, 2)))
+    nodes["n0"].resources.release({"CPU": UNIT})
+    assert run(state, NodesChanged(), now=1.0) == []
+
+
 # deaths
 
 

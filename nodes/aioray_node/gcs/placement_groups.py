@@ -186,6 +186,10 @@ class Group:
     def in_flight(self) -> bool:
         return bool(self.asked or self.held)
 
+    def waits_elsewhere(self, where: dict[int, str]) -> bool:
+        """Whether `where` has room that it does not get by waiting: a node gives what is free to whom it is asked for."""
+        return not self.in_flight or any(where[index] != self.where[index] for index in self.asked)
+
     def lacking(self) -> list[int]:
         return [index for index in range(len(self.spec.bundles)) if index not in self.booked]
 
@@ -260,21 +264,23 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
 def plan(state: State, now: float) -> list[Command]:
     """Place what fits, oldest first; have the oldest that does not wait for it."""
     commands: list[Command] = []
-    idle = [group for _, group_id in state.pending if not (group := state.groups[group_id]).in_flight]
-    if idle:
+    lacking = (state.groups[group_id] for _, group_id in state.pending)
+    movable = [group for group in lacking if not group.in_flight or group.spec.group_id == state.patient]
+    if movable:
         rooms = _rooms(state)
         hopeless: set[ShapeKey] = set()
         waiting = []
-        for group in idle:
+        for group in movable:
             if group.not_before > now:
                 continue
             shape = group.shape()
             where = None if shape in hopeless else place(group.ask(), rooms)
-            if where is not None:
-                commands += _prepare(group, where)
-            else:
+            if where is None:
                 hopeless.add(shape)
-                waiting.append(group)
+                if not group.in_flight:
+                    waiting.append(group)
+            elif group.waits_elsewhere(where):
+                commands += _let_go(state, group) + _prepare(group, where)
         commands += _be_patient(state, waiting, now)
     return commands + _wake(state, now)
 
