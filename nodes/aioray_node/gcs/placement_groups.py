@@ -187,7 +187,7 @@ class Group:
         return bool(self.asked or self.held)
 
     def waits_elsewhere(self, where: dict[int, str]) -> bool:
-        """Whether `where` has room that it does not get by waiting: a node gives what is free to whom it is asked for."""
+        """Whether it does not get this by waiting: a node gives what comes free to whoever waits there."""
         return not self.in_flight or any(where[index] != self.where[index] for index in self.asked)
 
     def lacking(self) -> list[int]:
