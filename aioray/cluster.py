@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +15,7 @@ from aioray import current
 from aioray.embedded_node import EmbeddedNode
 from aioray.exceptions import RaySystemError
 from aioray.node_process import NodeProcess
+from aioray.runtime.dialing import Dialer
 from aioray.runtime.link import node_id_at
 from aioray.runtime.reactor import Reactor
 from aioray.runtime.runtime import Runtime
@@ -89,12 +91,14 @@ class Cluster:
         options = self._options
         loop = asyncio.get_running_loop()
         exchange: Callable[[Any], Any] | None = None
+        dialer: Dialer | None = None
         if self._host is not None:
             process_id = driver_process_id(self._host.node_id)
             address, exchange = self._host.address, self._host.exchange_for(process_id)
         elif self._address:
             address = self._address
-            process_id = driver_process_id(node_id_at(address))
+            dialer = _dialer_for(address)
+            process_id = driver_process_id(node_id_at(dialer, address))
         else:
             embedded = self._embedded = EmbeddedNode(options, loop)
             undo.callback(embedded.close_now)
@@ -108,6 +112,7 @@ class Cluster:
             reactor,
             options.config,
             address,
+            dialer=dialer or _dialer_for(address),
             process_id=process_id,
             namespace=options.namespace,
             exchange=exchange,
@@ -198,6 +203,11 @@ class Cluster:
         await self.shutdown()
 
 
+def _dialer_for(address: str) -> Dialer:
+    """For a driver whose node listens there."""
+    return Dialer.of_session(os.path.dirname(address))
+
+
 def _admitted(runtime: Runtime) -> Any:
     reply = runtime.link.welcomed
     if not reply.done:
@@ -227,13 +237,15 @@ class SyncCluster:
     @staticmethod
     def _join(options: ClusterOptions, address: str) -> Runtime:
         with contextlib.ExitStack() as undo:
+            dialer = _dialer_for(address)
             reactor = Reactor("aioray", spin_us=options.config.spin_us)
             undo.callback(reactor.close)
             runtime = Runtime(
                 reactor,
                 options.config,
                 address,
-                process_id=driver_process_id(node_id_at(address)),
+                dialer=dialer,
+                process_id=driver_process_id(node_id_at(dialer, address)),
                 namespace=options.namespace,
                 on_log=_print_lines(options.config),
                 log_to_driver=options.log_to_driver,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import select
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from aioray.start_options import ClusterOptions
 
 DEFAULT_PORT = 6379
+_LOOPBACK = "127.0.0.1"
+_IP_ALLOWED = "an IP address of this machine, as others reach it"
 _STOP_TIMEOUT_S = 10.0
 
 
@@ -34,7 +38,9 @@ def add_commands(commands: Any) -> None:
         help=f"where the head listens (default {DEFAULT_PORT}; 0: any that is free)",
     )
     start.add_argument(
-        "--node-ip-address", default="127.0.0.1", help="of this machine, as others reach it (default 127.0.0.1)"
+        "--node-ip-address",
+        metavar="IP",
+        help="of this machine, as others reach it; the node listens there (default 127.0.0.1, for this machine only)",
     )
     start.add_argument("--num-cpus", type=float)
     start.add_argument("--num-gpus", type=float)
@@ -57,7 +63,9 @@ def _start(given: argparse.Namespace) -> int:
     from aioray.node_process import NodeProcess
 
     options = _options(given)
-    place = {"ip_address": given.node_ip_address, **(_as_head(given) if given.head else _as_member(given))}
+    given.node_ip_address = _checked_ip(given.node_ip_address)
+    place = _as_head(given) if given.head else _as_member(given)
+    place["ip_address"] = given.node_ip_address or _LOOPBACK
     process = NodeProcess(options, place, daemon=True)
     try:
         facts = process.wait_ready()
@@ -73,7 +81,8 @@ def _tell(given: argparse.Namespace, facts: dict[str, Any]) -> None:
     print(f"aioray: node {facts['node_id']} runs (process {facts['pid']}), session {facts['session_dir']}")
     if given.head:
         print(f"The cluster is at {facts['gcs_address']}; its token is in {facts['token_path']}.")
-        print(f"  more nodes:  aioray start --address={facts['gcs_address']}")
+        others = "" if given.node_ip_address is None else " --node-ip-address=THEIR_OWN"
+        print(f"  more nodes:  aioray start --address={facts['gcs_address']}{others}")
         print('  programs:    aioray.init(address="auto")')
         print("  its end:     aioray stop", flush=True)
     else:
@@ -103,7 +112,7 @@ def _as_head(given: argparse.Namespace) -> dict[str, Any]:
     port = DEFAULT_PORT if given.port is None else given.port
     if not 0 <= port < 65536:
         raise InvalidOptionError("--port", port, "a number from 0 to 65535")
-    return {"head": {"host": given.node_ip_address, "port": port}}
+    return {"head": {"host": given.node_ip_address or _LOOPBACK, "port": port}}
 
 
 def _as_member(given: argparse.Namespace) -> dict[str, Any]:
@@ -120,7 +129,38 @@ def _as_member(given: argparse.Namespace) -> dict[str, Any]:
     if given.address == "auto" and not token_path:
         find_node("auto", given.temp_dir)  # which says that there is none
     find_token(os.environ, token_path)  # at once, not when the node has started
+    if given.node_ip_address is None:
+        _check_loopback(address)
     return {"join": {"address": address, "token_path": token_path}}
+
+
+def _checked_ip(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        ip = ipaddress.ip_address(text)
+    except ValueError as exc:
+        raise InvalidOptionError("--node-ip-address", text, _IP_ALLOWED, str(exc)) from None
+    if ip.is_unspecified or ip.is_multicast:
+        raise InvalidOptionError("--node-ip-address", text, _IP_ALLOWED, "nobody can dial it")
+    return str(ip)
+
+
+def _check_loopback(address: str) -> None:
+    """A node that listens on loopback is of no use to a cluster on other machines. Raises InvalidOptionError."""
+    if address.startswith("/"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
+        if ipaddress.ip_address(place[0]).is_loopback:
+            return
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:  # nothing is sent: this only asks for the way there
+            sock.connect(place)
+            ours = f"such as {sock.getsockname()[0]}, from which {host} is reached"
+    except OSError as exc:
+        ours = f"but {host} cannot be reached: {exc.strerror}"
+    raise InvalidOptionError("--node-ip-address", None, f"an IP address of this machine, {ours}")
 
 
 def _json(option: str, text: str) -> dict[str, Any]:

@@ -38,7 +38,6 @@ from aioray.runtime.calls import (
     when_ready,
     wire_deps,
 )
-from aioray.runtime.connection import Connection, dial
 from aioray.runtime.deadlines import limits_of
 from aioray.runtime.patterns import Patterns
 from aioray.runtime.unseen import unseen
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioray.options import MethodOptions
+    from aioray.runtime.connection import Connection
     from aioray.runtime.plans import Plan
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.unseen import Unseen
@@ -462,13 +462,14 @@ class ActorCaller:
         process = self._processes.get(line.address)
         if process is None:
             try:
-                sock = dial(line.address)
+                connection = runtime.dialer.connection(
+                    runtime.reactor, line.address, call_decoder, self._on_messages, self._on_close
+                )
             except OSError as exc:
                 # Dying already, as a rule, and the node will say so.
                 line.reason = f"{exc.strerror}"
                 runtime.reactor.call_later(_LAST_WORDS_S, lambda: self._ask_about(line, line.address))
                 return
-            connection = Connection(runtime.reactor, sock, call_decoder, self._on_messages, self._on_close)
             process = connection.tag = self._processes[line.address] = ActorProcess(connection)
             connection.send(runtime.greeting())
         else:

@@ -27,6 +27,14 @@ _log = logging.getLogger("aioray")
 _FLUSH_NBYTES = 4096  # more than that is written at once: the peer can begin while we go on
 _SOCKET_BUFFER_NBYTES = 1 << 20
 _ACCEPT_AGAIN_S = 0.1
+# Who does not answer for so long is gone: machines vanish, and links are cut, without a word.
+_TCP_OPTIONS = (
+    (socket.TCP_NODELAY, 1),
+    (socket.TCP_KEEPIDLE, 4),  # s
+    (socket.TCP_KEEPINTVL, 2),
+    (socket.TCP_KEEPCNT, 3),
+    (socket.TCP_USER_TIMEOUT, 10_000),  # ms, of what was sent and is not acknowledged
+)
 NO_MORE_FDS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # this process can open nothing for now
 
 
@@ -47,10 +55,11 @@ def place_of(address: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]
     return (socket.AF_INET if ip.version == 4 else socket.AF_INET6), (str(ip), int(port))
 
 
-def dial(address: str, *, wait: bool = True) -> socket.socket:
+def dial(address: str, *, wait: bool = True, timeout_s: float | None = None) -> socket.socket:
     """Connect to a Unix socket or to host:port. Raises OSError, of what is no address, too.
 
-    Unless `wait`, the socket may not be connected yet: it is when it is writable and has no SO_ERROR.
+    Unless `wait`, the socket may not be connected yet: it is when it is writable and has no SO_ERROR. `timeout_s`: how
+    long to wait at most.
     """
     try:
         family, place = place_of(address)
@@ -58,8 +67,10 @@ def dial(address: str, *, wait: bool = True) -> socket.socket:
         raise OSError(errno.EINVAL, str(exc)) from None
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.setblocking(wait)
+        sock.settimeout(timeout_s if wait else 0.0)
         sock.connect(place)
+        if wait:
+            sock.settimeout(None)
     except BlockingIOError:
         if family == socket.AF_UNIX:  # too many wait there already: it was not even begun
             sock.close()
@@ -68,6 +79,13 @@ def dial(address: str, *, wait: bool = True) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def tune_tcp(sock: socket.socket) -> None:
+    """Send at once what is written, and find out when the other side is gone without a word."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _TCP_OPTIONS:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def peer_is_us(sock: socket.socket) -> bool:
@@ -80,7 +98,7 @@ class Connection:
     """Messages in, messages out. Every method is called with the reactor's lock held.
 
     `on_messages(connection, messages)` gets what arrived, a list at a time; `on_close(connection, reason)` is called
-    once, when the peer is gone or sent rubbish, but not after `close()`.
+    once, when the peer is gone or sent rubbish, but not after `close()`. `preface`: bytes to send before all messages.
     """
 
     __slots__ = (
@@ -104,14 +122,16 @@ class Connection:
         decoder: msgspec.msgpack.Decoder[Any],
         on_messages: Callable[[Connection, list[Any]], None],
         on_close: Callable[[Connection, str], None],
+        preface: bytes = b"",
     ) -> None:
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_NBYTES)
+        if sock.family == socket.AF_UNIX:  # of TCP, the kernel finds out by itself
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_NBYTES)
         self._sock = sock
         self._reactor = reactor
         self._decoder = decoder
         self._inbox = bytearray()
-        self._out = bytearray()
+        self._out = bytearray(preface)
         self._writing = False  # the socket is full: epoll says when it is not
         self._unheard = False  # the peer reads no more
         self.on_messages = on_messages
@@ -119,6 +139,8 @@ class Connection:
         self.closed = False
         self.tag: Any = None  # whose connection it is; set and read by its owner
         reactor.register(sock.fileno(), self)
+        if preface:
+            reactor.mark_dirty(self)
 
     def send(self, message: msgspec.Struct) -> None:
         """Queue one message; it is written at the end of this turn."""
@@ -130,6 +152,10 @@ class Connection:
         append_frame(out, message)
         if len(out) > _FLUSH_NBYTES and not self._writing:
             self.flush()
+
+    def limit_buffer(self, nbytes: int) -> None:
+        """How much the kernel takes that the peer has not read."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, nbytes)
 
     def send_now(self, message: msgspec.Struct) -> None:
         """Write one message at once: the peer is idle, and can begin while we go on."""

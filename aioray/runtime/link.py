@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import RaySystemError
-from aioray.runtime.connection import Connection, dial
+from aioray.runtime.dialing import Dialer
 from aioray.wire.control import Ack, Answer, Hello, Query, Welcome
 from aioray.wire.framing import WireError, announced_nbytes, append_frame, control_decoder, split_frames
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from aioray.runtime.connection import Connection
     from aioray.runtime.reactor import Reactor
 
 
@@ -39,9 +40,9 @@ def _exchange(sock: socket.socket, message: msgspec.Struct) -> Any:
             return messages[0]
 
 
-def node_id_at(address: str) -> str:
+def node_id_at(dialer: Dialer, address: str) -> str:
     """The id of the node that listens there; blocking. Raises OSError, RaySystemError."""
-    with dial(address) as sock:
+    with dialer.dial(address) as sock:
         welcome = _exchange(sock, Hello(b"", "side", 0))
     if welcome.error:
         raise RaySystemError(welcome.error)
@@ -73,11 +74,13 @@ class NodeLink:
     def __init__(
         self,
         reactor: Reactor,
+        dialer: Dialer,
         address: str,
         on_message: Callable[[Any], None],
         on_lost: Callable[[str], None],
     ) -> None:
         self._reactor = reactor
+        self._dialer = dialer
         self._address = address
         self._on_message = on_message
         self._on_lost = on_lost
@@ -89,8 +92,8 @@ class NodeLink:
     def open(self, hello: Hello) -> None:
         """Connect and introduce ourselves; `welcomed` is settled with the node's Welcome. Raises OSError."""
         with self._reactor.lock:
-            self._connection = Connection(
-                self._reactor, dial(self._address), control_decoder, self._on_messages, self._on_close
+            self._connection = self._dialer.connection(
+                self._reactor, self._address, control_decoder, self._on_messages, self._on_close
             )
             self._connection.send(hello)
 
@@ -154,7 +157,8 @@ class SideChannel:
     Even in an event loop: the node is another process, and answers such questions within some ten microseconds.
     """
 
-    def __init__(self, address: str, hello: Hello) -> None:
+    def __init__(self, dialer: Dialer, address: str, hello: Hello) -> None:
+        self._dialer = dialer
         self._address = address
         self._hello = hello
         self._sock: socket.socket | None = None
@@ -165,7 +169,7 @@ class SideChannel:
         with self._lock:
             try:
                 if self._sock is None:
-                    self._sock = dial(self._address)
+                    self._sock = self._dialer.dial(self._address)
                     _exchange(self._sock, self._hello)
                 return _exchange(self._sock, message)
             except BaseException as exc:
@@ -186,8 +190,13 @@ class SideChannel:
 
 
 def ask_node(address: str, what: str, **args: Any) -> Any:
-    """Ask a node something, for a process that does not join it. Raises RaySystemError when it does not answer."""
-    channel = SideChannel(address, Hello(os.urandom(8), "side", os.getpid()))
+    """Ask a node of this machine something, for a process that does not join it.
+
+    Raises RaySystemError when it does not answer.
+    """
+    channel = SideChannel(
+        Dialer.of_session(os.path.dirname(address)), address, Hello(os.urandom(8), "side", os.getpid())
+    )
     try:
         answer = channel.exchange(Query(0, what, args))
     finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import os
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ from aioray.options import METHOD_DEFAULTS
 from aioray.refs import PENDING, RAISED, READY
 from aioray.runtime.actor_calls import CallRules, MethodTarget
 from aioray.runtime.calls import check_cluster, when_ready
-from aioray.runtime.connection import Connection, dial
 from aioray.runtime.handing_over import hand_over, is_small
 from aioray.runtime.unseen import looked_at, unseen
 from aioray.wire.control import Release
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from aioray.dag.schedule import Schedule
     from aioray.refs import ObjectRef
     from aioray.runtime.actor_calls import ActorLine, RemoteActor
+    from aioray.runtime.connection import Connection
     from aioray.runtime.passes import Pass
     from aioray.runtime.runtime import Runtime
 
@@ -145,9 +144,10 @@ class Plan:
 
     def _dial(self, index: int) -> None:
         line = self._actors[index].line
-        sock = dial(line.address)
-        connection = Connection(self.runtime.reactor, sock, call_decoder, self._on_messages, self._on_close)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._options.buffer_nbytes)
+        connection = self.runtime.dialer.connection(
+            self.runtime.reactor, line.address, call_decoder, self._on_messages, self._on_close
+        )
+        connection.limit_buffer(self._options.buffer_nbytes)
         self._connections[index] = connection
         connection.send(Link(self.plan_id, DRIVER, line.slot))
 

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from aioray.runtime.arrivals import Arrivals
     from aioray.runtime.calls import Running, UnderWay
     from aioray.runtime.deadlines import Limits
+    from aioray.runtime.dialing import Dialer
     from aioray.runtime.plans import Plan
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
@@ -90,6 +91,7 @@ class Runtime:
         config: Config,
         node_address: str,
         *,
+        dialer: Dialer,
         process_id: bytes,
         role: str = "driver",
         namespace: str = "",
@@ -103,6 +105,7 @@ class Runtime:
     ) -> None:
         self.reactor = reactor
         self.config = config
+        self.dialer = dialer
         self.process_id = process_id
         self.job_id = process_id  # of the driver at the root; a worker learns it from who calls it
         self.role = role
@@ -130,9 +133,9 @@ class Runtime:
         self._on_lost = on_lost
         self._on_log = on_log
         self._log_to_driver = log_to_driver
-        self._side_channel = SideChannel(node_address, self._hello("side"))
+        self._side_channel = SideChannel(dialer, node_address, self._hello("side"))
         self._exchange = exchange or self._side_channel.exchange  # a node in our own event loop answers directly
-        self.link = NodeLink(reactor, node_address, self._dispatch, self._lost)
+        self.link = NodeLink(reactor, dialer, node_address, self._dispatch, self._lost)
         self.objects = ObjectTable(self)
         self.streams = Streams(self)
         self.tasks = TaskSubmitter(self)

@@ -32,7 +32,7 @@ from aioray.runtime.calls import (
     when_ready,
     wire_deps,
 )
-from aioray.runtime.connection import NO_MORE_FDS, Connection, dial
+from aioray.runtime.connection import NO_MORE_FDS
 from aioray.runtime.deadlines import limits_of
 from aioray.runtime.patterns import Patterns
 from aioray.runtime.pipeline import Duration, KeyQueue, Lease
@@ -53,6 +53,7 @@ from aioray.wire.values import Value
 
 if TYPE_CHECKING:
     from aioray.options import TaskOptions
+    from aioray.runtime.connection import Connection
     from aioray.runtime.runtime import Runtime
     from aioray.wire.strategies import Strategy
 
@@ -175,7 +176,9 @@ class TaskSubmitter:
         self._surplus_due = False
         self._waiting_for_arguments: dict[int, Task] = {}
         self._idle_s = runtime.config.lease_idle_ms / 1000
-        self._visits = Visits(runtime.reactor, runtime.link, runtime.visitors_hello, self.heard, self._node_lost)
+        self._visits = Visits(
+            runtime.reactor, runtime.dialer, runtime.link, runtime.visitors_hello, self.heard, self._node_lost
+        )
 
     def queue_for(self, demand: dict[str, int], environment: str = "", strategy: Strategy | None = None) -> KeyQueue:
         """The queue of a scheduling key."""
@@ -428,7 +431,9 @@ class TaskSubmitter:
 
     def _connect(self, address: str) -> _Worker:
         runtime = self._runtime
-        connection = Connection(runtime.reactor, dial(address), call_decoder, self._on_messages, self._on_close)
+        connection = runtime.dialer.connection(
+            runtime.reactor, address, call_decoder, self._on_messages, self._on_close
+        )
         worker = _Worker(connection)
         connection.tag = (address, worker)
         self._workers[address] = worker

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from aioray.runtime.dialing import Dialer
     from aioray.runtime.reactor import Reactor
     from aioray.wire.control import Hello
 
@@ -38,12 +39,14 @@ class Visits:
     def __init__(
         self,
         reactor: Reactor,
+        dialer: Dialer,
         home: NodeLink,
         hello: Callable[[], Hello],
         on_message: Callable[[Any], None],
         on_lost: Callable[[Visit, set[int]], None],
     ) -> None:
         self._reactor = reactor
+        self._dialer = dialer
         self._home = home
         self._hello = hello
         self._on_message = on_message
@@ -87,7 +90,7 @@ class Visits:
                 visit.link.close()
                 self._gone(visit)
 
-        link = NodeLink(self._reactor, address, self._on_message, lambda _: self._gone(visit))
+        link = NodeLink(self._reactor, self._dialer, address, self._on_message, lambda _: self._gone(visit))
         visit = Visit(node_id, address, link)
         link.welcomed.then = refused
         link.open(self._hello())

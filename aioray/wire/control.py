@@ -30,7 +30,7 @@ class Hello(Message, tag=1):
     version: int = PROTOCOL_VERSION
     namespace: str = ""
     sys_path: list[str] = []
-    address: str = ""  # where a worker listens
+    address: str = ""  # where a worker listens, see wire.reach
     log_to_driver: bool = True
 
 
@@ -263,6 +263,7 @@ class ForkWorker(Message, tag=28):
     session_dir: str
     environment: str = ""  # as in LeaseRequest
     gpus: tuple[str, ...] = ()  # ids of the devices that it may see
+    host: str = ""  # the IP address at which it is to listen for other machines; "": not at all
 
 
 class Forked(Message, tag=29):

@@ -24,7 +24,7 @@ class NodeFacts(msgspec.Struct, array_like=True, frozen=True):
 
     node_id: str
     addresses: tuple[str, ...]  # paths of Unix sockets, for who shares its boot id, and host:port
-    boot_id: str  # of the machine: the same on two nodes that can share Unix sockets
+    boot_id: str  # of the machine, see runtime.dialing: the same on two nodes that can share Unix sockets
     total: dict[str, int]
     labels: dict[str, str] = {}
     hostname: str = ""
@@ -34,6 +34,7 @@ class NodeFacts(msgspec.Struct, array_like=True, frozen=True):
     is_head: bool = False
     session_dir: str = ""
     store_nbytes: int = 0  # of shared memory
+    transfer_addresses: tuple[str, ...] = ()  # as `addresses`: where others pull objects from
 
 
 class Demand(msgspec.Struct, array_like=True, frozen=True):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aioray_node.node import Node, NodeOptions
+    from aioray_node.session import Session
 
 _LOG_FILE = "node.log"
 
@@ -53,7 +54,7 @@ def main() -> None:
     zygote = ZygoteProcess(ours, pid)
     try:
         options = msgspec.convert(told, NodeOptions)
-        session = Node.session_for(options)
+        session = _session_for(options)
     except Exception as exc:  # whatever it is, the driver must hear it
         zygote.close(1.0)
         _answer_error(exc)
@@ -64,7 +65,11 @@ def main() -> None:
         node = Node(options, reactor, session)
         reactor.attach(asyncio.get_running_loop())
         try:
-            node.open(zygote)
+            try:
+                node.open(zygote)
+            except OSError as exc:  # no such address here, for example
+                _answer_error(exc)
+                return ""
             return await _live(node, options)
         finally:
             node.close()
@@ -73,6 +78,22 @@ def main() -> None:
     if reason := uvloop.run(serve()):
         print(f"aioray: node {session.session_id} ends: {reason}", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def _session_for(options: NodeOptions) -> Session:
+    """Its session, with what the node needs in it to be in a cluster."""
+    from aioray_node.node import Node
+
+    session = Node.session_for(options)
+    if options.head is not None or options.join is not None:
+        from aioray_node.gcs.in_cluster import prepare
+
+        try:
+            prepare(session, options)
+        except BaseException:
+            session.close()
+            raise
+    return session
 
 
 async def _live(node: Node, options: NodeOptions) -> str:

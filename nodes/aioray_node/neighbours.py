@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from aioray.runtime.dialing import Dialer
     from aioray.runtime.reactor import Reactor
     from aioray_node.gcs.view import ClusterView, News
 
@@ -44,12 +45,14 @@ class Neighbours:
     def __init__(
         self,
         reactor: Reactor,
+        dialer: Dialer,
         view: ClusterView,
         on_message: Callable[[Any], None],
         on_back: Callable[[bytes], None],
         on_gone: Callable[[str, bytes], None],
     ) -> None:
         self._reactor = reactor
+        self._dialer = dialer
         self._view = view
         self._on_message = on_message
         self._on_back = on_back
@@ -125,7 +128,9 @@ class Neighbours:
         """Whether there is a line now."""
         if not neighbour.node_id or neighbour.again_due or self._closed:
             return False
-        link = NodeLink(self._reactor, self._address(neighbour), self._on_message, lambda _: self._lost(neighbour))
+        link = NodeLink(
+            self._reactor, self._dialer, self._address(neighbour), self._on_message, lambda _: self._lost(neighbour)
+        )
         try:
             link.open(Hello(self._process_id, "node", 0))
         except OSError:

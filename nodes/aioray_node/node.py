@@ -15,6 +15,9 @@ import msgspec
 from aioray.config import Config  # msgspec looks it up
 from aioray.labels import ACCELERATOR_TYPE, NODE_ID, check_value
 from aioray.runtime.connection import Connection, Listener
+from aioray.runtime.dialing import TOKEN_FILE, Dialer, this_machine
+from aioray.runtime.doors import Door
+from aioray.runtime.refusals import Refusals
 from aioray.wire.control import (
     PROTOCOL_VERSION,
     Ack,
@@ -51,6 +54,7 @@ from aioray.wire.control import (
 )
 from aioray.wire.framing import control_decoder
 from aioray.wire.gcs import NodeFacts
+from aioray.wire.reach import host_and_port
 from aioray.wire.values import home_of, node_prefix
 from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
@@ -74,7 +78,7 @@ from aioray_node.pool.zygote_process import ZygoteProcess
 from aioray_node.scheduling.bundle_desk import BundleDesk
 from aioray_node.scheduling.resources import NodeResources, from_floats, to_floats
 from aioray_node.scheduling.shell import LeaseDesk
-from aioray_node.session import Session, boot_id, default_store_nbytes, segment_of
+from aioray_node.session import Session, default_store_nbytes, segment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -117,6 +121,13 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     head: HeadOptions | None = None  # None, and nothing to join: a node alone, which no other can join
     join: JoinOptions | None = None
     daemon: bool = False  # it does not end with who started it
+
+    @property
+    def host(self) -> str:
+        """The IP address at which it listens for other machines; "": not at all."""
+        if self.join is not None:
+            return "" if self.join.address.startswith("/") else self.ip_address
+        return "" if self.head is None or self.head.port is None else self.ip_address
 
     def totals(self, found: Sequence[gpus.Gpu]) -> dict[str, float]:
         """The node's resources, with the GPUs that were found."""
@@ -167,6 +178,11 @@ class Node:
         self._session = session
         self._config = config
         self._peers: dict[bytes, Peer] = {}
+        self._host = options.host
+        token = (session.dir / TOKEN_FILE).read_text() if self._host else ""
+        self._dialer = Dialer(lambda: token)
+        self._token = token
+        self._refusals = Refusals(f"node {self.node_id}")
         self._totals = totals
         self._labels = {**options.labels, NODE_ID: self.node_id, **_accelerator_label(found)}
         self._store = ObjectStore(
@@ -186,7 +202,9 @@ class Node:
         self._leases.on_change = self.membership.load_changed
         self._leases.use(self.view)
         self._objects = ObjectRouter(self.view, self._store, self._send)
-        self._neighbours = Neighbours(reactor, self.view, self._objects.heard, self._node_back, self._node_gone)
+        self._neighbours = Neighbours(
+            reactor, self._dialer, self.view, self._objects.heard, self._node_back, self._node_gone
+        )
         self._objects.neighbours = self._neighbours
         self.view.subscribe(self._on_news)
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
@@ -194,7 +212,7 @@ class Node:
         segment = Segment(session.segment, session.capacity_nbytes)
         self._puller = NearbyPuller(reactor, self.view, self._store, segment, segment_of)
         self._objects.puller = self._puller
-        self.transfers = TransferDesk(reactor, self._store, segment, config, node_id=self.node_id)
+        self.transfers = TransferDesk(reactor, self._store, segment, config, node_id=self.node_id, token=token)
         self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
         self._actors = self._actor_directory(is_head=options.join is None)
         self._hosting = self._actors.hosting = ActorHosting(
@@ -221,10 +239,12 @@ class Node:
             prestart=min(warm, _MAX_PRESTART),
             max_idle=max(64, 4 * int(totals["CPU"])),
             idle_reap_s=config.worker_idle_reap_s,
+            host=self._host,
         )
         self._leases.pool = self._hosting.pool = self._pool
         self._leases.actors = self._hosting
         self._listener: Listener | None = None
+        self._door: Door | None = None  # for those from other machines
         self._strangers: set[Connection] = set()  # have not said Hello yet, or are side lines: closed with the node
         self._first_zygote: ZygoteProcess | None = None
 
@@ -232,7 +252,7 @@ class Node:
         return NodeFacts(
             self.node_id,
             (self.address,),
-            boot_id(),
+            this_machine(),
             from_floats(self._totals),
             self._labels,
             hostname=socket.gethostname(),
@@ -242,6 +262,7 @@ class Node:
             store_nbytes=self._store.capacity_nbytes,
             is_head=options.is_head and options.join is None,
             ip_address=options.ip_address,
+            transfer_addresses=(self.transfer_address,),
         )
 
     def _actor_directory(self, *, is_head: bool) -> ActorDesk | FarDirectory:
@@ -269,8 +290,23 @@ class Node:
                 undo.callback(self._listener.close)
                 undo.callback(self.transfers.close)
                 self.transfers.listen(self.transfer_address)
+                if self._host:
+                    self._listen_for_others(undo)
                 self._pool.start()
             undo.pop_all()
+
+    def _listen_for_others(self, undo: contextlib.ExitStack) -> None:
+        """On TCP, too. Nobody has been told of this node yet."""
+        any_port = host_and_port(self._host, 0)
+        self._door = Door(self._reactor, any_port, self._token, self._accept, self._refusals)
+        undo.callback(self._door.close)
+        pulls = self.transfers.listen(any_port)
+        own = self.view.known[self.node_id]
+        own.facts = msgspec.structs.replace(
+            own.facts,
+            addresses=(*own.facts.addresses, self._door.address),
+            transfer_addresses=(*own.facts.transfer_addresses, pulls),
+        )
 
     def _start_zygote(self) -> ZygoteProcess:
         zygote, self._first_zygote = self._first_zygote, None
@@ -294,6 +330,8 @@ class Node:
         with self._reactor.lock:
             if self._listener is not None:
                 self._listener.close()
+            if self._door is not None:
+                self._door.close()
             self.transfers.close()
             self._environments.close()
             self._neighbours.close()

@@ -217,11 +217,6 @@ def _start_of(pid: int) -> int:
     return int(stat.rpartition(")")[2].split()[19])  # the name before may contain anything
 
 
-def boot_id() -> str:
-    """Of this machine since it was started: nodes that have the same can reach each other's Unix sockets."""
-    return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 def default_store_nbytes(fraction: float) -> int:
     """`fraction` of the machine's memory, but never more than /dev/shm has free."""
     free = os.statvfs("/dev/shm")

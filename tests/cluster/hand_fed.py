@@ -50,7 +50,7 @@ class HandFedCluster:
 
     def add(self, **options: Any) -> Node:
         """One more node; the others know of it when this returns."""
-        node_options = NodeOptions(config=Config(), join=JoinOptions(address="by hand"), **options)
+        node_options = NodeOptions(config=Config(), join=JoinOptions(address="/by/hand"), **options)
         zygote = ZygoteProcess.spawn(node_options.config)
         reactor = Reactor("aioray-other-node")
         reactor.attach(asyncio.get_running_loop())

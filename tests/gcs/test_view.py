@@ -93,8 +93,8 @@ def test_a_path_is_an_address_on_its_own_machine_only() -> None:
     mute = facts("mute", boot_id="other")
     changes = tuple(MemberChange(each.node_id, 1, each, CPU) for each in (far, near, mute))
     view.apply(Delta("gcs", 0, 1, changes))
-    assert view.address_of("far") == "10.0.0.2:7000"
-    assert view.address_of("near") == "/near.sock"
+    assert view.address_of("far") == "10.0.0.2:7000 other /far.sock"
+    assert view.address_of("near") == "10.0.0.1:7000 boot /near.sock"
     with pytest.raises(LookupError, match="listens only on Unix sockets"):
         view.address_of("mute")
     with pytest.raises(LookupError, match="not known here"):

@@ -14,6 +14,7 @@ import pytest
 
 from aioray.exceptions import RaySystemError
 from aioray.runtime.connection import Connection, Listener, dial, peer_is_us
+from aioray.runtime.dialing import Dialer
 from aioray.runtime.link import SideChannel
 from aioray.runtime.reactor import Reactor
 from aioray.wire.control import Ack, Answer, Hello, Notice, Query, Welcome
@@ -379,7 +380,7 @@ def test_a_question_that_was_interrupted_does_not_get_its_answer_mixed_up_with_t
 
     node = threading.Thread(target=answer)
     node.start()
-    channel = SideChannel(path, Hello(b"x" * 8, "side", 1))
+    channel = SideChannel(Dialer.of_session("/nowhere"), path, Hello(b"x" * 8, "side", 1))
     assert channel.exchange(Query(0, "first")).data == "first"
     assert channel._sock is not None
     channel._sock = _InterruptedSocket(channel._sock)  # type: ignore[assignment]

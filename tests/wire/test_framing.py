@@ -167,7 +167,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         25 Notice text
         26 LogLines label pid stream lines
         27 Exit reason crashed call
-        28 ForkWorker worker_id session_dir environment gpus
+        28 ForkWorker worker_id session_dir environment gpus host
         29 Forked worker_id pid error
         30 Exited worker_id status
         31 Inherit session_dir

@@ -9,11 +9,11 @@ import ssl
 from typing import TYPE_CHECKING
 
 from aioray.exceptions import AuthenticationError, InvalidOptionError
+from aioray.runtime.dialing import TOKEN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-TOKEN_FILE = "token"  # in the session directory of the head
 TOKEN_VARIABLE, TOKEN_PATH_VARIABLE = "AIORAY_AUTH_TOKEN", "AIORAY_AUTH_TOKEN_PATH"
 CERT_VARIABLE, KEY_VARIABLE, CA_VARIABLE = "AIORAY_TLS_SERVER_CERT", "AIORAY_TLS_SERVER_KEY", "AIORAY_TLS_CA_CERT"
 _TOKEN_NBYTES = 32
@@ -22,12 +22,17 @@ _TOKEN_NBYTES = 32
 def make_token(session_dir: pathlib.Path, environ: Mapping[str, str]) -> str:
     """The token of a cluster to come, that of the environment or a new one, for this user alone to read."""
     token = _from_environment(environ) or secrets.token_hex(_TOKEN_NBYTES)
+    keep_token(session_dir, token)
+    return token
+
+
+def keep_token(session_dir: pathlib.Path, token: str) -> None:
+    """Write it where the processes of the node find it, for this user alone to read."""
     written = session_dir / f"{TOKEN_FILE}.new"
     fd = os.open(written, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w") as file:
         file.write(token)
     written.rename(session_dir / TOKEN_FILE)  # who waits for it must not find half of it
-    return token
 
 
 def find_token(environ: Mapping[str, str], path: str | None = None) -> str:

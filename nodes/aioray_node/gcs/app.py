@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import WSMsgType, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from aioray.runtime.refusals import Refusals
 from aioray.wire.gcs import (
     MAX_BODY_NBYTES,
     NODE_PATH,
@@ -36,22 +37,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("aioray")
 _MAX_UNSENT_NBYTES = 64 << 20  # a node that reads so slowly is better off with a new view of everything
 _CLOSE_TIMEOUT_S = 0.5
-_MAX_REMEMBERED = 1000
 _BEARER = "Bearer "
-
-
-class Refusals:
-    """Who was refused, and why: logged once for each, or whoever knocks could fill the disk."""
-
-    def __init__(self) -> None:
-        self._said: set[tuple[str, str]] = set()
-
-    def note(self, peer: str | None, reason: str) -> None:
-        """Somebody was refused."""
-        what = (peer or "a process on this machine", reason)
-        if what not in self._said and len(self._said) < _MAX_REMEMBERED:
-            self._said.add(what)
-            _log.warning("aioray: the GCS refused %s: %s (said once)", *what)
 
 
 class _Rubbish(logging.Filter):
@@ -110,7 +96,7 @@ class GcsApp:
         self._desk = desk
         self._token = token.encode()
         self._questions = questions
-        self._refusals = Refusals()
+        self._refusals = Refusals("the GCS")
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_NBYTES)
         app.router.add_get(NODE_PATH, self._serve_node)
         app.router.add_post(QUESTION_PATH, self._answer)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aioray.exceptions import AuthenticationError
-from aioray_node.gcs.access import TOKEN_FILE, find_token, make_token, server_tls
+from aioray.runtime.dialing import TOKEN_FILE
+from aioray.wire.reach import host_and_port
+from aioray_node.gcs.access import find_token, keep_token, make_token, server_tls
 from aioray_node.gcs.local_line import LocalLine
 from aioray_node.gcs.member_desk import MemberDesk
 
@@ -18,9 +20,18 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from aioray_node.node import HeadOptions, JoinOptions, Node, NodeOptions
+    from aioray_node.session import Session
 
 GCS_SOCKET = "gcs.sock"  # in the session directory of the head
 _LOOK_AGAIN_S = 0.02
+
+
+def prepare(session: Session, options: NodeOptions) -> None:
+    """Have the token where the node, which is about to open, finds it. Raises AuthenticationError."""
+    if options.head is not None:
+        make_token(session.dir, os.environ)
+    elif options.join is not None and options.host:
+        keep_token(session.dir, find_token(os.environ, options.join.token_path or None))
 
 
 @contextlib.asynccontextmanager
@@ -59,11 +70,11 @@ async def _as_head(node: Node, options: NodeOptions, head: HeadOptions) -> Async
     LocalLine(desk, node.reactor, node.membership, node.reactor).open()
     path = str(node.session.dir / GCS_SOCKET)
     questions = {"status": lambda: msgspec.to_builtins(desk.status())}
-    app = GcsApp(node.reactor, desk, make_token(node.session.dir, os.environ), questions)
+    app = GcsApp(node.reactor, desk, (node.session.dir / TOKEN_FILE).read_text(), questions)
     try:
         tls = None if head.port is None else server_tls(os.environ)
         await app.open(path=path, host=head.host, port=head.port, tls=tls)
-        address = path if head.port is None else f"{head.host}:{app.port}"
+        address = path if head.port is None else host_and_port(head.host, app.port)
         yield {"gcs_address": address, "gcs_socket": path, "token_path": str(node.session.dir / TOKEN_FILE)}
     finally:
         await app.close()
@@ -87,7 +98,8 @@ async def _as_member(
     )
     async with line:
         await line.joined(config.gcs_reconnect_timeout_s)
-        yield {"gcs_address": join.address, "token_path": join.token_path}
+        token_path = str(node.session.dir / TOKEN_FILE) if options.host else join.token_path
+        yield {"gcs_address": join.address, "token_path": token_path}
 
 
 async def _token(join: JoinOptions, timeout_s: float) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aioray.wire.gcs import NodeFacts
+from aioray.wire.reach import reachable
 from aioray_node.scheduling.policy import NodeView
 from aioray_node.scheduling.resources import NodeResources
 
@@ -73,7 +74,7 @@ class ClusterView:
         self._listeners.append(listener)
 
     def address_of(self, node_id: str) -> str:
-        """How to reach its processes from here: a path of a Unix socket, or host:port.
+        """How to reach it, for whoever is on this machine or another one; see wire.reach.
 
         Raises LookupError that says why it cannot be reached.
         """
@@ -82,11 +83,12 @@ class ClusterView:
             raise LookupError(f"node {node_id} is not known here")
         if known.end is not None:
             raise LookupError(f"node {node_id} is dead: {known.end}")
-        near = known.facts.boot_id == self.boot_id
-        for address in sorted(known.facts.addresses, key=_is_path, reverse=True):
-            if near or not _is_path(address):
-                return address
-        raise LookupError(f"node {node_id} is on another machine and listens only on Unix sockets")
+        found = known.facts.addresses
+        path = next((each for each in found if _is_path(each)), "")
+        tcp = next((each for each in found if not _is_path(each)), "")
+        if not tcp and known.facts.boot_id != self.boot_id:
+            raise LookupError(f"node {node_id} is on another machine and listens only on Unix sockets")
+        return reachable(path, tcp, known.facts.boot_id) if path else tcp
 
     def alive(self) -> list[NodeFacts]:
         """The facts of the nodes that live."""

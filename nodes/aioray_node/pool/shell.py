@@ -62,12 +62,14 @@ class WorkerPool:
         prestart: int,
         max_idle: int,
         idle_reap_s: float,
+        host: str = "",
     ) -> None:
         self._reactor = reactor
         self._start_zygote = start_zygote
         self._tenant = tenant
         self._on_log = on_log
         self._session_dir = session_dir
+        self._host = host
         self._node_id = node_id
         self._numbers = itertools.count(1)  # of workers: no two, ever, have the same id
         self._state = core.State(prestart=prestart, max_idle=max_idle, idle_reap_s=idle_reap_s)
@@ -124,7 +126,7 @@ class WorkerPool:
                 ends.append(write_end)
                 worker.pipes.append(LogPipe(self._reactor, read_end, 0, stream, self._on_log))
             assert self._zygote is not None
-            order = ForkWorker(worker.worker_id, self._session_dir, kind.environment, kind.gpus)
+            order = ForkWorker(worker.worker_id, self._session_dir, kind.environment, kind.gpus, self._host)
             self._zygote.fork_worker(order, *ends)
         except OSError as exc:
             self._drop(worker)

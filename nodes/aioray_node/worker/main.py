@@ -6,21 +6,27 @@ import os
 import random
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # noqa: F401 # for the zygote: workers find it imported
 
 import aioray.api
 from aioray.runtime.connection import Connection, Listener
+from aioray.runtime.dialing import TOKEN_FILE, Dialer, this_machine
+from aioray.runtime.doors import Door
 from aioray.runtime.reactor import Reactor
+from aioray.runtime.refusals import Refusals
 from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray.wire.framing import call_decoder
+from aioray.wire.reach import host_and_port, reachable
 from aioray_node.worker.executor import Executor
 from aioray_node.worker.output import labelled_stream
 from aioray_node.worker.runtime import Caller, WorkerRuntime
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from aioray.config import Config
     from aioray.wire.control import ForkWorker
@@ -33,7 +39,7 @@ def run_worker(order: ForkWorker, config: Config) -> None:
     if "numpy.random" in sys.modules:  # numpy imports it late, and not even asking for it here saves 7 ms a worker
         sys.modules["numpy.random"].seed()  # else all workers draw the same numbers
     reactor = Reactor("aioray-worker", spin_us=config.spin_us)
-    address = os.path.join(session_dir, f"w-{worker_id}.sock")
+    path = os.path.join(session_dir, f"w-{worker_id}.sock")
     executor: Executor
 
     def on_message(message: Any) -> None:
@@ -51,6 +57,7 @@ def run_worker(order: ForkWorker, config: Config) -> None:
         reactor,
         config,
         os.path.join(session_dir, "node.sock"),
+        dialer=Dialer.of_session(session_dir),
         process_id=bytes.fromhex(worker_id),
         role="worker",
         on_message=on_message,
@@ -58,7 +65,7 @@ def run_worker(order: ForkWorker, config: Config) -> None:
         environment=order.environment,
         gpus=order.gpus,
     )
-    executor = Executor(runtime, address)
+    executor = Executor(runtime, path)
     runtime.before_block = executor.before_block
     reactor.on_helper_leads = executor.helper_leads
     sys.stdout = labelled_stream(1, lambda: executor.label)
@@ -72,7 +79,8 @@ def run_worker(order: ForkWorker, config: Config) -> None:
 
     try:
         with reactor.lock:
-            Listener(reactor, address, accept)
+            Listener(reactor, path, accept)
+            address = _listen_for_others(reactor, order, path, accept) if order.host else path
         runtime.open(address)
     except OSError:
         return  # the node was closed while we started
@@ -80,3 +88,11 @@ def run_worker(order: ForkWorker, config: Config) -> None:
     runtime.welcome(runtime.link.welcomed.value)
     reactor.start_helper()
     executor.run()
+
+
+def _listen_for_others(reactor: Reactor, order: ForkWorker, path: str, accept: Callable[[socket.socket], None]) -> str:
+    """On TCP, too; where this worker is reached. Raises OSError."""
+    token = Path(order.session_dir, TOKEN_FILE).read_text()
+    refusals = Refusals(f"worker {order.worker_id}")
+    door = Door(reactor, host_and_port(order.host, 0), token, accept, refusals)
+    return reachable(path, door.address, this_machine())

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aioray.dag.schedule import DRIVER
-from aioray.runtime.connection import dial
 from aioray.wire.plans import Link
 from aioray_node.worker.plans.links import Inlet, LinkClosed, Outlet
 from aioray_node.worker.plans.loop_runner import LoopRunner
@@ -70,7 +69,7 @@ class Plans:
                 return
             prepared.targets = {target.actor: target for target in targets}
             for target in targets:
-                sock = dial(target.address)
+                sock = self._services.runtime.dialer.dial(target.address)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, prepared.passes.part.buffer_nbytes)
                 outlet = prepared.outlets[target.actor] = Outlet(target.actor, sock)
                 try:

@@ -1,0 +1,97 @@
+"""The way to other processes of the cluster: Unix sockets on this machine, TCP and a proof elsewhere."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from aioray.runtime.connection import Connection, dial, tune_tcp
+from aioray.wire.preamble import preamble
+from aioray.wire.reach import nearest
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    import msgspec
+
+    from aioray.runtime.reactor import Reactor
+
+TOKEN_FILE = "token"  # in the session directory of each node that others may reach over TCP
+_CONNECT_TIMEOUT_S = 5.0
+
+
+def this_machine() -> str:
+    """Who has the same can open our Unix sockets and shared memory: same boot of a machine, same file systems.
+
+    Containers on one machine have file systems of their own, and so are machines of their own.
+    """
+    boot_id = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot_id}-{os.stat('/proc/self/ns/mnt').st_ino}"
+
+
+class Dialer:
+    """Dials whatever address it is given, from here.
+
+    `token()`: of the cluster, asked for when it is first needed. Raises OSError when it is not to be had.
+    """
+
+    def __init__(self, token: Callable[[], str]) -> None:
+        self._token = token
+        self._machine = ""
+        self._preamble = b""
+
+    @classmethod
+    def of_session(cls, session_dir: str) -> Dialer:
+        """For processes of the node that has this session: its token lies there, if it has one."""
+
+        return cls(pathlib.Path(session_dir, TOKEN_FILE).read_text)
+
+    def from_here(self, address: str) -> str:
+        """The path or host:port that leads to `address` from this machine."""
+        if address.startswith("/"):
+            return address
+        if not self._machine:
+            self._machine = this_machine()
+        return nearest(address, self._machine)
+
+    def connection(
+        self,
+        reactor: Reactor,
+        address: str,
+        decoder: msgspec.msgpack.Decoder[Any],
+        on_messages: Callable[[Connection, list[Any]], None],
+        on_close: Callable[[Connection, str], None],
+    ) -> Connection:
+        """Connect, without waiting for it over TCP: then it is `on_close` that hears that nobody is there.
+
+        Raises OSError where that is known at once. The reactor's lock is held.
+        """
+        place = self.from_here(address)
+        if place.startswith("/"):
+            return Connection(reactor, dial(place), decoder, on_messages, on_close)
+        preface = self._proof()
+        sock = dial(place, wait=False)
+        tune_tcp(sock)
+        return Connection(reactor, sock, decoder, on_messages, on_close, preface)
+
+    def dial(self, address: str) -> socket.socket:
+        """A blocking socket. Raises OSError."""
+        place = self.from_here(address)
+        if place.startswith("/"):
+            return dial(place)
+        preface = self._proof()
+        sock = dial(place, timeout_s=_CONNECT_TIMEOUT_S)
+        try:
+            tune_tcp(sock)
+            sock.sendall(preface)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _proof(self) -> bytes:
+        if not self._preamble:
+            self._preamble = preamble(self._token())
+        return self._preamble
