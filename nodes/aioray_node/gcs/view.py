@@ -77,16 +77,28 @@ class ClusterView:
 
         Raises LookupError that says why it cannot be reached.
         """
+        facts = self._living(node_id)
+        return self._nearest(facts, facts.addresses)
+
+    def transfer_address_of(self, node_id: str) -> str:
+        """Where to pull objects from that lie in its memory; as `address_of`."""
+        facts = self._living(node_id)
+        return self._nearest(facts, facts.transfer_addresses)
+
+    def _living(self, node_id: str) -> NodeFacts:
         known = self.known.get(node_id)
         if known is None:
             raise LookupError(f"node {node_id} is not known here")
         if known.end is not None:
             raise LookupError(f"node {node_id} is dead: {known.end}")
-        near = known.facts.boot_id == self.boot_id
-        for address in sorted(known.facts.addresses, key=_is_path, reverse=True):
+        return known.facts
+
+    def _nearest(self, facts: NodeFacts, addresses: tuple[str, ...]) -> str:
+        near = facts.boot_id == self.boot_id
+        for address in sorted(addresses, key=_is_path, reverse=True):
             if near or not _is_path(address):
                 return address
-        raise LookupError(f"node {node_id} is on another machine and listens only on Unix sockets")
+        raise LookupError(f"node {facts.node_id} is on another machine and listens only on Unix sockets")
 
     def alive(self) -> list[NodeFacts]:
         """The facts of the nodes that live."""
