@@ -154,19 +154,24 @@ class ObjectTable:
         oid, value = message.oid, message.value
         ref = self._refs.get(oid)
         bringing = self.bringing.take(oid)
-        if bringing is not None and value.nbytes:
+        if value.nbytes and self.bringing.is_here(value):
+            if ref is None and bringing is None and oid not in self._tracked:  # nobody waits any more
+                self._runtime.link.send(Release(self._runtime.process_id, [oid]))
+                return
             tracked = self._tracked.setdefault(oid, Tracked())
-            tracked.held_at_node = tracked.unconfirmed = True  # our node has seen to that
-            self._borrowed.append(oid)
-            tracked.views += 1  # until all who asked have looked
+            if bringing is not None or not tracked.held_at_node:
+                tracked.held_at_node = tracked.unconfirmed = True  # our node has seen to that, if it had to bring it
+                self._borrowed.append(oid)
+        if bringing is not None:
+            self.keep(value)  # until all who asked have looked
         if ref is not None and value.is_error:
             ref._complete(RAISED, value)
         elif ref is not None:
             self.arrived(ref, value)
         for then in bringing or ():
             then(value)
-        if bringing is not None and value.nbytes:
-            self._view_gone(oid)
+        if bringing is not None:
+            self.let_go(value)
 
     def arrived(self, ref: ObjectRef[Any], value: Value, maker: str | None = None) -> None:
         """A call has made the value of a ref: done, if it is where this process can read it."""

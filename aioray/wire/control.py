@@ -112,11 +112,15 @@ class Release(Message, tag=10):
 
 
 class Fetch(Message, tag=11):
-    """Process -> node: send me this object when it is there. `value`: where it lies, if that is known."""
+    """Process -> node: send me this object when it is there. `value`: where it lies, if that is known.
+
+    Once more to hasten it.
+    """
 
     oid: bytes
     value: Value | None = None
     where_will_do: bool = False  # it is only passed on: its bytes may be on another node
+    is_urgent: bool = True  # False: it will be needed later; what somebody waits for goes first
 
 
 class Fetched(Message, tag=12):

@@ -34,7 +34,7 @@ class NodeFacts(msgspec.Struct, array_like=True, frozen=True):
     is_head: bool = False
     session_dir: str = ""
     store_nbytes: int = 0  # of shared memory
-    transfer_addresses: tuple[str, ...] = ()  # as `addresses`: where others pull objects from
+    transfer_addresses: tuple[str, ...] = ()  # where others pull objects from, of the same kinds as `addresses`
 
 
 class Demand(msgspec.Struct, array_like=True, frozen=True):

@@ -68,7 +68,6 @@ from aioray_node.gcs.membership import Membership, NodeLoad
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.gcs.view import ClusterView, Joined
 from aioray_node.neighbours import Neighbours
-from aioray_node.objects.nearby import NearbyPuller
 from aioray_node.objects.routing import ObjectRouter
 from aioray_node.objects.segment import Segment
 from aioray_node.objects.store import ObjectStore
@@ -78,7 +77,7 @@ from aioray_node.pool.zygote_process import ZygoteProcess
 from aioray_node.scheduling.bundle_desk import BundleDesk
 from aioray_node.scheduling.resources import NodeResources, from_floats, to_floats
 from aioray_node.scheduling.shell import LeaseDesk
-from aioray_node.session import Session, default_store_nbytes, segment_of
+from aioray_node.session import Session, default_store_nbytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -201,7 +200,7 @@ class Node:
         self.membership = Membership(reactor, self.view, NodeLoad(self._leases, self._store))
         self._leases.on_change = self.membership.load_changed
         self._leases.use(self.view)
-        self._objects = ObjectRouter(self.view, self._store, self._send)
+        self._objects = ObjectRouter(reactor, self.view, self._store, self._send)
         self._neighbours = Neighbours(
             reactor, self._dialer, self.view, self._objects.heard, self._node_back, self._node_gone
         )
@@ -210,9 +209,8 @@ class Node:
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
         self._leases.environments = self._environments
         segment = Segment(session.segment, session.capacity_nbytes)
-        self._puller = NearbyPuller(reactor, self.view, self._store, segment, segment_of)
-        self._objects.puller = self._puller
         self.transfers = TransferDesk(reactor, self._store, segment, config, node_id=self.node_id, token=token)
+        self._objects.transfers = self.transfers
         self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
         self._actors = self._actor_directory(is_head=options.join is None)
         self._hosting = self._actors.hosting = ActorHosting(
@@ -335,7 +333,6 @@ class Node:
             self.transfers.close()
             self._environments.close()
             self._neighbours.close()
-            self._puller.close()
             self._pool.close(self._config.shutdown_grace_s)
             for peer in list(self._peers.values()):
                 if peer.role == "driver":
@@ -533,7 +530,7 @@ class Node:
 
     def _node_gone(self, node_id: str, prefix: bytes) -> None:
         """Another node is dead, and so are its processes."""
-        self._objects.node_gone(prefix)
+        self._objects.node_gone(node_id, prefix)
         self._actors.node_gone(node_id, prefix)
 
     def _node_back(self, prefix: bytes) -> None:

@@ -15,11 +15,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
 from tests.processes.programs import wait_gone
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _TIMEOUT_S = 60.0
 _STORE = str(64 << 20)
@@ -77,33 +80,33 @@ class Machine:
         self._holder = holder
         self._log = log
 
-    def aioray(self, *arguments: str, code: int = 0, **environment: str) -> str:
+    def aioray(self, *arguments: str, code: int = 0, environ: Mapping[str, str] | None = None) -> str:
         """Run the command `aioray`; what it prints, on stderr where it is to fail."""
         done = subprocess.run(
             self._holder.command(sys.executable, "-m", "aioray", *arguments, "--temp-dir", self.temp_dir),
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_S,
-            env={**os.environ, **environment},
+            env={**os.environ, **(environ or {})},
             check=False,
         )
         assert done.returncode == code, done
         return done.stderr if code else done.stdout
 
-    def start_head(self, *arguments: str, **environment: str) -> str:
+    def start_head(self, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
         """Its address."""
-        out = self.aioray("start", "--head", "--port=0", *self._as_node(), *arguments, **environment)
+        out = self.aioray("start", "--head", "--port=0", *self._as_node(), *arguments, environ=environ)
         found = re.search(r"The cluster is at (\S+);", out)
         assert found is not None, out
         return found[1]
 
-    def join(self, address: str, *arguments: str, **environment: str) -> str:
-        return self.aioray("start", f"--address={address}", *self._as_node(), *arguments, **environment)
+    def join(self, address: str, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
+        return self.aioray("start", f"--address={address}", *self._as_node(), *arguments, environ=environ)
 
     def _as_node(self) -> list[str]:
         return [f"--node-ip-address={self.ip}", "--object-store-memory", _STORE]
 
-    def program(self, text: str, **environment: str) -> subprocess.Popen[str]:
+    def program(self, text: str, environ: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Begin to run a Python program."""
         return subprocess.Popen(
             self._holder.command(sys.executable, "-c", text),
@@ -111,12 +114,12 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "AIORAY_TEST_TEMP_DIR": self.temp_dir, **environment},
+            env={**os.environ, "AIORAY_TEST_TEMP_DIR": self.temp_dir, **(environ or {})},
         )
 
-    def run(self, text: str, **environment: str) -> str:
+    def run(self, text: str, environ: Mapping[str, str] | None = None) -> str:
         """What a Python program prints, which must come to a good end."""
-        with self.program(text, **environment) as process:
+        with self.program(text, environ) as process:
             out, err = process.communicate(timeout=_TIMEOUT_S)
             assert process.returncode == 0, err
             return out

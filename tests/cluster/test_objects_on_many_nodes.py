@@ -56,7 +56,7 @@ async def two(nothing_left: None) -> AsyncIterator[HandFedCluster]:
 def left_of(node: Node) -> list[Any]:
     """Objects that a node still counts, has copies of, or waits for."""
     state = node._objects._state
-    return [*node._store._directory.entries, *state.copies, *state.held, *state.waiters, *state.asked, *state.pulling]
+    return [*node._store._directory.entries, *state.held, *state.waiters, *state.asked, *state.pulling]
 
 
 async def test_a_large_argument_is_read_where_the_task_runs(two: HandFedCluster) -> None:

@@ -7,10 +7,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from aioray.wire.values import Value, object_id, process_id_of_node, worker_process_id
 from aioray_node.objects.abroad import (
+    OWNERS_NODE_GONE,
     Command,
     Event,
     FetchAtHome,
-    FreeCopy,
     Give,
     GiveUp,
     Held,
@@ -23,6 +23,7 @@ from aioray_node.objects.abroad import (
     PullFailed,
     ReleaseAtHome,
     State,
+    StopPull,
     Told,
     Unheld,
     Wanted,
@@ -57,25 +58,25 @@ def test_a_small_value_is_asked_for_once_however_many_wait() -> None:
     assert run(state, Told(OID, SMALL)) == []
 
 
-def test_a_large_value_is_pulled_once_and_stays_as_long_as_somebody_holds_it() -> None:
+def test_a_large_value_is_pulled_once_and_held_at_home_as_long_as_somebody_here_holds_it() -> None:
     """
     1. it lies on a third node: it is pulled, for both who wait
     2. who comes later has the copy at once
-    3. nobody holds it any more: the copy goes, and its home hears
+    3. nobody holds it any more: its home hears
     """
     state = node()
     assert run(state, Held(OID)) == [HoldAtHome(OID)]
     assert run(state, Wanted(ANN, OID)) == [FetchAtHome(OID)]
-    assert run(state, Told(OID, LARGE)) == [Pull(LARGE)]
+    assert run(state, Told(OID, LARGE)) == [Pull(LARGE, True)]
     assert run(state, Wanted(BOB, OID, LARGE)) == []
-    assert run(state, Pulled(OID, COPY)) == [Give(ANN, OID, COPY), Give(BOB, OID, COPY)]
-    assert run(state, Wanted(ANN, OID, LARGE)) == [Give(ANN, OID, COPY)]
+    assert run(state, Pulled(OID, COPY)) == [Give(ANN, OID, COPY, brought=True), Give(BOB, OID, COPY, brought=True)]
+    assert run(state, Wanted(ANN, OID, COPY)) == [Give(ANN, OID, COPY, brought=True)]
     assert run(state, Held(OID)) == []
-    assert run(state, Unheld(OID)) == [FreeCopy(COPY), ReleaseAtHome(OID)]
+    assert run(state, Unheld(OID)) == [ReleaseAtHome(OID)]
 
 
 def test_a_value_whose_place_is_known_is_pulled_without_asking_its_home() -> None:
-    assert run(node(), Wanted(ANN, OID, LARGE)) == [Pull(LARGE)]
+    assert run(node(), Wanted(ANN, OID, LARGE)) == [Pull(LARGE, True)]
 
 
 def test_what_cannot_be_pulled_is_given_up_by_all_who_wait() -> None:
@@ -85,11 +86,22 @@ def test_what_cannot_be_pulled_is_given_up_by_all_who_wait() -> None:
     assert run(state, PullFailed(OID, "gone")) == [GiveUp(ANN, OID, "gone"), GiveUp(BOB, OID, "gone")]
 
 
-def test_what_comes_when_all_who_wanted_it_are_gone_is_freed() -> None:
+def test_nobody_waits_any_more_so_it_is_not_pulled_any_more() -> None:
     state = node()
     run(state, Wanted(ANN, OID, LARGE))
-    run(state, ProcessGone(ANN))
-    assert run(state, Pulled(OID, COPY)) == [FreeCopy(COPY)]
+    run(state, Wanted(BOB, OID, LARGE))
+    assert run(state, ProcessGone(ANN)) == []
+    assert run(state, ProcessGone(BOB)) == [StopPull(OID)]
+    assert run(state, Wanted(ANN, OID, LARGE)) == [Pull(LARGE, True)]
+
+
+def test_what_was_to_be_needed_later_is_hastened_once_when_somebody_waits() -> None:
+    state = node()
+    assert run(state, Wanted(ANN, OID, LARGE, is_urgent=False)) == [Pull(LARGE, False)]
+    assert run(state, Wanted(BOB, OID, LARGE, is_urgent=False)) == []
+    assert run(state, Wanted(ANN, OID, LARGE)) == [Pull(LARGE, True)]
+    assert run(state, Wanted(BOB, OID, LARGE)) == []
+    assert run(state, Pulled(OID, COPY)) == [Give(ANN, OID, COPY, brought=True), Give(BOB, OID, COPY, brought=True)]
 
 
 def test_a_home_that_dies_answers_nobody_any_more() -> None:
@@ -100,9 +112,9 @@ def test_a_home_that_dies_answers_nobody_any_more() -> None:
     state = node()
     run(state, Held(OID))
     run(state, Wanted(ANN, OID))
-    assert run(state, NodeGone(PREFIX)) == [GiveUp(ANN, OID, "its owner's node is gone")]
-    assert run(state, Wanted(ANN, OID)) == [GiveUp(ANN, OID, "its owner's node is gone")]
-    assert run(state, Wanted(ANN, OID, LARGE)) == [Pull(LARGE)]
+    assert run(state, NodeGone(PREFIX)) == [GiveUp(ANN, OID, OWNERS_NODE_GONE, owner_died=True)]
+    assert run(state, Wanted(ANN, OID)) == [GiveUp(ANN, OID, OWNERS_NODE_GONE, owner_died=True)]
+    assert run(state, Wanted(ANN, OID, LARGE)) == [Pull(LARGE, True)]
     assert run(state, Unheld(OID)) == []
 
 
@@ -119,38 +131,40 @@ OIDS = [object_id(worker_process_id(home, 1), seq) for home in (HERE, THERE, FAR
 
 
 class Abroad(RuleBasedStateMachine):
-    """Whoever waits is answered once, with something that can be read here, or hears why not; no copy is left."""
+    """Whoever waits is answered once, with something that can be read here, or hears why not; no pull is left."""
 
     def __init__(self) -> None:
         super().__init__()
         self.state = node()
         self.waiting: dict[bytes, set[bytes]] = {oid: set() for oid in OIDS}
-        self.copies: set[bytes] = set()
+        self.pulling: set[bytes] = set()
         self.held: set[bytes] = set()
 
     def feed(self, event: Event) -> None:
         for command in handle(self.state, event):
             match command:
-                case Give(process, oid, value):
+                case Give(process, oid, value, brought):
                     assert process in self.waiting[oid]
                     assert self.state.is_here(value)
-                    assert not value.nbytes or oid in self.copies
+                    assert brought == bool(value.nbytes)
                     self.waiting[oid].discard(process)
                 case GiveUp(process, oid):
                     assert process in self.waiting[oid]
                     self.waiting[oid].discard(process)
-                case FreeCopy(value):
-                    self.copies.remove(value.oid)
+                case Pull(value):
+                    self.pulling.add(value.oid)
+                case StopPull(oid):
+                    self.pulling.remove(oid)
                 case HoldAtHome(oid):
                     self.held.add(oid)
                 case ReleaseAtHome(oid):
                     self.held.remove(oid)
 
-    @rule(process=st.sampled_from(PROCESSES), oid=st.sampled_from(OIDS), knows=st.booleans())
-    def want(self, process: bytes, oid: bytes, knows: bool) -> None:
+    @rule(process=st.sampled_from(PROCESSES), oid=st.sampled_from(OIDS), knows=st.booleans(), is_urgent=st.booleans())
+    def want(self, process: bytes, oid: bytes, knows: bool, is_urgent: bool) -> None:
         self.waiting[oid].add(process)
         where = Value(nbytes=64, oid=oid, node_id=FAR)
-        self.feed(Wanted(process, oid, where if knows or oid[:4] == self.state.prefix else None))
+        self.feed(Wanted(process, oid, where if knows or oid[:4] == self.state.prefix else None, is_urgent))
 
     @rule(oid=st.sampled_from(OIDS), large=st.booleans())
     def tell(self, oid: bytes, large: bool) -> None:
@@ -159,11 +173,9 @@ class Abroad(RuleBasedStateMachine):
 
     @rule(oid=st.sampled_from(OIDS), well=st.booleans())
     def end_pull(self, oid: bytes, well: bool) -> None:
-        if oid in self.state.pulling and well:
-            self.copies.add(oid)
-            self.feed(Pulled(oid, Value(nbytes=64, oid=oid, node_id=HERE)))
-        elif oid in self.state.pulling:
-            self.feed(PullFailed(oid, "no"))
+        if oid in self.pulling:
+            self.pulling.remove(oid)
+            self.feed(Pulled(oid, Value(nbytes=64, oid=oid, node_id=HERE)) if well else PullFailed(oid, "no"))
 
     @rule(oid=st.sampled_from(OIDS), held=st.booleans())
     def hold(self, oid: bytes, held: bool) -> None:
@@ -187,7 +199,7 @@ class Abroad(RuleBasedStateMachine):
         assert {oid: set(processes) for oid, processes in self.state.waiters.items()} == {
             oid: processes for oid, processes in self.waiting.items() if processes
         }
-        assert self.state.copies.keys() == self.copies
+        assert self.state.pulling.keys() == self.pulling
         assert self.state.held == self.held
 
     def teardown(self) -> None:
@@ -197,7 +209,7 @@ class Abroad(RuleBasedStateMachine):
             self.end_pull(oid, False)
             self.hold(oid, False)
         assert not any(self.waiting.values()), self.state
-        assert not self.copies
+        assert not self.pulling
 
 
 TestAbroad = Abroad.TestCase

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aioray.wire.gcs import NodeFacts
-from aioray.wire.reach import reachable
+from aioray.wire.reach import nearest, reachable
 from aioray_node.scheduling.policy import NodeView
 from aioray_node.scheduling.resources import NodeResources
 
@@ -78,17 +78,28 @@ class ClusterView:
 
         Raises LookupError that says why it cannot be reached.
         """
+        facts = self._living(node_id)
+        return self._address(facts, facts.addresses)
+
+    def transfer_address_of(self, node_id: str) -> str:
+        """Where this node pulls objects from that lie in its memory: a path, or host:port. Raises LookupError."""
+        facts = self._living(node_id)
+        return nearest(self._address(facts, facts.transfer_addresses), self.boot_id)
+
+    def _living(self, node_id: str) -> NodeFacts:
         known = self.known.get(node_id)
         if known is None:
             raise LookupError(f"node {node_id} is not known here")
         if known.end is not None:
             raise LookupError(f"node {node_id} is dead: {known.end}")
-        found = known.facts.addresses
-        path = next((each for each in found if _is_path(each)), "")
-        tcp = next((each for each in found if not _is_path(each)), "")
-        if not tcp and known.facts.boot_id != self.boot_id:
-            raise LookupError(f"node {node_id} is on another machine and listens only on Unix sockets")
-        return reachable(path, tcp, known.facts.boot_id) if path else tcp
+        return known.facts
+
+    def _address(self, facts: NodeFacts, addresses: tuple[str, ...]) -> str:
+        path = next((each for each in addresses if _is_path(each)), "")
+        tcp = next((each for each in addresses if not _is_path(each)), "")
+        if not tcp and facts.boot_id != self.boot_id:
+            raise LookupError(f"node {facts.node_id} is on another machine and listens only on Unix sockets")
+        return reachable(path, tcp, facts.boot_id) if path else tcp
 
     def alive(self) -> list[NodeFacts]:
         """The facts of the nodes that live."""

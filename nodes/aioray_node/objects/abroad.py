@@ -5,7 +5,8 @@ counts holders and knows the value. To it, another node is one more process: it 
 does, and asks for a value once, however many there want it. So counts stay as exact as those of one node.
 
 The bytes of a value lie where it was made. A process reads only its own node's memory, so a node pulls what lies
-elsewhere when one of its processes waits for it; that process holds the copy from then on, as if it had said so.
+elsewhere when one of its processes waits for it, once for all of them; each holds the object from then on, as if it had
+said so. What is only fetched for later gives way to what somebody waits for.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from aioray.wire.values import Value, home_of
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """A process of this node waits for a value that is not to be had here. `value`: where it lies, if that is known."""
+    """A process of this node waits for a value. `value`: where it lies, if that is known. Once more to hasten it."""
 
     process: bytes
     oid: bytes
     value: Value | None = None
+    is_urgent: bool = True  # False: it will be needed later
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -33,7 +35,7 @@ class Told(msgspec.Struct, frozen=True):
 
 
 class Pulled(msgspec.Struct, frozen=True):
-    """The bytes are here."""
+    """The bytes are here, for as long as this is being handled and somebody given them holds them."""
 
     oid: bytes
     copy: Value
@@ -83,43 +85,48 @@ class ReleaseAtHome(msgspec.Struct, frozen=True):
 
 
 class Pull(msgspec.Struct, frozen=True):
-    """Bring its bytes here; answer with Pulled or PullFailed."""
+    """Bring its bytes here; answer with Pulled or PullFailed. Once more, with the same value, to hasten it."""
 
     value: Value
+    is_urgent: bool
+
+
+class StopPull(msgspec.Struct, frozen=True):
+    """Nobody waits for them any more; no answer."""
+
+    oid: bytes
 
 
 class Give(msgspec.Struct, frozen=True):
-    """Send a value to a process that waits; of a copy, it becomes a holder first."""
+    """Send a value to a process that waits; if it was `brought`, that becomes a holder first."""
 
     process: bytes
     oid: bytes
     value: Value
+    brought: bool = False
 
 
 class GiveUp(msgspec.Struct, frozen=True):
-    """Tell a process that it will never come."""
+    """Tell a process that it will never come. `owner_died`: and that this is why, else its bytes are lost."""
 
     process: bytes
     oid: bytes
     reason: str
+    owner_died: bool = False
 
 
-class FreeCopy(msgspec.Struct, frozen=True):
-    value: Value
-
-
+OWNERS_NODE_GONE = "its owner's node is gone"
 Event = Wanted | Told | Pulled | PullFailed | Held | Unheld | ProcessGone | NodeBack | NodeGone
-Command = FetchAtHome | HoldAtHome | ReleaseAtHome | Pull | Give | GiveUp | FreeCopy
+Command = FetchAtHome | HoldAtHome | ReleaseAtHome | Pull | StopPull | Give | GiveUp
 
 
 @dataclass(slots=True)
 class State:
     node_id: str
     prefix: bytes
-    waiters: dict[bytes, dict[bytes, None]] = field(default_factory=dict)  # oid -> processes, first come first
+    waiters: dict[bytes, dict[bytes, bool]] = field(default_factory=dict)  # oid -> processes, in order: is it urgent?
     asked: set[bytes] = field(default_factory=set)  # at their homes
-    pulling: set[bytes] = field(default_factory=set)
-    copies: dict[bytes, Value] = field(default_factory=dict)
+    pulling: dict[bytes, Pull] = field(default_factory=dict)  # as it was asked for last
     held: set[bytes] = field(default_factory=set)  # at their homes, in the name of this node
     dead: set[bytes] = field(default_factory=set)  # prefixes
 
@@ -131,29 +138,29 @@ class State:
 def handle(state: State, event: Event) -> list[Command]:
     """Apply `event`; return what the shell must do, in that order."""
     match event:
-        case Wanted(process, oid, value):
-            return _want(state, process, oid, value)
+        case Wanted():
+            return _want(state, event)
         case Told(oid, value):
             state.asked.discard(oid)
             return _learn(state, oid, value) if oid in state.waiters else []
         case Pulled(oid, copy):
-            return _pulled(state, oid, copy)
+            del state.pulling[oid]
+            return [Give(process, oid, copy, brought=True) for process in state.waiters.pop(oid)]
         case PullFailed(oid, reason):
-            state.pulling.discard(oid)
-            return [GiveUp(process, oid, reason) for process in state.waiters.pop(oid, {})]
+            del state.pulling[oid]
+            return [GiveUp(process, oid, reason) for process in state.waiters.pop(oid)]
         case Held(oid):
             if oid in state.held or home_of(oid) == state.prefix or home_of(oid) in state.dead:
                 return []
             state.held.add(oid)
             return [HoldAtHome(oid)]
         case Unheld(oid):
-            return _unheld(state, oid)
+            if oid not in state.held:
+                return []
+            state.held.discard(oid)
+            return [ReleaseAtHome(oid)]
         case ProcessGone(process):
-            for oid, waiters in list(state.waiters.items()):
-                waiters.pop(process, None)
-                if not waiters:
-                    del state.waiters[oid]
-            return []
+            return _process_gone(state, process)
         case NodeBack(prefix):
             holds: list[Command] = [HoldAtHome(oid) for oid in sorted(state.held) if home_of(oid) == prefix]
             return holds + [FetchAtHome(oid) for oid in sorted(state.asked) if home_of(oid) == prefix]
@@ -161,16 +168,16 @@ def handle(state: State, event: Event) -> list[Command]:
             return _node_gone(state, prefix)
 
 
-def _want(state: State, process: bytes, oid: bytes, value: Value | None) -> list[Command]:
-    if oid in state.copies:
-        return [Give(process, oid, state.copies[oid])]
+def _want(state: State, event: Wanted) -> list[Command]:
+    process, oid, value = event.process, event.oid, event.value
     if value is not None and state.is_here(value):
-        return [Give(process, oid, value)]
+        return [Give(process, oid, value, brought=bool(value.nbytes))]
     if value is None and home_of(oid) in state.dead and oid not in state.pulling:
-        return [GiveUp(process, oid, "its owner's node is gone")]
-    state.waiters.setdefault(oid, {})[process] = None
+        return [GiveUp(process, oid, OWNERS_NODE_GONE, owner_died=True)]
+    waiters = state.waiters.setdefault(oid, {})
+    waiters[process] = waiters.get(process, False) or event.is_urgent
     if oid in state.pulling:
-        return []
+        return _hasten(state, oid)
     if value is not None:
         return _pull(state, value)
     if oid in state.asked:
@@ -182,30 +189,29 @@ def _want(state: State, process: bytes, oid: bytes, value: Value | None) -> list
 def _learn(state: State, oid: bytes, value: Value) -> list[Command]:
     if not state.is_here(value):
         return [] if oid in state.pulling else _pull(state, value)
-    return [Give(process, oid, value) for process in state.waiters.pop(oid)]
+    stop: list[Command] = [StopPull(oid)] if state.pulling.pop(oid, None) is not None else []
+    return stop + [Give(process, oid, value, brought=bool(value.nbytes)) for process in state.waiters.pop(oid)]
 
 
 def _pull(state: State, value: Value) -> list[Command]:
-    state.pulling.add(value.oid)
-    return [Pull(value)]
+    pull = state.pulling[value.oid] = Pull(value, any(state.waiters[value.oid].values()))
+    return [pull]
 
 
-def _pulled(state: State, oid: bytes, copy: Value) -> list[Command]:
-    state.pulling.discard(oid)
-    waiters = state.waiters.pop(oid, None)
-    if not waiters:  # all who wanted it are gone
-        return [FreeCopy(copy)]
-    state.copies[oid] = copy
-    return [Give(process, oid, copy) for process in waiters]
+def _hasten(state: State, oid: bytes) -> list[Command]:
+    if state.pulling[oid].is_urgent or not any(state.waiters[oid].values()):
+        return []
+    return _pull(state, state.pulling[oid].value)
 
 
-def _unheld(state: State, oid: bytes) -> list[Command]:
+def _process_gone(state: State, process: bytes) -> list[Command]:
     commands: list[Command] = []
-    if oid in state.copies:
-        commands.append(FreeCopy(state.copies.pop(oid)))
-    if oid in state.held:
-        state.held.discard(oid)
-        commands.append(ReleaseAtHome(oid))
+    for oid, waiters in list(state.waiters.items()):
+        waiters.pop(process, None)
+        if not waiters:
+            del state.waiters[oid]
+            if state.pulling.pop(oid, None) is not None:
+                commands.append(StopPull(oid))
     return commands
 
 
@@ -216,7 +222,8 @@ def _node_gone(state: State, prefix: bytes) -> list[Command]:
     for oid in [oid for oid in state.asked if home_of(oid) == prefix]:
         state.asked.discard(oid)
         if oid not in state.pulling:
-            commands += [GiveUp(each, oid, "its owner's node is gone") for each in state.waiters.pop(oid, {})]
+            gone = state.waiters.pop(oid, {})
+            commands += [GiveUp(each, oid, OWNERS_NODE_GONE, owner_died=True) for each in gone]
     return commands
 
 
@@ -225,6 +232,8 @@ def check(state: State) -> None:
     for oid, waiters in state.waiters.items():
         assert waiters, f"{oid.hex()} is awaited by nobody: {state}"
         assert oid in state.asked or oid in state.pulling, f"{oid.hex()} is awaited in vain: {state}"
-        assert oid not in state.copies, f"{oid.hex()} is here, and awaited: {state}"
+    assert set(state.pulling) <= set(state.waiters), f"something is pulled for nobody: {state}"
+    for oid, pull in state.pulling.items():
+        assert pull.is_urgent or not any(state.waiters[oid].values()), f"{pull} keeps somebody waiting"
     assert not any(home_of(oid) == state.prefix for oid in state.held), f"held at another home, which is this: {state}"
     assert not any(home_of(oid) in state.dead for oid in state.held | state.asked), f"the dead are asked: {state}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from aioray.runtime.connection import tune_tcp
 from aioray.wire.framing import append_frame
 from aioray.wire.transfer import MAX_HELLO_NBYTES, MAX_MESSAGE_NBYTES, Bytes, TransferMessage, transfer_decoder
 
@@ -51,7 +52,7 @@ class BulkLink:
     def __init__(self, poller: Poller, sock: socket.socket, owner: Owner, *, connecting: bool, is_local: bool) -> None:
         sock.setblocking(False)
         if not is_local:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tune_tcp(sock)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER_NBYTES)
         self.is_local = is_local

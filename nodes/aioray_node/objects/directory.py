@@ -103,6 +103,16 @@ class CopyFreed(msgspec.Struct, frozen=True):
     value: Value
 
 
+# Holders that are neither processes nor objects begin with one of these: a number follows, sixteen bytes in all.
+PULLED = b"pulled\0\0"  # a ticket of somebody who wants a copy
+SENDING = b"sending\0"  # a link over which it is sent
+
+
+def is_pin(holder: bytes) -> bool:
+    """Whether it only keeps bytes in their place for a while: nobody's ref."""
+    return holder[:8] in (PULLED, SENDING)
+
+
 Event = Shared | Sealed | Held | Released | Wanted | ProcessGone | Copied | CopyGone | Crowded
 Command = Deliver | OwnerLost | Forgotten | Unwanted | CopyFreed
 

@@ -16,19 +16,28 @@ if TYPE_CHECKING:
     import msgspec
 
     from aioray.runtime.connection import Connection
+    from aioray.runtime.reactor import Reactor
     from aioray_node.gcs.view import ClusterView
     from aioray_node.neighbours import Neighbours
-    from aioray_node.objects.nearby import Puller
     from aioray_node.objects.store import ObjectStore
+    from aioray_node.objects.transfer import TransferDesk
 
 _DETACHED_HOLDER = b"detached"  # eight bytes, as a process id has: holds actors that outlive their makers
+_NOW, _LATER = 0, 1  # priorities of pulls: somebody waits, or will
 ObjectMessage = Share | Hold | Release | Fetch | Seal | CancelCall
 
 
 class ObjectRouter:
     """Between processes of this node, its store, and other nodes. `send(process, message)` reaches those here."""
 
-    def __init__(self, view: ClusterView, store: ObjectStore, send: Callable[[bytes, msgspec.Struct], None]) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        view: ClusterView,
+        store: ObjectStore,
+        send: Callable[[bytes, msgspec.Struct], None],
+    ) -> None:
+        self._reactor = reactor
         self._view = view
         self._store = store
         self._send = send
@@ -37,7 +46,9 @@ class ObjectRouter:
         self._state = abroad.State(view.own_id, self._prefix)
         self._together = False  # whether there has ever been another node
         self.neighbours: Neighbours
-        self.puller: Puller
+        self.transfers: TransferDesk
+        self._tickets: dict[bytes, int] = {}  # of what is being pulled
+        self._sources: dict[str, str] = {}  # where objects of which node were pulled from
         store.on_deliver = self._deliver
         store.on_touched = self._touched
         store.on_far_unwanted = self._far_unwanted
@@ -66,14 +77,14 @@ class ObjectRouter:
                     self._store.feed(directory.Released(holder, oids))
                 else:
                     self.neighbours.send(home_of(holder), message)
-            case Fetch(oid, value, where_will_do):
-                known = self._store.value_of(oid)
+            case Fetch(oid, value, where_will_do, is_urgent):
+                known = self._store.copy_of(oid) or self._store.value_of(oid)
                 if where_will_do and known is not None:
                     self._send(process, Fetched(oid, known))
                 elif value is None and self._is_home(oid):
                     self._store.feed(directory.Wanted(process, oid))
                 else:
-                    self._feed(abroad.Wanted(process, oid, known or value))
+                    self._feed(abroad.Wanted(process, oid, known or value, is_urgent))
             case Seal(value, req):
                 self._store.feed(directory.Sealed(value))
                 home = home_of(value.oid)
@@ -184,10 +195,16 @@ class ObjectRouter:
             then(value, "", lambda: None)
             return
 
-        def pulled(copy: Value | None, why_not: str) -> None:
-            then(copy, why_not, lambda: None if copy is None else self._store.free(copy.offset, copy.nbytes))
+        ticket = 0
 
-        self.puller.pull(value, pulled)
+        def pulled(copy: Value | None, why_not: str) -> None:
+            then(copy, why_not, lambda: self.transfers.let_go(ticket))
+
+        try:
+            ticket = self.transfers.pull(value, self._source_of(value), _NOW, pulled)
+        except LookupError as exc:
+            why_not = str(exc.args[0])
+            self._reactor.call_soon(lambda: then(None, why_not, lambda: None))
 
     # what the store says
 
@@ -196,7 +213,7 @@ class ObjectRouter:
         if self._state.is_here(value) or (self._together and process == home_of(process) + bytes(4)):
             self._send(process, Fetched(oid, value))
         else:
-            self._feed(abroad.Wanted(process, oid, value))
+            self._feed(abroad.Wanted(process, oid, self._store.copy_of(oid) or value))
 
     def _touched(self, oids: list[bytes]) -> None:
         """Who holds these has changed."""
@@ -207,7 +224,7 @@ class ObjectRouter:
             is_held = self._store.is_held(oid, beside=b"" if is_home else owner_of(oid))
             if is_held and not is_home:
                 self._feed(abroad.Held(oid))
-            elif not is_held and (oid in self._state.held or oid in self._state.copies):
+            elif not is_held and oid in self._state.held:
                 self._feed(abroad.Unheld(oid))
 
     def _far_unwanted(self, oid: bytes, value: Value) -> None:
@@ -222,12 +239,15 @@ class ObjectRouter:
     def node_back(self, prefix: bytes) -> None:
         self._feed(abroad.NodeBack(prefix))
 
-    def node_gone(self, prefix: bytes) -> None:
-        """What it held, and its processes, is let go; what only it could tell will not come."""
+    def node_gone(self, node_id: str, prefix: bytes) -> None:
+        """What it held, and its processes, is let go; what only it could tell, or send, will not come."""
         for holder in self._store.holders_of(prefix):
             self._store.feed(directory.ProcessGone(holder))
         self._store.feed(directory.ProcessGone(prefix + bytes(4)))
         self._feed(abroad.NodeGone(prefix))
+        source = self._sources.pop(node_id, "")
+        if source:
+            self.transfers.node_dead(source)
 
     def _feed(self, event: abroad.Event) -> None:
         for command in abroad.handle(self._state, event):
@@ -238,23 +258,40 @@ class ObjectRouter:
                     self.neighbours.send(home_of(oid), Hold(self._own_id, [oid]))
                 case abroad.ReleaseAtHome(oid):
                     self.neighbours.send(home_of(oid), Release(self._own_id, [oid]))
-                case abroad.Pull(value):
-                    self._pull(value)
-                case abroad.Give(process, oid, value):
-                    if value.nbytes and oid in self._state.copies:
+                case abroad.Pull(value, is_urgent):
+                    self._pull(value, is_urgent=is_urgent)
+                case abroad.StopPull(oid):
+                    self.transfers.let_go(self._tickets.pop(oid))
+                case abroad.Give(process, oid, value, brought):
+                    if brought:
                         self._store.feed(directory.Held(process, [oid]))
                     self._send(process, Fetched(oid, value))
-                case abroad.GiveUp(process, oid, reason):
-                    kind = OwnerDiedError if "owner" in reason else ObjectLostError
+                case abroad.GiveUp(process, oid, reason, owner_died):
+                    kind = OwnerDiedError if owner_died else ObjectLostError
                     self._send(process, Fetched(oid, error_value(kind(oid.hex(), reason))))
-                case abroad.FreeCopy(value):
-                    self._store.free(value.offset, value.nbytes)
 
-    def _pull(self, value: Value) -> None:
+    def _source_of(self, value: Value) -> str:
+        """Raises LookupError that says why it cannot be had."""
+        source = self._sources[value.node_id] = self._view.transfer_address_of(value.node_id)
+        return source
+
+    def _pull(self, value: Value, *, is_urgent: bool) -> None:
+        oid, before = value.oid, self._tickets.get(value.oid)
+
         def then(copy: Value | None, why_not: str) -> None:
+            ticket = self._tickets.pop(oid)
             if copy is None:
-                self._feed(abroad.PullFailed(value.oid, why_not))
-            else:
-                self._feed(abroad.Pulled(value.oid, copy))
+                self._feed(abroad.PullFailed(oid, why_not))
+                return
+            self._feed(abroad.Pulled(oid, copy))
+            self.transfers.let_go(ticket)  # who was given it holds it now
 
-        self.puller.pull(value, then)
+        try:
+            source = self._source_of(value)
+        except LookupError as exc:
+            self._tickets.pop(oid, None)
+            self._feed(abroad.PullFailed(oid, str(exc.args[0])))
+        else:
+            self._tickets[oid] = self.transfers.pull(value, source, _NOW if is_urgent else _LATER, then)
+        if before is not None:
+            self.transfers.let_go(before)

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("aioray")
 HELLO_S = 5.0  # for a peer to say who it is
-_LINK = b"sending\0"  # as a process: what it holds is being sent
 
 
 class ServingDesk:
@@ -259,4 +258,4 @@ class ServingDesk:
 
 
 def _sender(number: int) -> bytes:
-    return _LINK + number.to_bytes(8, "big")
+    return directory.SENDING + number.to_bytes(8, "big")

@@ -119,9 +119,9 @@ class ObjectStore:
         return None if entry is None else entry.value
 
     def is_held(self, oid: bytes, *, beside: bytes) -> bool:
-        """Whether somebody else holds it."""
+        """Whether somebody else holds it; not who only keeps its bytes in their place for a transfer."""
         entry = self._directory.entries.get(oid)
-        return entry is not None and bool(entry.holders - {beside})
+        return entry is not None and any(each != beside and not directory.is_pin(each) for each in entry.holders)
 
     def holders_of(self, prefix: bytes) -> list[bytes]:
         """The processes of a node that hold something here."""
@@ -137,8 +137,8 @@ class ObjectStore:
         copy = self._directory.copies.get(oid)
         if copy is not None:
             return copy.value
-        entry = self._directory.entries.get(oid)
-        return entry.value if entry is not None and entry.value is not None and entry.value.nbytes else None
+        value = self.value_of(oid)
+        return value if value is not None and value.nbytes and value.node_id in ("", self._node_id) else None
 
     def copy_of(self, oid: bytes) -> Value | None:
         """The copy that is here of an object of another node."""

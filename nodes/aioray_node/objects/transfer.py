@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from aioray_node.objects.store import ObjectStore
 
 _log = logging.getLogger("aioray")
-_PIN = b"pulled\0\0"  # as a process: what it holds is pinned by a ticket
 
 
 @dataclass(slots=True)
@@ -253,7 +252,7 @@ class TransferDesk:
             if offset is None:
                 self._feed(pulls.NoRoom(oid))
                 return
-            self._rooms[oid] = msgspec.structs.replace(self._coming[oid], offset=offset)
+            self._rooms[oid] = msgspec.structs.replace(self._coming[oid], offset=offset, node_id=self._node_id)
             self.serving.feed(sources.Began(oid, nbytes, self._pulls.limits.chunk_nbytes))
         self._feed(pulls.Room(oid))
 
@@ -428,4 +427,4 @@ class TransferDesk:
 
 
 def _pin(number: int) -> bytes:
-    return _PIN + number.to_bytes(8, "big")
+    return directory.PULLED + number.to_bytes(8, "big")

@@ -1,0 +1,77 @@
+"""Nodes with addresses of their own, as on several machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cluster.machines import Machine, Network, why_not
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def can_be_had(nothing_left: None) -> None:
+    if reason := why_not():
+        pytest.skip(reason)
+
+
+BEGIN = """
+import os, time
+import numpy as np
+import aioray
+
+aioray.init(address="auto", _temp_dir=os.environ["AIORAY_TEST_TEMP_DIR"])
+THERE = {"resources": {"there": 0.1}}
+LARGE = 3_000_000
+
+def where():
+    return aioray.get_runtime_context().get_node_id()
+
+class Counter:
+    def __init__(self, start):
+        self.count = int(start.sum())
+    def add(self, amount):
+        self.count += amount
+        return self.count
+"""
+
+
+@pytest.fixture
+def two(can_be_had: None) -> Iterator[tuple[Machine, Machine]]:
+    """The first has the head, the second the resource `there`."""
+    with Network(2) as network:
+        here, there = network.machines
+        address = here.start_head("--num-cpus=1")
+        there.join(address, "--num-cpus=2", '--resources={"there": 1}', environ={"AIORAY_AUTH_TOKEN": here.token()})
+        yield here, there
+
+
+def test_tasks_actors_and_large_values_cross_from_machine_to_machine(two: tuple[Machine, Machine]) -> None:
+    """
+    1. a task and an actor run there, called over TCP
+    2. large arguments go there, a large result comes here, twice though it is brought once
+    3. a compiled graph has its actor there
+    """
+    here, _ = two
+    told = here.run(
+        BEGIN
+        + """
+assert aioray.get(aioray.remote(where).options(**THERE).remote()) != where()
+ones = np.ones(LARGE)
+actor = aioray.remote(Counter).options(**THERE).remote(ones)
+assert aioray.get([actor.add.remote(1) for _ in range(100)])[-1] == LARGE + 100
+made = aioray.remote(lambda array: array + 1).options(**THERE).remote(aioray.put(ones))
+assert aioray.get(made).sum() == 2 * LARGE
+assert aioray.get(aioray.remote(lambda array: array.sum()).options(**THERE).remote(made)) == 2 * LARGE
+with aioray.dag.InputNode() as given:
+    graph = actor.add.bind(given).experimental_compile()
+assert aioray.get(graph.execute(1)) == LARGE + 101
+graph.teardown()
+aioray.shutdown()
+print("good")
+"""
+    )
+    assert told == "good\n"
