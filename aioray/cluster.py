@@ -97,7 +97,7 @@ class Cluster:
             address, exchange = self._host.address, self._host.exchange_for(process_id)
         elif self._address:
             address = self._address
-            dialer = _dialer_for(address)
+            dialer = _dialer_for(address, options.config)
             process_id = driver_process_id(node_id_at(dialer, address))
         else:
             embedded = self._embedded = EmbeddedNode(options, loop)
@@ -112,7 +112,7 @@ class Cluster:
             reactor,
             options.config,
             address,
-            dialer=dialer or _dialer_for(address),
+            dialer=dialer or _dialer_for(address, options.config),
             process_id=process_id,
             namespace=options.namespace,
             exchange=exchange,
@@ -203,9 +203,9 @@ class Cluster:
         await self.shutdown()
 
 
-def _dialer_for(address: str) -> Dialer:
+def _dialer_for(address: str, config: Config) -> Dialer:
     """For a driver whose node listens there."""
-    return Dialer.of_session(os.path.dirname(address))
+    return Dialer.of_session(os.path.dirname(address), config.heartbeat_timeout_ms / 1000)
 
 
 def _admitted(runtime: Runtime) -> Any:
@@ -243,7 +243,7 @@ class SyncCluster:
     @staticmethod
     def _join(options: ClusterOptions, address: str) -> Runtime:
         with contextlib.ExitStack() as undo:
-            dialer = _dialer_for(address)
+            dialer = _dialer_for(address, options.config)
             reactor = Reactor("aioray", spin_us=options.config.spin_us)
             undo.callback(reactor.close)
             runtime = Runtime(

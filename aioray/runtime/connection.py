@@ -27,14 +27,7 @@ _log = logging.getLogger("aioray")
 _FLUSH_NBYTES = 4096  # more than that is written at once: the peer can begin while we go on
 _SOCKET_BUFFER_NBYTES = 1 << 20
 _ACCEPT_AGAIN_S = 0.1
-# Who does not answer for so long is gone: machines vanish, and links are cut, without a word.
-_TCP_OPTIONS = (
-    (socket.TCP_NODELAY, 1),
-    (socket.TCP_KEEPIDLE, 4),  # s
-    (socket.TCP_KEEPINTVL, 2),
-    (socket.TCP_KEEPCNT, 3),
-    (socket.TCP_USER_TIMEOUT, 10_000),  # ms, of what was sent and is not acknowledged
-)
+_PATIENCE_S = 10.0
 NO_MORE_FDS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # this process can open nothing for now
 
 
@@ -81,10 +74,19 @@ def dial(address: str, *, wait: bool = True, timeout_s: float | None = None) -> 
     return sock
 
 
-def tune_tcp(sock: socket.socket) -> None:
-    """Send at once what is written, and find out when the other side is gone without a word."""
+def tune_tcp(sock: socket.socket, patience_s: float = _PATIENCE_S) -> None:
+    """Send at once what is written; and who does not answer for `patience_s` (2 s at least) is gone.
+
+    Machines vanish, and links are cut, without a word.
+    """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _TCP_OPTIONS:
+    for option, value in (
+        (socket.TCP_NODELAY, 1),
+        (socket.TCP_USER_TIMEOUT, int(1000 * patience_s)),  # ms, of what was sent and is not acknowledged
+        (socket.TCP_KEEPIDLE, max(1, int(0.4 * patience_s))),  # s, and so is the next
+        (socket.TCP_KEEPINTVL, max(1, int(0.2 * patience_s))),
+        (socket.TCP_KEEPCNT, 3),
+    ):
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 

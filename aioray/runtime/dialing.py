@@ -32,21 +32,22 @@ def this_machine() -> str:
 
 
 class Dialer:
-    """Dials whatever address it is given, from here.
+    """Dials whatever address it is given, from here. `patience_s`: after which who is silent over TCP is gone.
 
     `token()`: of the cluster, asked for when it is first needed. Raises OSError when it is not to be had.
     """
 
-    def __init__(self, token: Callable[[], str]) -> None:
+    def __init__(self, token: Callable[[], str], patience_s: float) -> None:
         self._token = token
+        self._patience_s = patience_s
         self._machine = ""
         self._preamble = b""
 
     @classmethod
-    def of_session(cls, session_dir: str) -> Dialer:
+    def of_session(cls, session_dir: str, patience_s: float = 10.0) -> Dialer:
         """For processes of the node that has this session: its token lies there, if it has one."""
 
-        return cls(pathlib.Path(session_dir, TOKEN_FILE).read_text)
+        return cls(pathlib.Path(session_dir, TOKEN_FILE).read_text, patience_s)
 
     def from_here(self, address: str) -> str:
         """The path or host:port that leads to `address` from this machine."""
@@ -73,7 +74,7 @@ class Dialer:
             return Connection(reactor, dial(place), decoder, on_messages, on_close)
         preface = self._proof()
         sock = dial(place, wait=False)
-        tune_tcp(sock)
+        tune_tcp(sock, self._patience_s)
         return Connection(reactor, sock, decoder, on_messages, on_close, preface)
 
     def dial(self, address: str) -> socket.socket:
@@ -84,7 +85,7 @@ class Dialer:
         preface = self._proof()
         sock = dial(place, timeout_s=_CONNECT_TIMEOUT_S)
         try:
-            tune_tcp(sock)
+            tune_tcp(sock, self._patience_s)
             sock.sendall(preface)
         except BaseException:
             sock.close()

@@ -179,7 +179,7 @@ class Node:
         self._peers: dict[bytes, Peer] = {}
         self._host = options.host
         token = (session.dir / TOKEN_FILE).read_text() if self._host else ""
-        self._dialer = Dialer(lambda: token)
+        self._dialer = Dialer(lambda: token, config.heartbeat_timeout_ms / 1000)
         self._token = token
         self._refusals = Refusals(f"node {self.node_id}")
         self._totals = totals

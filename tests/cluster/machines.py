@@ -109,7 +109,7 @@ class Machine:
     def program(self, text: str, environ: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Begin to run a Python program."""
         return subprocess.Popen(
-            self._holder.command(sys.executable, "-c", text),
+            self._holder.command("timeout", str(_TIMEOUT_S), sys.executable, "-c", text),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

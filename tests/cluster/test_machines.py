@@ -75,3 +75,53 @@ print("good")
 """
     )
     assert told == "good\n"
+
+
+def test_what_ran_on_a_machine_that_is_cut_off_goes_on_elsewhere(can_be_had: None) -> None:
+    """
+    1. an actor, a task and a large value are on the second of three machines, and its link is cut
+    2. the actor and the task go on on the third; the value is lost, and says so
+    """
+    quick = {"AIORAY_heartbeat_timeout_ms": "1000"}
+    with Network(3) as network:
+        here, second, third = network.machines
+        address = here.start_head("--num-cpus=1", environ=quick)
+        known = {"AIORAY_AUTH_TOKEN": here.token(), **quick}
+        second.join(address, '--resources={"there": 1}', "--num-cpus=2", environ=known)
+        text = (
+            BEGIN
+            + """
+actor = aioray.remote(Counter).options(max_restarts=1, max_task_retries=-1, **THERE).remote(np.ones(5))
+assert aioray.get(actor.add.remote(1)) == 6
+@aioray.remote(resources={"there": 0.1})
+def stay(begun):
+    if os.path.exists(begun):
+        return "done"
+    open(begun, "w").close()
+    time.sleep(3600)
+
+made = aioray.remote(lambda: np.ones(LARGE)).options(**THERE).remote()
+assert aioray.get(aioray.remote(lambda array: array.sum()).options(**THERE).remote(made)) == LARGE
+begun = os.path.join(os.environ["AIORAY_TEST_TEMP_DIR"], "begun")
+staying = stay.remote(begun)
+while not os.path.exists(begun):
+    time.sleep(0.01)
+print("cut", flush=True)
+input()
+print(aioray.get(actor.add.remote(1), timeout=20), flush=True)
+print(aioray.get(staying, timeout=20), flush=True)
+try:
+    aioray.get(made, timeout=20)
+except aioray.exceptions.ObjectLostError as exc:
+    print("lost", flush=True)
+print(len([node for node in aioray.nodes() if node["Alive"]]), flush=True)
+aioray.shutdown()
+"""
+        )
+        with here.program(text, quick) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "cut\n", process.communicate()
+            third.join(address, '--resources={"there": 1}', "--num-cpus=2", environ=known)
+            network.cut(second)
+            out, err = process.communicate("\n", timeout=60)
+        assert out.split() == ["6", "done", "lost", "2"], err

@@ -57,7 +57,7 @@ def run_worker(order: ForkWorker, config: Config) -> None:
         reactor,
         config,
         os.path.join(session_dir, "node.sock"),
-        dialer=Dialer.of_session(session_dir),
+        dialer=Dialer.of_session(session_dir, config.heartbeat_timeout_ms / 1000),
         process_id=bytes.fromhex(worker_id),
         role="worker",
         on_message=on_message,
