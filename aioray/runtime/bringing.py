@@ -1,4 +1,7 @@
-"""Values that lie on other nodes, on their way to where this process can read them."""
+"""Values that lie on other nodes, on their way to where this process can read them.
+
+What lies in the memory of a node of this machine is read there, once our node has said of a first value how.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ class Bringing:
 
     def is_here(self, value: Value) -> bool:
         """Whether this process can read it as it is."""
-        return not value.nbytes or not value.node_id or value.node_id == self._runtime.node_id
+        node_id = value.node_id
+        if not value.nbytes or not node_id or node_id == self._runtime.node_id:
+            return True
+        return self._runtime.memory.neighbours.knows(node_id)
 
     def ask(self, value: Value, then: Callable[[Value], None] | None = None) -> None:
         """Have `then` called with the value as it is here, or with the error that it has become."""

@@ -17,6 +17,7 @@ import posix_ipc
 
 from aioray.exceptions import ObjectStoreFullError, RaySystemError
 from aioray.runtime.arena import Arena
+from aioray.runtime.neighbour_memory import NeighbourMemory
 from aioray.wire.values import Value
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class SharedMemory:
         extent_nbytes: int,
         cache_nbytes: int,
     ) -> None:
+        self.neighbours = NeighbourMemory()
         self._segment = segment
         self._capacity_nbytes = capacity_nbytes
         self._reserve = reserve
@@ -130,12 +132,16 @@ class SharedMemory:
     def open(self, value: Value, on_gone: Callable[[], None]) -> tuple[memoryview, list[memoryview]]:
         """The pickle stream and the buffers of a value, read-only, without a copy.
 
-        `on_gone` is called, in any thread, when nothing looks at them any more.
+        `on_gone` is called, in any thread, when nothing looks at them any more. Raises OSError for what lies in the
+        memory of another node, and is not to be had any more.
         """
         self._mapped()
         assert self._map is not None
         # A ctypes array is the lightest exporter of a part of a map whose death can be watched.
-        block = (ctypes.c_char * value.nbytes).from_buffer(self._map, value.offset)
+        if self.neighbours.knows(value.node_id):
+            block = self.neighbours.block(value.node_id, value.offset, value.nbytes)
+        else:
+            block = (ctypes.c_char * value.nbytes).from_buffer(self._map, value.offset)
         watch = weakref.ref(block, lambda watch: self._gone(watch, on_gone))
         self._watches[id(watch)] = watch
         view = memoryview(block).cast("B").toreadonly()
@@ -158,6 +164,7 @@ class SharedMemory:
     def close(self) -> None:
         """Unmap, unless views are still alive: then the map goes with the last of them."""
         self._closed = True
+        self.neighbours.close()
         view, self._view = self._view, None
         if view is not None:
             view.release()

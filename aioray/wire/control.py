@@ -128,6 +128,7 @@ class Fetched(Message, tag=12):
 
     oid: bytes
     value: Value
+    segment: str = ""  # of a value in the memory of another node that can be read there: the name of that memory
 
 
 class Seal(Message, tag=13):

@@ -184,7 +184,9 @@ class Node:
         self.membership = Membership(reactor, self.view, NodeLoad(self._leases, self._store))
         self._leases.on_change = self.membership.load_changed
         self._leases.use(self.view)
-        self._objects = ObjectRouter(reactor, self.view, self._store, self._send)
+        self._objects = ObjectRouter(
+            reactor, self.view, self._store, self._send, reads_neighbours=config.transfer_share_memory
+        )
         self._neighbours = Neighbours(reactor, self.view, self._objects.heard, self._node_back, self._node_gone)
         self._objects.neighbours = self._neighbours
         self.view.subscribe(self._on_news)
@@ -240,6 +242,7 @@ class Node:
             store_nbytes=self._store.capacity_nbytes,
             is_head=options.is_head and options.join is None,
             ip_address=options.ip_address,
+            segment=self._session.segment if self._config.transfer_share_memory else "",
             transfer_addresses=(self.transfer_address,),
         )
 

@@ -9,6 +9,7 @@ from aioray.runtime.errors import error_value
 from aioray.wire.control import Ack, CancelCall, Fetch, Fetched, Hold, Release, Seal, Share
 from aioray.wire.values import PROCESS_ID_NBYTES, Value, home_of, node_prefix, owner_of, process_id_of_node
 from aioray_node.objects import abroad, directory
+from aioray_node.objects.segment import can_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,10 @@ class ObjectRouter:
         view: ClusterView,
         store: ObjectStore,
         send: Callable[[bytes, msgspec.Struct], None],
+        *,
+        reads_neighbours: bool,
     ) -> None:
+        self._reads_neighbours = reads_neighbours
         self._reactor = reactor
         self._view = view
         self._store = store
@@ -48,6 +52,7 @@ class ObjectRouter:
         self.neighbours: Neighbours
         self.transfers: TransferDesk
         self._tickets: dict[bytes, int] = {}  # of what is being pulled
+        self._looked_at: dict[str, str] = {}  # nodes: the memory of those that can be read from here, "" of others
         self._sources: dict[str, str] = {}  # where objects of which node were pulled from
         store.on_deliver = self._deliver
         store.on_touched = self._touched
@@ -84,7 +89,7 @@ class ObjectRouter:
                 elif value is None and self._is_home(oid):
                     self._store.feed(directory.Wanted(process, oid))
                 else:
-                    self._feed(abroad.Wanted(process, oid, known or value, is_urgent))
+                    self._want(process, oid, known or value, is_urgent=is_urgent)
             case Seal(value, req):
                 self._store.feed(directory.Sealed(value))
                 home = home_of(value.oid)
@@ -118,6 +123,7 @@ class ObjectRouter:
     def heard(self, message: Any) -> None:
         """The answer of another node."""
         if isinstance(message, Fetched):
+            self._look_at(message.value)
             self._feed(abroad.Told(message.oid, message.value))
 
     def _hold(self, connection: Connection, holder: bytes, oids: list[bytes], req: int) -> None:
@@ -185,13 +191,13 @@ class ObjectRouter:
 
     def can_bring(self, value: Value) -> bool:
         """Whether the bytes of a value that lies in shared memory are still there, as far as is known here."""
-        if self._state.is_here(value):
+        if self._state.is_own(value):
             return self._store.has(value.oid)
         return value.node_id in self._view.nodes
 
     def borrow(self, value: Value, then: Callable[[Value | None, str, Callable[[], None]], None]) -> None:
         """Have `then(value, why_not, over)` called with a value that this node can read until it calls `over`."""
-        if self._state.is_here(value):
+        if self._state.is_own(value):
             then(value, "", lambda: None)
             return
 
@@ -210,10 +216,10 @@ class ObjectRouter:
 
     def _deliver(self, process: bytes, oid: bytes, value: Value) -> None:
         """The directory has a value for who wants it. Other nodes are told where it lies, processes can read it."""
-        if self._state.is_here(value) or (self._together and process == home_of(process) + bytes(4)):
+        if self._state.is_own(value) or (self._together and process == home_of(process) + bytes(4)):
             self._send(process, Fetched(oid, value))
         else:
-            self._feed(abroad.Wanted(process, oid, self._store.copy_of(oid) or value))
+            self._want(process, oid, self._store.copy_of(oid) or value)
 
     def _touched(self, oids: list[bytes]) -> None:
         """Who holds these has changed."""
@@ -245,6 +251,7 @@ class ObjectRouter:
             self._store.feed(directory.ProcessGone(holder))
         self._store.feed(directory.ProcessGone(prefix + bytes(4)))
         self._feed(abroad.NodeGone(prefix))
+        self._looked_at.pop(node_id, None)
         source = self._sources.pop(node_id, "")
         if source:
             self.transfers.node_dead(source)
@@ -262,13 +269,29 @@ class ObjectRouter:
                     self._pull(value, is_urgent=is_urgent)
                 case abroad.StopPull(oid):
                     self.transfers.let_go(self._tickets.pop(oid))
-                case abroad.Give(process, oid, value, brought):
-                    if brought:
+                case abroad.Give(process, oid, value):
+                    if value.nbytes:
                         self._store.feed(directory.Held(process, [oid]))
-                    self._send(process, Fetched(oid, value))
+                    self._send(process, Fetched(oid, value, self._looked_at.get(value.node_id, "")))
                 case abroad.GiveUp(process, oid, reason, owner_died):
                     kind = OwnerDiedError if owner_died else ObjectLostError
                     self._send(process, Fetched(oid, error_value(kind(oid.hex(), reason))))
+
+    def _want(self, process: bytes, oid: bytes, value: Value | None, *, is_urgent: bool = True) -> None:
+        if value is not None:
+            self._look_at(value)
+        self._feed(abroad.Wanted(process, oid, value, is_urgent))
+
+    def _look_at(self, value: Value) -> None:
+        """Find out whether what lies in the memory of a node can be read from here, when that matters first."""
+        node_id, known = value.node_id, self._view.known.get(value.node_id)
+        if known is None or not known.alive or node_id == self._view.own_id or node_id in self._looked_at:
+            return
+        facts = known.facts
+        may = self._reads_neighbours and facts.boot_id == self._view.boot_id and bool(facts.segment)
+        self._looked_at[node_id] = facts.segment if may and can_open(facts.segment) else ""
+        if self._looked_at[node_id]:
+            self._feed(abroad.Beside(node_id))
 
     def _source_of(self, value: Value) -> str:
         """Raises LookupError that says why it cannot be had."""
