@@ -184,12 +184,12 @@ def handle(state: State, event: Event) -> list[Command]:
 
 def _want(state: State, event: Wanted) -> list[Command]:
     process, oid, value = event.process, event.oid, event.value
-    if value is not None and state.is_here(value):
-        return [Give(process, oid, value)]
     if value is None and home_of(oid) in state.dead and oid not in state.pulling:
         return [GiveUp(process, oid, OWNERS_NODE_GONE, owner_died=True)]
     waiters = state.waiters.setdefault(oid, {})
     waiters[process] = waiters.get(process, False) or event.is_urgent
+    if value is not None and state.is_here(value):
+        return _learn(state, oid, value)
     if oid in state.pulling:
         return _hasten(state, oid)
     if value is not None:
@@ -203,6 +203,7 @@ def _want(state: State, event: Wanted) -> list[Command]:
 def _learn(state: State, oid: bytes, value: Value) -> list[Command]:
     if not state.is_here(value):
         return [] if oid in state.pulling else _pull(state, value)
+    # Somebody may have had it pulled before it was here by another way.
     stop: list[Command] = [StopPull(oid)] if state.pulling.pop(oid, None) is not None else []
     return stop + [Give(process, oid, value) for process in state.waiters.pop(oid)]
 
