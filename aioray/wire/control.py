@@ -13,7 +13,7 @@ import msgspec
 from aioray.wire.strategies import Selector, Strategy
 from aioray.wire.values import Value
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 
 class Message(msgspec.Struct, array_like=True):
@@ -32,6 +32,8 @@ class Hello(Message, tag=1):
     sys_path: list[str] = []
     address: str = ""  # where a worker listens
     log_to_driver: bool = True
+    first: int = 0  # of a node: with which of its words it begins, counted over all connections of this line,
+    heard: int = 0  # and how many of ours it has heard
 
 
 class Welcome(Message, tag=2):
@@ -415,6 +417,12 @@ class GroupUpdate(Message, tag=53):
     reason: str = ""  # what it waits for, why it was refused
 
 
+class Heard(Message, tag=70):
+    """Node <-> node: so many of your words have come, counted over all connections of this line."""
+
+    count: int
+
+
 ControlMessage = (
     Hello
     | Welcome
@@ -461,4 +469,5 @@ ControlMessage = (
     | RemoveGroup
     | WatchGroup
     | GroupUpdate
+    | Heard
 )

@@ -16,7 +16,6 @@ from aioray_node.objects.abroad import (
     GiveUp,
     Held,
     HoldAtHome,
-    NodeBack,
     NodeGone,
     ProcessGone,
     Pull,
@@ -127,14 +126,6 @@ def test_a_home_that_dies_answers_nobody_any_more() -> None:
     assert run(state, Wanted(ANN, OID)) == [GiveUp(ANN, OID, OWNERS_NODE_GONE, owner_died=True)]
     assert run(state, Wanted(ANN, OID, LARGE)) == [Pull(LARGE, True)]
     assert run(state, Unheld(OID)) == []
-
-
-def test_after_a_cut_line_all_that_still_counts_is_said_again() -> None:
-    state = node()
-    run(state, Held(OID))
-    run(state, Wanted(ANN, OID))
-    assert run(state, NodeBack(PREFIX)) == [HoldAtHome(OID), FetchAtHome(OID)]
-    assert run(state, NodeBack(process_id_of_node(FAR)[:4])) == []
 
 
 PROCESSES = [worker_process_id(HERE, n) for n in range(1, 4)]

@@ -69,12 +69,6 @@ class ProcessGone(msgspec.Struct, frozen=True):
     process: bytes
 
 
-class NodeBack(msgspec.Struct, frozen=True):
-    """The line to a node was cut, and it lives: what was said last may not have come through."""
-
-    prefix: bytes
-
-
 class NodeGone(msgspec.Struct, frozen=True):
     prefix: bytes
 
@@ -122,7 +116,7 @@ class GiveUp(msgspec.Struct, frozen=True):
 
 
 OWNERS_NODE_GONE = "its owner's node is gone"
-Event = Wanted | Told | Pulled | PullFailed | Held | Unheld | Beside | ProcessGone | NodeBack | NodeGone
+Event = Wanted | Told | Pulled | PullFailed | Held | Unheld | Beside | ProcessGone | NodeGone
 Command = FetchAtHome | HoldAtHome | ReleaseAtHome | Pull | StopPull | Give | GiveUp
 
 
@@ -175,9 +169,6 @@ def handle(state: State, event: Event) -> list[Command]:
             return []
         case ProcessGone(process):
             return _process_gone(state, process)
-        case NodeBack(prefix):
-            holds: list[Command] = [HoldAtHome(oid) for oid in sorted(state.held) if home_of(oid) == prefix]
-            return holds + [FetchAtHome(oid) for oid in sorted(state.asked) if home_of(oid) == prefix]
         case NodeGone(prefix):
             return _node_gone(state, prefix)
 

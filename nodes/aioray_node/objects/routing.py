@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aioray.exceptions import ObjectLostError, OwnerDiedError
 from aioray.runtime.errors import error_value
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from aioray.runtime.connection import Connection
     from aioray.runtime.reactor import Reactor
     from aioray_node.gcs.view import ClusterView
     from aioray_node.neighbours import Neighbours
@@ -25,7 +24,14 @@ if TYPE_CHECKING:
 
 _DETACHED_HOLDER = b"detached"  # eight bytes, as a process id has: holds actors that outlive their makers
 _NOW, _LATER = 0, 1  # priorities of pulls: somebody waits, or will
-ObjectMessage = Share | Hold | Release | Fetch | Seal | CancelCall
+NodeMessage = Hold | Release | Fetch | Seal | CancelCall
+ObjectMessage = Share | NodeMessage  # only owners share, and they are at home where they are
+
+
+class Speaker(Protocol):
+    """Who is to be answered."""
+
+    def send(self, message: msgspec.Struct) -> None: ...
 
 
 class ObjectRouter:
@@ -67,7 +73,7 @@ class ObjectRouter:
 
     # what processes say
 
-    def handle(self, process: bytes, connection: Connection, message: ObjectMessage) -> None:
+    def handle(self, process: bytes, connection: Speaker, message: ObjectMessage) -> None:
         """A process of this node has said something."""
         match message:
             case Share(oid, value):
@@ -103,22 +109,20 @@ class ObjectRouter:
                 else:
                     self.neighbours.send(home_of(oid), message)
 
-    def handle_node(self, process: bytes, connection: Connection, message: ObjectMessage) -> None:
+    def handle_node(self, process: bytes, line: Speaker, message: NodeMessage) -> None:
         """Another node has: about what is at home here, or what it lets go of that lies here."""
         match message:
             case Hold(holder, oids, req):
-                self._hold(connection, holder, oids, req)
+                self._hold(line, holder, oids, req)
             case Release(holder, oids):
                 self._store.feed(directory.Released(holder, oids))
             case Fetch(oid):
                 self._store.feed(directory.Wanted(process, oid))
             case Seal(value, req):
                 self._store.feed(directory.Sealed(value))
-                connection.send(Ack(req))
+                line.send(Ack(req))
             case CancelCall(oid):
                 self._send(owner_of(oid), message)
-            case Share():
-                connection.close()  # only owners share, and they are at home where they are
 
     def heard(self, message: Any) -> None:
         """The answer of another node."""
@@ -126,7 +130,7 @@ class ObjectRouter:
             self._look_at(message.value)
             self._feed(abroad.Told(message.oid, message.value))
 
-    def _hold(self, connection: Connection, holder: bytes, oids: list[bytes], req: int) -> None:
+    def _hold(self, connection: Speaker, holder: bytes, oids: list[bytes], req: int) -> None:
         """Acknowledged when all homes know, so that whoever keeps these meanwhile may let go."""
         self._store.feed(directory.Held(holder, oids))
         if not req:
@@ -148,7 +152,7 @@ class ObjectRouter:
         for home, theirs in homes.items():
             self.neighbours.ask(home, lambda number, t=theirs: Hold(self._own_id, t, number), acknowledged)  # type: ignore[misc]
 
-    def _pass_on(self, connection: Connection, home: bytes, message: Callable[[int], msgspec.Struct], req: int) -> None:
+    def _pass_on(self, connection: Speaker, home: bytes, message: Callable[[int], msgspec.Struct], req: int) -> None:
         if req:
             self.neighbours.ask(home, message, lambda _: connection.send(Ack(req)))
         else:
@@ -241,9 +245,6 @@ class ObjectRouter:
         self._feed(abroad.ProcessGone(process))
 
     # other nodes
-
-    def node_back(self, prefix: bytes) -> None:
-        self._feed(abroad.NodeBack(prefix))
 
     def node_gone(self, node_id: str, prefix: bytes) -> None:
         """What it held, and its processes, is let go; what only it could tell, or send, will not come."""
