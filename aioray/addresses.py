@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import InvalidOptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _THIS_MACHINE = ("localhost", "127.0.0.1", "0.0.0.0")
 _ALLOWED = 'None, "local", "auto", HOST:PORT, or the path of the GCS\'s Unix socket'
@@ -24,8 +27,17 @@ def find_node(address: str, temp_dir: str | None) -> dict[str, Any]:
         how = "--head" if address == "auto" else f"--address={address}"
         raise ConnectionError(
             f"no node of {which} runs on this machine for this user: start one with `aioray start {how}`"
+            + ("" if address == "auto" else ", or set AIORAY_AUTH_TOKEN to join without")
         )
     return (heads or matching)[0]
+
+
+def is_elsewhere(address: str, environ: Mapping[str, str]) -> bool:
+    """Whether a cluster can be joined over TCP: its address is host:port, and the environment has a token."""
+    from aioray_node.gcs.access import TOKEN_PATH_VARIABLE, TOKEN_VARIABLE
+
+    is_tcp = address != "auto" and not address.startswith("/")
+    return is_tcp and any(environ.get(name) for name in (TOKEN_VARIABLE, TOKEN_PATH_VARIABLE))
 
 
 def _is_meant(node: dict[str, Any]) -> bool:

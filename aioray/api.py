@@ -66,7 +66,9 @@ def init(
     one that runs.
 
     address: None or "local" to start one. "auto": join the cluster that was started last on this machine; HOST:PORT:
-    that one, through a node of it on this machine (`aioray start --address=HOST:PORT`). Where it is None, the variable
+    that one, through a node of it on this machine (`aioray start --address=HOST:PORT`), or, if there is none here and
+    the environment has the cluster's token, through its head: large values go over the network then. Where it is None,
+    the variable
     AIORAY_ADDRESS may say which. Options of nodes can only be given where one is started.
     num_cpus: default the CPUs this process may use. num_gpus: default those found that CUDA_VISIBLE_DEVICES leaves.
     resources: more of what the node has, names and amounts, for tasks and actors that ask for it. `_temp_dir`: where
@@ -123,15 +125,22 @@ def init(
 
 
 def _node_to_join(address: str | None, temp_dir: str | None, **of_nodes: Any) -> str:
-    """The socket of a node on this machine; "" where a cluster is to be started."""
+    """Where a node of the cluster listens, if possible on this machine; "" where a cluster is to be started."""
     if address is None:
         address = os.environ.get(ADDRESS_VARIABLE) or None
     if address is None or address == "local":
         return ""
-    from aioray.addresses import find_node
+    from aioray.addresses import find_node, is_elsewhere
 
     check_joining(address, **of_nodes)
-    found: str = find_node(address, temp_dir)["address"]
+    try:
+        found: str = find_node(address, temp_dir)["address"]
+    except ConnectionError:
+        if not is_elsewhere(address, os.environ):
+            raise
+        from aioray.far_cluster import head_of
+
+        return head_of(address, os.environ)
     return found
 
 

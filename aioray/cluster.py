@@ -203,8 +203,16 @@ class Cluster:
         await self.shutdown()
 
 
+def _token_of_environment() -> str:
+    from aioray_node.gcs.access import find_token
+
+    return find_token(os.environ)
+
+
 def _dialer_for(address: str, config: Config) -> Dialer:
-    """For a driver whose node listens there."""
+    """For a driver whose node listens there: on this machine, or else the environment has the token."""
+    if not address.startswith("/"):
+        return Dialer(_token_of_environment, config.heartbeat_timeout_ms / 1000)
     return Dialer.of_session(os.path.dirname(address), config.heartbeat_timeout_ms / 1000)
 
 

@@ -1,4 +1,7 @@
-"""Values that lie on other nodes, on their way to where this process can read them."""
+"""Values that lie on other nodes, on their way to where this process can read them.
+
+What lies in the memory of a node of this machine is read there, once our node has said of a first value how.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aioray.runtime.runtime import Runtime
+    from aioray.wire.control import Fetched
     from aioray.wire.values import Value
 
 
@@ -23,7 +27,14 @@ class Bringing:
 
     def is_here(self, value: Value) -> bool:
         """Whether this process can read it as it is."""
-        return not value.nbytes or not value.node_id or value.node_id == self._runtime.node_id
+        node_id = value.node_id
+        if not value.nbytes or not node_id or node_id == self._runtime.node_id:
+            return True
+        return self._runtime.memory.neighbours.knows(node_id)
+
+    def is_downloading(self, message: Fetched) -> bool:
+        """Whether what our node has told of is still to be brought from it: then it is told of again."""
+        return False
 
     def ask(self, value: Value, then: Callable[[Value], None] | None = None) -> None:
         """Have `then` called with the value as it is here, or with the error that it has become."""

@@ -151,7 +151,11 @@ class ObjectTable:
 
     def fetched(self, message: Fetched) -> None:
         """The node's answer to `want`."""
+        if self.bringing.is_downloading(message):
+            return
         oid, value = message.oid, message.value
+        if message.segment:
+            self._runtime.memory.neighbours.learn(value.node_id, message.segment)
         ref = self._refs.get(oid)
         bringing = self.bringing.take(oid)
         if value.nbytes and self.bringing.is_here(value):
@@ -206,7 +210,9 @@ class ObjectTable:
             self.contain(ref, serialized.refs)
             if value.nbytes:
                 self._track(ref).place = value
-            ref._complete(READY, value)
+            self.arrived(ref, value)
+            if ref._status == PENDING:  # it was sent to our node, on another machine: that has to know it
+                self.share(ref)
 
     def store(self, serialized: Serialized, ref: ObjectRef[Any] | None = None, oid: bytes = b"") -> Value:
         """A Value of what was pickled: inline when small, else in shared memory."""
@@ -312,7 +318,11 @@ class ObjectTable:
                 tracked.views += 1
                 if tracked.views == 1 and not tracked.held_at_node and not tracked.refs:
                     self._borrowed.append(oid)
-            stream, buffers = self._runtime.memory.open(value, lambda: self._view_gone(oid))
+            try:
+                stream, buffers = self._runtime.memory.open(value, lambda: self._view_gone(oid))
+            except OSError as exc:
+                self._view_gone(oid)
+                raise ObjectLostError(oid.hex(), f"it lay in the memory of node {value.node_id}: {exc}") from exc
             result = deserialize(stream, buffers, runtime)
         if self._borrowed and not argument:
             with self._runtime.reactor.lock:
@@ -408,6 +418,7 @@ class ObjectTable:
             if tracked.refs or tracked.views:
                 continue
             del self._tracked[oid]
+            self._runtime.memory.forget(oid)
             if tracked.held_at_node:
                 released.append(oid)
             elif tracked.place is not None:
@@ -416,6 +427,8 @@ class ObjectTable:
                 self._runtime.link.send(Release(oid, []))
         if released:
             self._runtime.link.send(Release(self._runtime.process_id, released))
+            if self._runtime.memory.neighbours.is_mapped:
+                self._plan_trim()
 
     def _free(self, place: Value) -> None:
         memory = self._runtime.memory
@@ -424,7 +437,7 @@ class ObjectTable:
         self._plan_trim()
 
     def _plan_trim(self) -> None:
-        """Give what is free here back to the node in a while, when no put has filled it."""
+        """Give what is free here back to the node in a while, when no put has filled it; and what is not looked at."""
         if not self._trim_due:
             self._trim_due = True
             self._runtime.reactor.call_later(_TRIM_AFTER_S, self._trim_idle)
@@ -432,6 +445,7 @@ class ObjectTable:
     def _trim_idle(self) -> None:
         self._trim_due = False
         self._runtime.memory.trim(0)
+        self._runtime.memory.neighbours.unmap_idle()
 
     def sweep_now(self) -> None:
         """Before memory is asked for: what was let go may be what is needed."""

@@ -28,6 +28,7 @@ from aioray.runtime.callbacks import CallbackThread
 from aioray.runtime.calls import NO_DEADLINE, cancelled, check_cluster, fail, pack_arguments
 from aioray.runtime.deadlines import Deadlines, deadline_of
 from aioray.runtime.errors import error_value, one_line
+from aioray.runtime.far_memory import FarBringing, FarMemory
 from aioray.runtime.groups import GroupClient, Wait
 from aioray.runtime.link import NodeLink, SideChannel
 from aioray.runtime.objects import ObjectTable, serialize_value
@@ -171,7 +172,12 @@ class Runtime:
         """The node let us in."""
         self.node_id = welcome.node_id
         self.session_dir = welcome.session_dir
-        self.environments = Environments(self._own_environment, welcome.session_dir, self.config.runtime_env_max_nbytes)
+        session_dir = "" if self.is_far else welcome.session_dir
+        self.environments = Environments(self._own_environment, session_dir, self.config.runtime_env_max_nbytes)
+        if self.is_far:
+            memory = FarMemory(welcome.capacity_nbytes, self._exchange, self._give_extent)
+            self.memory, self.objects.bringing = memory, FarBringing(self, memory)
+            return
         self.memory = SharedMemory(
             welcome.segment,
             welcome.capacity_nbytes,
@@ -180,6 +186,11 @@ class Runtime:
             extent_nbytes=self.config.extent_nbytes,
             cache_nbytes=self.config.local_arena_cache_nbytes,
         )
+
+    @property
+    def is_far(self) -> bool:
+        """Whether the node is on another machine."""
+        return not self.dialer.from_here(self._node_address).startswith("/")
 
     def adopt_environment(self, given: Mapping[str, Any]) -> None:
         """What all that this process submits has from here on. Copies files, blocking. Raises InvalidOptionError."""

@@ -17,6 +17,7 @@ import posix_ipc
 
 from aioray.exceptions import ObjectStoreFullError, RaySystemError
 from aioray.runtime.arena import Arena
+from aioray.runtime.neighbour_memory import NeighbourMemory
 from aioray.wire.values import Value
 
 if TYPE_CHECKING:
@@ -30,6 +31,34 @@ _ALIGN = 64
 
 def _align(nbytes: int) -> int:
     return -(-nbytes // _ALIGN) * _ALIGN
+
+
+class Layout:
+    """Where the parts of a value go that was pickled."""
+
+    __slots__ = ("_header", "_serialized", "_starts", "nbytes")
+
+    def __init__(self, serialized: Serialized) -> None:
+        lengths = [buffer.nbytes for buffer in serialized.buffers]
+        header = struct.pack(f"<{2 + len(lengths)}Q", len(lengths), len(serialized.data), *lengths)
+        at = len(header) + len(serialized.data)
+        starts = []
+        for length in lengths:
+            at = _align(at)
+            starts.append(at)
+            at += length
+        self._serialized = serialized
+        self._header = header
+        self._starts = starts
+        self.nbytes = _align(at)
+
+    def fill(self, view: memoryview, offset: int) -> None:
+        """Write it there."""
+        header, data = self._header, self._serialized.data
+        view[offset : offset + len(header)] = header
+        view[offset + len(header) : offset + len(header) + len(data)] = data
+        for start, buffer in zip(self._starts, self._serialized.buffers, strict=True):
+            view[offset + start : offset + start + buffer.nbytes] = buffer
 
 
 class SharedMemory:
@@ -48,6 +77,7 @@ class SharedMemory:
         extent_nbytes: int,
         cache_nbytes: int,
     ) -> None:
+        self.neighbours = NeighbourMemory()
         self._segment = segment
         self._capacity_nbytes = capacity_nbytes
         self._reserve = reserve
@@ -78,22 +108,10 @@ class SharedMemory:
 
         Raises ObjectStoreFullError.
         """
-        lengths = [buffer.nbytes for buffer in serialized.buffers]
-        header = struct.pack(f"<{2 + len(lengths)}Q", len(lengths), len(serialized.data), *lengths)
-        at = len(header) + len(serialized.data)
-        starts = []
-        for length in lengths:
-            at = _align(at)
-            starts.append(at)
-            at += length
-        nbytes = _align(at)
-        offset = self._allocate(nbytes)
-        view = self._mapped()
-        view[offset : offset + len(header)] = header
-        view[offset + len(header) : offset + len(header) + len(serialized.data)] = serialized.data
-        for start, buffer in zip(starts, serialized.buffers, strict=True):
-            view[offset + start : offset + start + buffer.nbytes] = buffer
-        return Value(nbytes=nbytes, offset=offset)
+        layout = Layout(serialized)
+        offset = self._allocate(layout.nbytes)
+        layout.fill(self._mapped(), offset)
+        return Value(nbytes=layout.nbytes, offset=offset)
 
     def _allocate(self, nbytes: int) -> int:
         with self._lock:
@@ -122,6 +140,9 @@ class SharedMemory:
             for offset, nbytes in self._free.take_above(keep):
                 self._give_extent(offset, nbytes)
 
+    def forget(self, oid: bytes) -> None:
+        """Nobody here looks at this object any more."""
+
     @property
     def is_being_changed(self) -> bool:
         """Whether this thread, which a signal has stopped, is in the middle of keeping books here."""
@@ -130,12 +151,11 @@ class SharedMemory:
     def open(self, value: Value, on_gone: Callable[[], None]) -> tuple[memoryview, list[memoryview]]:
         """The pickle stream and the buffers of a value, read-only, without a copy.
 
-        `on_gone` is called, in any thread, when nothing looks at them any more.
+        `on_gone` is called, in any thread, when nothing looks at them any more. Raises OSError for what lies in the
+        memory of another node, and is not to be had any more.
         """
-        self._mapped()
-        assert self._map is not None
         # A ctypes array is the lightest exporter of a part of a map whose death can be watched.
-        block = (ctypes.c_char * value.nbytes).from_buffer(self._map, value.offset)
+        block = self._block(value)
         watch = weakref.ref(block, lambda watch: self._gone(watch, on_gone))
         self._watches[id(watch)] = watch
         view = memoryview(block).cast("B").toreadonly()
@@ -151,6 +171,13 @@ class SharedMemory:
             at += length
         return stream, buffers
 
+    def _block(self, value: Value) -> ctypes.Array[ctypes.c_char]:
+        self._mapped()
+        assert self._map is not None
+        if self.neighbours.knows(value.node_id):
+            return self.neighbours.block(value.node_id, value.offset, value.nbytes)
+        return (ctypes.c_char * value.nbytes).from_buffer(self._map, value.offset)
+
     def _gone(self, watch: weakref.ref[Any], on_gone: Callable[[], None]) -> None:
         del self._watches[id(watch)]
         on_gone()
@@ -158,6 +185,7 @@ class SharedMemory:
     def close(self) -> None:
         """Unmap, unless views are still alive: then the map goes with the last of them."""
         self._closed = True
+        self.neighbours.close()
         view, self._view = self._view, None
         if view is not None:
             view.release()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aioray.runtime_env import RuntimeEnv
     from aioray.runtime_env.packages import Packages
 
+_FILES = ("working_dir", "py_modules")
 _MAX_TEXT_NBYTES = 48 * 1024  # it travels in one packet to the zygote
 
 
@@ -41,6 +42,9 @@ class Environments:
         """An environment's text. Copies files that are not there yet, blocking; raises InvalidOptionError."""
         if not given:
             return self.own
+        if not self._session_dir and given.keys() & _FILES:
+            reason = "files are copied by a node on the same machine, and there is none here"
+            raise InvalidOptionError("runtime_env", dict(given), f"leaving out {', '.join(_FILES)}", reason)
         parent = Environment.of(self.own)
         excludes = given.get("excludes", [])
         fields: dict[str, object] = {}

@@ -13,7 +13,7 @@ import msgspec
 from aioray.wire.strategies import Selector, Strategy
 from aioray.wire.values import Value
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 
 class Message(msgspec.Struct, array_like=True):
@@ -32,6 +32,8 @@ class Hello(Message, tag=1):
     sys_path: list[str] = []
     address: str = ""  # where a worker listens, see wire.reach
     log_to_driver: bool = True
+    first: int = 0  # of a node: with which of its words it begins, counted over all connections of this line,
+    heard: int = 0  # and how many of ours it has heard
 
 
 class Welcome(Message, tag=2):
@@ -128,6 +130,7 @@ class Fetched(Message, tag=12):
 
     oid: bytes
     value: Value
+    segment: str = ""  # of a value in the memory of another node that can be read there: the name of that memory
 
 
 class Seal(Message, tag=13):
@@ -415,6 +418,28 @@ class GroupUpdate(Message, tag=53):
     reason: str = ""  # what it waits for, why it was refused
 
 
+class Read(Message, tag=60):
+    """Driver on another machine -> node: these bytes of shared memory, please. Answered by an Answer with them."""
+
+    req: int
+    node_id: str  # in whose memory they lie: yours, or one that you can read
+    offset: int
+    nbytes: int
+
+
+class Write(Message, tag=61):
+    """Driver on another machine -> node: put these bytes into the extent that I have reserved. Answered by Ack."""
+
+    offset: int
+    data: bytes
+
+
+class Heard(Message, tag=70):
+    """Node <-> node: so many of your words have come, counted over all connections of this line."""
+
+    count: int
+
+
 ControlMessage = (
     Hello
     | Welcome
@@ -461,4 +486,7 @@ ControlMessage = (
     | RemoveGroup
     | WatchGroup
     | GroupUpdate
+    | Read
+    | Write
+    | Heard
 )

@@ -34,6 +34,7 @@ class NodeFacts(msgspec.Struct, array_like=True, frozen=True):
     is_head: bool = False
     session_dir: str = ""
     store_nbytes: int = 0  # of shared memory
+    segment: str = ""  # its shared memory, if nodes of its machine may read what lies there; "": they may not
     transfer_addresses: tuple[str, ...] = ()  # where others pull objects from, of the same kinds as `addresses`
 
 

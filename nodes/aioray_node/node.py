@@ -42,6 +42,7 @@ from aioray.wire.control import (
     LeaveActor,
     LogLines,
     Query,
+    Read,
     Release,
     RemoveGroup,
     Reserve,
@@ -51,6 +52,7 @@ from aioray.wire.control import (
     WatchActor,
     WatchGroup,
     Welcome,
+    Write,
 )
 from aioray.wire.framing import control_decoder
 from aioray.wire.gcs import NodeFacts
@@ -67,7 +69,8 @@ from aioray_node.gcs.journal import Journal
 from aioray_node.gcs.membership import Membership, NodeLoad
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.gcs.view import ClusterView, Joined
-from aioray_node.neighbours import Neighbours
+from aioray_node.neighbours import Callers, Neighbours, NodeLine
+from aioray_node.objects.far_drivers import FarDrivers
 from aioray_node.objects.routing import ObjectRouter
 from aioray_node.objects.segment import Segment
 from aioray_node.objects.store import ObjectStore
@@ -200,10 +203,11 @@ class Node:
         self.membership = Membership(reactor, self.view, NodeLoad(self._leases, self._store))
         self._leases.on_change = self.membership.load_changed
         self._leases.use(self.view)
-        self._objects = ObjectRouter(reactor, self.view, self._store, self._send)
-        self._neighbours = Neighbours(
-            reactor, self._dialer, self.view, self._objects.heard, self._node_back, self._node_gone
+        self._objects = ObjectRouter(
+            reactor, self.view, self._store, self._send, reads_neighbours=config.transfer_share_memory
         )
+        self._neighbours = Neighbours(reactor, self._dialer, self.view, self._objects.heard, self._node_gone)
+        self._callers = Callers(reactor, self._handle_node)
         self._objects.neighbours = self._neighbours
         self.view.subscribe(self._on_news)
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
@@ -211,6 +215,7 @@ class Node:
         segment = Segment(session.segment, session.capacity_nbytes)
         self.transfers = TransferDesk(reactor, self._store, segment, config, node_id=self.node_id, token=token)
         self._objects.transfers = self.transfers
+        self._far_drivers = FarDrivers(self.view, self._store, segment)
         self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
         self._actors = self._actor_directory(is_head=options.join is None)
         self._hosting = self._actors.hosting = ActorHosting(
@@ -260,6 +265,7 @@ class Node:
             store_nbytes=self._store.capacity_nbytes,
             is_head=options.is_head and options.join is None,
             ip_address=options.ip_address,
+            segment=self._session.segment if self._config.transfer_share_memory else "",
             transfer_addresses=(self.transfer_address,),
         )
 
@@ -333,6 +339,7 @@ class Node:
             self.transfers.close()
             self._environments.close()
             self._neighbours.close()
+            self._callers.close()
             self._pool.close(self._config.shutdown_grace_s)
             for peer in list(self._peers.values()):
                 if peer.role == "driver":
@@ -392,6 +399,14 @@ class Node:
         if hello.role == "side":
             connection.on_messages = functools.partial(self._side_messages, peer)
             connection.send(self._welcome())
+        elif hello.role == "node":
+            self._strangers.discard(connection)
+            refused = self._callers.admit(hello, connection, self._welcome())
+            if refused:
+                connection.send(self._welcome(refused))
+                connection.flush()
+                connection.close()
+                return
         else:
             before = self._peers.get(peer.process_id)
             if before is not None:  # the end of its other connection is still to come
@@ -417,10 +432,12 @@ class Node:
         return Welcome(self.node_id, str(session.dir), session.segment, session.capacity_nbytes, error)
 
     def _send(self, process: bytes, message: msgspec.Struct) -> None:
-        peer = self._peers.get(process)
-        if process.endswith(bytes(4)) and not isinstance(message, (Ack, Fetched)):
-            self._neighbours.send(home_of(process), message)  # what is no answer goes over a line of our own
-        elif peer is not None:
+        if process.endswith(bytes(4)):
+            if isinstance(message, (Ack, Fetched)):
+                self._callers.send(process, message)
+            else:
+                self._neighbours.send(home_of(process), message)  # what is no answer goes over a line of our own
+        elif (peer := self._peers.get(process)) is not None:
             peer.connection.send(message)
 
     def _gone(self, peer: Peer, connection: Connection, reason: str) -> None:
@@ -432,8 +449,6 @@ class Node:
         if peer.role == "visitor":
             self._leases.process_gone(process)  # all else of it is its own node's
             return
-        if peer.role == "node":
-            return  # it comes again, or the GCS says that it is dead
         if peer.worker is not None:
             self._pool.kill(peer.worker, "")
         self._actors.process_gone(process, driver=peer.role == "driver")
@@ -457,9 +472,6 @@ class Node:
 
     def _handle(self, peer: Peer, connection: Connection, message: Any) -> None:
         process = peer.process_id
-        if peer.role == "node":
-            self._handle_node(peer, message)
-            return
         if peer.role == "visitor" and not isinstance(message, (LeaseRequest, LeaseReturn)):
             connection.close()
             self._gone(peer, connection, f"sent {type(message).__name__}, which is not for a visitor")
@@ -476,6 +488,8 @@ class Node:
                 self._objects.handle(process, connection, message)
                 if isinstance(message, Release):
                     self._actors.released(process, message.oids)
+            case Read() if peer.role == "driver":
+                connection.send(self._far_drivers.read(message))
             case GiveExtent(offset, nbytes):
                 self._store.give_back(process, offset, nbytes)
             case ActorSpec():
@@ -504,22 +518,21 @@ class Node:
                 connection.close()
                 self._gone(peer, connection, f"sent {type(message).__name__}, which is not for a node")
 
-    def _handle_node(self, peer: Peer, message: Any) -> None:
+    def _handle_node(self, process: bytes, line: NodeLine, message: Any) -> None:
         """Another node has said something."""
         match message:
-            case Share() | Hold() | Release() | Fetch() | Seal() | CancelCall():
-                self._objects.handle_node(peer.process_id, peer.connection, message)
+            case Hold() | Release() | Fetch() | Seal() | CancelCall():
+                self._objects.handle_node(process, line, message)
             case Query():
-                peer.connection.send(self.exchange(peer.process_id, message))
+                line.send(self.exchange(process, message))
             case ActorUpdate() | HostActor() | LeaveActor() if isinstance(self._actors, FarDirectory):
                 self._actors.heard(message)
             case _ if isinstance(self._actors, ActorDesk) and self._actors.heard(
-                peer.process_id, self._node_id_of(peer.process_id), message
+                process, self._node_id_of(process), message
             ):
                 pass
             case _:
-                peer.connection.close()
-                self._gone(peer, peer.connection, f"sent {type(message).__name__}, which is not for a node's node")
+                self._callers.hang_up(process)  # it says what no node of ours would
 
     def _node_id_of(self, process: bytes) -> str:
         return next((node_id for node_id in self.view.known if node_prefix(node_id) == home_of(process)), "")
@@ -530,14 +543,9 @@ class Node:
 
     def _node_gone(self, node_id: str, prefix: bytes) -> None:
         """Another node is dead, and so are its processes."""
+        self._callers.node_gone(prefix)
         self._objects.node_gone(node_id, prefix)
         self._actors.node_gone(node_id, prefix)
-
-    def _node_back(self, prefix: bytes) -> None:
-        """The line to another node was cut, and is there again."""
-        self._objects.node_back(prefix)
-        if isinstance(self._actors, FarDirectory):
-            self._actors.node_back(prefix)
 
     def _side_messages(self, peer: Peer, connection: Connection, messages: list[Any]) -> None:
         for message in messages:
@@ -555,6 +563,8 @@ class Node:
                 if process not in self._peers:  # its question outlived it: nobody would give the extent back
                     return Reserved(-1, 0, self._store.used_nbytes)
                 return self._store.reserve(process, nbytes)
+            case Write():
+                return self._far_drivers.write(process, message)
             case Query(req, what, args):
                 question = self._questions.get(what)
                 if question is None:

@@ -20,10 +20,14 @@ _REPORT_EVERY_S = 0.01
 
 
 class HandFedCluster:
-    """`async with HandFedCluster({"num_cpus": 1}, {"num_cpus": 2}) as nodes`: the first one is the driver's."""
+    """`async with HandFedCluster({"num_cpus": 1}, {"num_cpus": 2}) as nodes`: the first one is the driver's.
 
-    def __init__(self, *options: dict[str, Any]) -> None:
+    `tunables` go for all of them.
+    """
+
+    def __init__(self, *options: dict[str, Any], **tunables: Any) -> None:
         self._options = options
+        self._tunables = tunables
         self._undo = contextlib.AsyncExitStack()
         self._reported: dict[str, dict[str, int]] = {}
         self._ended: dict[str, str] = {}
@@ -33,7 +37,7 @@ class HandFedCluster:
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as undo:
-            head = await undo.enter_async_context(aioray.connect(**self._options[0]))
+            head = await undo.enter_async_context(aioray.connect(**self._options[0], _system_config=self._tunables))
             assert head._node is not None
             self.nodes.append(head._node)
             undo.callback(self._close_all)
@@ -50,7 +54,7 @@ class HandFedCluster:
 
     def add(self, **options: Any) -> Node:
         """One more node; the others know of it when this returns."""
-        node_options = NodeOptions(config=Config(), join=JoinOptions(address="/by/hand"), **options)
+        node_options = NodeOptions(config=Config(**self._tunables), join=JoinOptions(address="/by/hand"), **options)
         zygote = ZygoteProcess.spawn(node_options.config)
         reactor = Reactor("aioray-other-node")
         reactor.attach(asyncio.get_running_loop())

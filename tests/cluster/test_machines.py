@@ -125,3 +125,78 @@ aioray.shutdown()
             network.cut(second)
             out, err = process.communicate("\n", timeout=60)
         assert out.split() == ["6", "done", "lost", "2"], err
+
+
+FAR = """
+import asyncio, os
+import numpy as np
+import aioray
+
+LARGE = 500_000
+
+class Counter:
+    def __init__(self, start):
+        self.count = int(start.sum())
+    def add(self, amount):
+        self.count += amount
+        return self.count
+
+def use():
+    ones = aioray.put(np.ones(LARGE))
+    yield ones
+    there = {"resources": {"there": 0.1}}
+    made = aioray.remote(lambda array: array + 1).options(**there).remote(ones)
+    yield made
+    actor = aioray.remote(Counter).options(**there).remote(made)
+    yield actor.add.remote(1)
+    yield aioray.remote(lambda array: [aioray.put(array), array.sum()]).remote(made)
+
+def check(ones, made, count, inside, total, again):
+    assert ones.sum() == LARGE and made.sum() == again.sum() == 2 * LARGE and not made.flags.writeable
+    assert (count, total) == (2 * LARGE + 1, 2 * LARGE)
+
+with aioray.init(address=os.environ["HEAD"]):
+    refs = list(use())
+    ones, made, count, (inside, total) = aioray.get(refs)
+    check(ones, made, count, inside, total, aioray.get(inside))
+    try:
+        aioray.put(np.ones(100 << 20))
+    except aioray.exceptions.ObjectStoreFullError:
+        print("full", flush=True)
+
+async def main():
+    async with aioray.connect(address=os.environ["HEAD"]):
+        ones, made, count, (inside, total) = await asyncio.gather(*use())
+        check(ones, made, count, inside, total, await inside)
+
+asyncio.run(main())
+try:
+    aioray.init(address=os.environ["HEAD"], runtime_env={"working_dir": "/tmp"})
+except aioray.exceptions.InvalidOptionError as exc:
+    print("runtime_env" in str(exc))
+"""
+
+
+def test_a_program_on_a_machine_without_a_node_joins_over_the_network(can_be_had: None) -> None:
+    """
+    1. without the token it is told what is missing, with a wrong one that it is wrong
+    2. in both faces it puts, gets, and calls; what it let go of is free again
+    """
+    with Network(3) as network:
+        here, there, without = network.machines
+        address = here.start_head("--num-cpus=1")
+        token = here.token()
+        there.join(address, "--num-cpus=1", '--resources={"there": 1}', environ={"AIORAY_AUTH_TOKEN": token})
+        join = f"import aioray, os; aioray.init(address={address!r}, _temp_dir=os.environ['AIORAY_TEST_TEMP_DIR'])"
+        with without.program(join) as process:
+            assert "set AIORAY_AUTH_TOKEN" in process.communicate()[1]
+        with without.program(join, {"AIORAY_AUTH_TOKEN": "wrong"}) as process:
+            assert "AuthenticationError" in process.communicate()[1]
+        environ = {"AIORAY_AUTH_TOKEN": token, "HEAD": address}
+        assert without.run(FAR, environ) == "full\nTrue\n"
+        used = here.run(
+            "import aioray, os; aioray.init(address='auto', _temp_dir=os.environ['AIORAY_TEST_TEMP_DIR']);"
+            "free, total = aioray.available_resources(), aioray.cluster_resources();"
+            "print(total['object_store_memory'] - free['object_store_memory'])"
+        )
+        assert float(used) < 1 << 20  # a worker may have some left to fill

@@ -44,9 +44,11 @@ def pass_on(refs: list[Any]) -> list[Any]:
     return [make.remote(3), *refs]
 
 
-@pytest.fixture
-async def two(nothing_left: None) -> AsyncIterator[HandFedCluster]:
-    async with HandFedCluster({"num_cpus": 1}, {"num_cpus": 2, "resources": {"there": 1.0}}) as cluster:
+@pytest.fixture(params=["read in place", "sent"])
+async def two(request: pytest.FixtureRequest, nothing_left: None) -> AsyncIterator[HandFedCluster]:
+    shares = request.param == "read in place"
+    nodes: list[dict[str, Any]] = [{"num_cpus": 1}, {"num_cpus": 2, "resources": {"there": 1.0}}]
+    async with HandFedCluster(*nodes, transfer_share_memory=shares) as cluster:
         yield cluster
         async with asyncio.timeout(5):  # all that was counted is let go, on both nodes
             while any(left_of(node) for node in cluster.nodes):  # noqa: ASYNC110 # counts tell nobody
@@ -71,7 +73,8 @@ async def test_a_large_result_stays_where_it_was_made_until_somebody_reads_it(tw
     assert await total.remote(ref) == 2 * LARGE
     assert two.nodes[0]._store.used_nbytes == 0
     assert (await ref).sum() == 2 * LARGE
-    assert two.nodes[0]._store.used_nbytes > 0
+    copied_nbytes = two.nodes[0]._store.used_nbytes
+    assert (copied_nbytes == 0) == two.nodes[0]._config.transfer_share_memory
 
 
 async def test_refs_to_what_others_own_are_followed_to_their_homes(two: HandFedCluster) -> None:
@@ -87,3 +90,21 @@ async def test_refs_to_what_others_own_are_followed_to_their_homes(two: HandFedC
     made, back = await pass_on.remote([ours])
     assert back is ours
     assert (await made).sum() == 3 * LARGE
+
+
+async def test_what_is_looked_at_stays_when_its_node_is_killed(two: HandFedCluster) -> None:
+    array = await make.remote(2)
+    node = two.nodes[1]
+    two.kill(node)
+    two.bury(node)
+    assert array.sum() == 2 * LARGE
+
+
+async def test_what_nobody_has_read_is_lost_with_its_node(two: HandFedCluster) -> None:
+    ref = make.remote(3)
+    assert await total.remote(ref) == 3 * LARGE  # it is made, and read there
+    node = two.nodes[1]
+    two.kill(node)
+    two.bury(node)
+    with pytest.raises(aioray.exceptions.ObjectLostError, match=node.node_id):
+        await ref

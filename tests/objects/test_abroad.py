@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from aioray.wire.values import Value, object_id, process_id_of_node, worker_process_id
 from aioray_node.objects.abroad import (
     OWNERS_NODE_GONE,
+    Beside,
     Command,
     Event,
     FetchAtHome,
@@ -15,7 +16,6 @@ from aioray_node.objects.abroad import (
     GiveUp,
     Held,
     HoldAtHome,
-    NodeBack,
     NodeGone,
     ProcessGone,
     Pull,
@@ -69,14 +69,24 @@ def test_a_large_value_is_pulled_once_and_held_at_home_as_long_as_somebody_here_
     assert run(state, Wanted(ANN, OID)) == [FetchAtHome(OID)]
     assert run(state, Told(OID, LARGE)) == [Pull(LARGE, True)]
     assert run(state, Wanted(BOB, OID, LARGE)) == []
-    assert run(state, Pulled(OID, COPY)) == [Give(ANN, OID, COPY, brought=True), Give(BOB, OID, COPY, brought=True)]
-    assert run(state, Wanted(ANN, OID, COPY)) == [Give(ANN, OID, COPY, brought=True)]
+    assert run(state, Pulled(OID, COPY)) == [Give(ANN, OID, COPY), Give(BOB, OID, COPY)]
+    assert run(state, Wanted(ANN, OID, COPY)) == [Give(ANN, OID, COPY)]
     assert run(state, Held(OID)) == []
     assert run(state, Unheld(OID)) == [ReleaseAtHome(OID)]
 
 
 def test_a_value_whose_place_is_known_is_pulled_without_asking_its_home() -> None:
     assert run(node(), Wanted(ANN, OID, LARGE)) == [Pull(LARGE, True)]
+
+
+def test_what_lies_in_the_memory_of_a_node_of_this_machine_is_read_there_until_that_is_gone() -> None:
+    state = node()
+    run(state, Beside(FAR))
+    assert run(state, Wanted(ANN, OID, LARGE)) == [Give(ANN, OID, LARGE)]
+    assert run(state, Wanted(BOB, OID)) == [FetchAtHome(OID)]
+    assert run(state, Told(OID, LARGE)) == [Give(BOB, OID, LARGE)]
+    run(state, NodeGone(process_id_of_node(FAR)[:4]))
+    assert run(state, Wanted(ANN, OID, LARGE)) == [Pull(LARGE, True)]
 
 
 def test_what_cannot_be_pulled_is_given_up_by_all_who_wait() -> None:
@@ -101,7 +111,7 @@ def test_what_was_to_be_needed_later_is_hastened_once_when_somebody_waits() -> N
     assert run(state, Wanted(BOB, OID, LARGE, is_urgent=False)) == []
     assert run(state, Wanted(ANN, OID, LARGE)) == [Pull(LARGE, True)]
     assert run(state, Wanted(BOB, OID, LARGE)) == []
-    assert run(state, Pulled(OID, COPY)) == [Give(ANN, OID, COPY, brought=True), Give(BOB, OID, COPY, brought=True)]
+    assert run(state, Pulled(OID, COPY)) == [Give(ANN, OID, COPY), Give(BOB, OID, COPY)]
 
 
 def test_a_home_that_dies_answers_nobody_any_more() -> None:
@@ -116,14 +126,6 @@ def test_a_home_that_dies_answers_nobody_any_more() -> None:
     assert run(state, Wanted(ANN, OID)) == [GiveUp(ANN, OID, OWNERS_NODE_GONE, owner_died=True)]
     assert run(state, Wanted(ANN, OID, LARGE)) == [Pull(LARGE, True)]
     assert run(state, Unheld(OID)) == []
-
-
-def test_after_a_cut_line_all_that_still_counts_is_said_again() -> None:
-    state = node()
-    run(state, Held(OID))
-    run(state, Wanted(ANN, OID))
-    assert run(state, NodeBack(PREFIX)) == [HoldAtHome(OID), FetchAtHome(OID)]
-    assert run(state, NodeBack(process_id_of_node(FAR)[:4])) == []
 
 
 PROCESSES = [worker_process_id(HERE, n) for n in range(1, 4)]
@@ -143,10 +145,9 @@ class Abroad(RuleBasedStateMachine):
     def feed(self, event: Event) -> None:
         for command in handle(self.state, event):
             match command:
-                case Give(process, oid, value, brought):
+                case Give(process, oid, value):
                     assert process in self.waiting[oid]
                     assert self.state.is_here(value)
-                    assert brought == bool(value.nbytes)
                     self.waiting[oid].discard(process)
                 case GiveUp(process, oid):
                     assert process in self.waiting[oid]
@@ -186,6 +187,10 @@ class Abroad(RuleBasedStateMachine):
         for waiting in self.waiting.values():
             waiting.discard(process)
         self.feed(ProcessGone(process))
+
+    @rule()
+    def find_beside(self) -> None:
+        self.feed(Beside(FAR))
 
     @rule(node_id=st.sampled_from([THERE, FAR]))
     def lose_node(self, node_id: str) -> None:

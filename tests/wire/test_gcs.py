@@ -8,7 +8,7 @@ from aioray.wire import gcs
 
 PINNED = """
     NodeFacts node_id addresses boot_id total labels hostname ip_address pid started_at is_head session_dir store_nbytes
-      transfer_addresses
+      segment transfer_addresses
     Demand amounts count why
     MemberChange node_id version facts available end store_used_nbytes
     1 Join facts available seq epoch version store_used_nbytes waiting

@@ -141,11 +141,5 @@ class FarDirectory:
             case LeaveActor(actor_id, now):
                 self.hosting.leave(actor_id, now=now)
 
-    def node_back(self, prefix: bytes) -> None:
-        """The line was cut: what the head has said meanwhile is said again."""
-        if prefix == self._head():
-            for actor_id in self._watchers:
-                self.tell(WatchActor(actor_id))
-
     def node_gone(self, node_id: str, prefix: bytes) -> None:
         """That is for the head to know; and without a head there is no cluster."""

@@ -4,9 +4,10 @@ Each object has a *home*: the node of the process that owns it, with which its i
 counts holders and knows the value. To it, another node is one more process: it holds an object as long as anybody there
 does, and asks for a value once, however many there want it. So counts stay as exact as those of one node.
 
-The bytes of a value lie where it was made. A process reads only its own node's memory, so a node pulls what lies
-elsewhere when one of its processes waits for it, once for all of them; each holds the object from then on, as if it had
-said so. What is only fetched for later gives way to what somebody waits for.
+The bytes of a value lie where it was made. Processes read the memory of nodes of their machine in place, if those let
+them: who holds an object keeps its bytes, wherever these are. What lies elsewhere their node pulls when one of them
+waits for it, once for all of them. Each holds the object from then on, as if it had said so. What is only fetched for
+later gives way to what somebody waits for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from aioray.wire.values import Value, home_of
+from aioray.wire.values import Value, home_of, node_prefix
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -58,14 +59,14 @@ class Unheld(msgspec.Struct, frozen=True):
     oid: bytes
 
 
+class Beside(msgspec.Struct, frozen=True):
+    """The processes of this node can read the memory of another."""
+
+    node_id: str
+
+
 class ProcessGone(msgspec.Struct, frozen=True):
     process: bytes
-
-
-class NodeBack(msgspec.Struct, frozen=True):
-    """The line to a node was cut, and it lives: what was said last may not have come through."""
-
-    prefix: bytes
 
 
 class NodeGone(msgspec.Struct, frozen=True):
@@ -98,12 +99,11 @@ class StopPull(msgspec.Struct, frozen=True):
 
 
 class Give(msgspec.Struct, frozen=True):
-    """Send a value to a process that waits; if it was `brought`, that becomes a holder first."""
+    """Send a value to a process that waits; of one in shared memory, it becomes a holder first."""
 
     process: bytes
     oid: bytes
     value: Value
-    brought: bool = False
 
 
 class GiveUp(msgspec.Struct, frozen=True):
@@ -116,7 +116,7 @@ class GiveUp(msgspec.Struct, frozen=True):
 
 
 OWNERS_NODE_GONE = "its owner's node is gone"
-Event = Wanted | Told | Pulled | PullFailed | Held | Unheld | ProcessGone | NodeBack | NodeGone
+Event = Wanted | Told | Pulled | PullFailed | Held | Unheld | Beside | ProcessGone | NodeGone
 Command = FetchAtHome | HoldAtHome | ReleaseAtHome | Pull | StopPull | Give | GiveUp
 
 
@@ -128,10 +128,15 @@ class State:
     asked: set[bytes] = field(default_factory=set)  # at their homes
     pulling: dict[bytes, Pull] = field(default_factory=dict)  # as it was asked for last
     held: set[bytes] = field(default_factory=set)  # at their homes, in the name of this node
+    beside: set[str] = field(default_factory=set)  # ids of nodes whose memory can be read from here
     dead: set[bytes] = field(default_factory=set)  # prefixes
 
     def is_here(self, value: Value) -> bool:
         """Whether the processes of this node can read it as it is."""
+        return self.is_own(value) or value.node_id in self.beside
+
+    def is_own(self, value: Value) -> bool:
+        """Whether its bytes are this node's to keep."""
         return not value.nbytes or value.node_id in ("", self.node_id)
 
 
@@ -145,7 +150,7 @@ def handle(state: State, event: Event) -> list[Command]:
             return _learn(state, oid, value) if oid in state.waiters else []
         case Pulled(oid, copy):
             del state.pulling[oid]
-            return [Give(process, oid, copy, brought=True) for process in state.waiters.pop(oid)]
+            return [Give(process, oid, copy) for process in state.waiters.pop(oid)]
         case PullFailed(oid, reason):
             del state.pulling[oid]
             return [GiveUp(process, oid, reason) for process in state.waiters.pop(oid)]
@@ -159,23 +164,23 @@ def handle(state: State, event: Event) -> list[Command]:
                 return []
             state.held.discard(oid)
             return [ReleaseAtHome(oid)]
+        case Beside(node_id):
+            state.beside.add(node_id)
+            return []
         case ProcessGone(process):
             return _process_gone(state, process)
-        case NodeBack(prefix):
-            holds: list[Command] = [HoldAtHome(oid) for oid in sorted(state.held) if home_of(oid) == prefix]
-            return holds + [FetchAtHome(oid) for oid in sorted(state.asked) if home_of(oid) == prefix]
         case NodeGone(prefix):
             return _node_gone(state, prefix)
 
 
 def _want(state: State, event: Wanted) -> list[Command]:
     process, oid, value = event.process, event.oid, event.value
-    if value is not None and state.is_here(value):
-        return [Give(process, oid, value, brought=bool(value.nbytes))]
     if value is None and home_of(oid) in state.dead and oid not in state.pulling:
         return [GiveUp(process, oid, OWNERS_NODE_GONE, owner_died=True)]
     waiters = state.waiters.setdefault(oid, {})
     waiters[process] = waiters.get(process, False) or event.is_urgent
+    if value is not None and state.is_here(value):
+        return _learn(state, oid, value)
     if oid in state.pulling:
         return _hasten(state, oid)
     if value is not None:
@@ -189,8 +194,9 @@ def _want(state: State, event: Wanted) -> list[Command]:
 def _learn(state: State, oid: bytes, value: Value) -> list[Command]:
     if not state.is_here(value):
         return [] if oid in state.pulling else _pull(state, value)
+    # Somebody may have had it pulled before it was here by another way.
     stop: list[Command] = [StopPull(oid)] if state.pulling.pop(oid, None) is not None else []
-    return stop + [Give(process, oid, value, brought=bool(value.nbytes)) for process in state.waiters.pop(oid)]
+    return stop + [Give(process, oid, value) for process in state.waiters.pop(oid)]
 
 
 def _pull(state: State, value: Value) -> list[Command]:
@@ -217,6 +223,7 @@ def _process_gone(state: State, process: bytes) -> list[Command]:
 
 def _node_gone(state: State, prefix: bytes) -> list[Command]:
     state.dead.add(prefix)
+    state.beside -= {node_id for node_id in state.beside if node_prefix(node_id) == prefix}
     state.held -= {oid for oid in state.held if home_of(oid) == prefix}
     commands: list[Command] = []
     for oid in [oid for oid in state.asked if home_of(oid) == prefix]:

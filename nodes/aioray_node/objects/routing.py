@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aioray.exceptions import ObjectLostError, OwnerDiedError
 from aioray.runtime.errors import error_value
 from aioray.wire.control import Ack, CancelCall, Fetch, Fetched, Hold, Release, Seal, Share
 from aioray.wire.values import PROCESS_ID_NBYTES, Value, home_of, node_prefix, owner_of, process_id_of_node
 from aioray_node.objects import abroad, directory
+from aioray_node.objects.segment import can_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import msgspec
 
-    from aioray.runtime.connection import Connection
     from aioray.runtime.reactor import Reactor
     from aioray_node.gcs.view import ClusterView
     from aioray_node.neighbours import Neighbours
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 _DETACHED_HOLDER = b"detached"  # eight bytes, as a process id has: holds actors that outlive their makers
 _NOW, _LATER = 0, 1  # priorities of pulls: somebody waits, or will
-ObjectMessage = Share | Hold | Release | Fetch | Seal | CancelCall
+NodeMessage = Hold | Release | Fetch | Seal | CancelCall
+ObjectMessage = Share | NodeMessage  # only owners share, and they are at home where they are
+
+
+class Speaker(Protocol):
+    """Who is to be answered."""
+
+    def send(self, message: msgspec.Struct) -> None: ...
 
 
 class ObjectRouter:
@@ -36,7 +43,10 @@ class ObjectRouter:
         view: ClusterView,
         store: ObjectStore,
         send: Callable[[bytes, msgspec.Struct], None],
+        *,
+        reads_neighbours: bool,
     ) -> None:
+        self._reads_neighbours = reads_neighbours
         self._reactor = reactor
         self._view = view
         self._store = store
@@ -48,6 +58,7 @@ class ObjectRouter:
         self.neighbours: Neighbours
         self.transfers: TransferDesk
         self._tickets: dict[bytes, int] = {}  # of what is being pulled
+        self._looked_at: dict[str, str] = {}  # nodes: the memory of those that can be read from here, "" of others
         self._sources: dict[str, str] = {}  # where objects of which node were pulled from
         store.on_deliver = self._deliver
         store.on_touched = self._touched
@@ -62,7 +73,7 @@ class ObjectRouter:
 
     # what processes say
 
-    def handle(self, process: bytes, connection: Connection, message: ObjectMessage) -> None:
+    def handle(self, process: bytes, connection: Speaker, message: ObjectMessage) -> None:
         """A process of this node has said something."""
         match message:
             case Share(oid, value):
@@ -84,7 +95,7 @@ class ObjectRouter:
                 elif value is None and self._is_home(oid):
                     self._store.feed(directory.Wanted(process, oid))
                 else:
-                    self._feed(abroad.Wanted(process, oid, known or value, is_urgent))
+                    self._want(process, oid, known or value, is_urgent=is_urgent)
             case Seal(value, req):
                 self._store.feed(directory.Sealed(value))
                 home = home_of(value.oid)
@@ -98,29 +109,28 @@ class ObjectRouter:
                 else:
                     self.neighbours.send(home_of(oid), message)
 
-    def handle_node(self, process: bytes, connection: Connection, message: ObjectMessage) -> None:
+    def handle_node(self, process: bytes, line: Speaker, message: NodeMessage) -> None:
         """Another node has: about what is at home here, or what it lets go of that lies here."""
         match message:
             case Hold(holder, oids, req):
-                self._hold(connection, holder, oids, req)
+                self._hold(line, holder, oids, req)
             case Release(holder, oids):
                 self._store.feed(directory.Released(holder, oids))
             case Fetch(oid):
                 self._store.feed(directory.Wanted(process, oid))
             case Seal(value, req):
                 self._store.feed(directory.Sealed(value))
-                connection.send(Ack(req))
+                line.send(Ack(req))
             case CancelCall(oid):
                 self._send(owner_of(oid), message)
-            case Share():
-                connection.close()  # only owners share, and they are at home where they are
 
     def heard(self, message: Any) -> None:
         """The answer of another node."""
         if isinstance(message, Fetched):
+            self._look_at(message.value)
             self._feed(abroad.Told(message.oid, message.value))
 
-    def _hold(self, connection: Connection, holder: bytes, oids: list[bytes], req: int) -> None:
+    def _hold(self, connection: Speaker, holder: bytes, oids: list[bytes], req: int) -> None:
         """Acknowledged when all homes know, so that whoever keeps these meanwhile may let go."""
         self._store.feed(directory.Held(holder, oids))
         if not req:
@@ -142,7 +152,7 @@ class ObjectRouter:
         for home, theirs in homes.items():
             self.neighbours.ask(home, lambda number, t=theirs: Hold(self._own_id, t, number), acknowledged)  # type: ignore[misc]
 
-    def _pass_on(self, connection: Connection, home: bytes, message: Callable[[int], msgspec.Struct], req: int) -> None:
+    def _pass_on(self, connection: Speaker, home: bytes, message: Callable[[int], msgspec.Struct], req: int) -> None:
         if req:
             self.neighbours.ask(home, message, lambda _: connection.send(Ack(req)))
         else:
@@ -185,13 +195,13 @@ class ObjectRouter:
 
     def can_bring(self, value: Value) -> bool:
         """Whether the bytes of a value that lies in shared memory are still there, as far as is known here."""
-        if self._state.is_here(value):
+        if self._state.is_own(value):
             return self._store.has(value.oid)
         return value.node_id in self._view.nodes
 
     def borrow(self, value: Value, then: Callable[[Value | None, str, Callable[[], None]], None]) -> None:
         """Have `then(value, why_not, over)` called with a value that this node can read until it calls `over`."""
-        if self._state.is_here(value):
+        if self._state.is_own(value):
             then(value, "", lambda: None)
             return
 
@@ -210,10 +220,10 @@ class ObjectRouter:
 
     def _deliver(self, process: bytes, oid: bytes, value: Value) -> None:
         """The directory has a value for who wants it. Other nodes are told where it lies, processes can read it."""
-        if self._state.is_here(value) or (self._together and process == home_of(process) + bytes(4)):
+        if self._state.is_own(value) or (self._together and process == home_of(process) + bytes(4)):
             self._send(process, Fetched(oid, value))
         else:
-            self._feed(abroad.Wanted(process, oid, self._store.copy_of(oid) or value))
+            self._want(process, oid, self._store.copy_of(oid) or value)
 
     def _touched(self, oids: list[bytes]) -> None:
         """Who holds these has changed."""
@@ -236,15 +246,13 @@ class ObjectRouter:
 
     # other nodes
 
-    def node_back(self, prefix: bytes) -> None:
-        self._feed(abroad.NodeBack(prefix))
-
     def node_gone(self, node_id: str, prefix: bytes) -> None:
         """What it held, and its processes, is let go; what only it could tell, or send, will not come."""
         for holder in self._store.holders_of(prefix):
             self._store.feed(directory.ProcessGone(holder))
         self._store.feed(directory.ProcessGone(prefix + bytes(4)))
         self._feed(abroad.NodeGone(prefix))
+        self._looked_at.pop(node_id, None)
         source = self._sources.pop(node_id, "")
         if source:
             self.transfers.node_dead(source)
@@ -262,13 +270,29 @@ class ObjectRouter:
                     self._pull(value, is_urgent=is_urgent)
                 case abroad.StopPull(oid):
                     self.transfers.let_go(self._tickets.pop(oid))
-                case abroad.Give(process, oid, value, brought):
-                    if brought:
+                case abroad.Give(process, oid, value):
+                    if value.nbytes:
                         self._store.feed(directory.Held(process, [oid]))
-                    self._send(process, Fetched(oid, value))
+                    self._send(process, Fetched(oid, value, self._looked_at.get(value.node_id, "")))
                 case abroad.GiveUp(process, oid, reason, owner_died):
                     kind = OwnerDiedError if owner_died else ObjectLostError
                     self._send(process, Fetched(oid, error_value(kind(oid.hex(), reason))))
+
+    def _want(self, process: bytes, oid: bytes, value: Value | None, *, is_urgent: bool = True) -> None:
+        if value is not None:
+            self._look_at(value)
+        self._feed(abroad.Wanted(process, oid, value, is_urgent))
+
+    def _look_at(self, value: Value) -> None:
+        """Find out whether what lies in the memory of a node can be read from here, when that matters first."""
+        node_id, known = value.node_id, self._view.known.get(value.node_id)
+        if known is None or not known.alive or node_id == self._view.own_id or node_id in self._looked_at:
+            return
+        facts = known.facts
+        may = self._reads_neighbours and facts.boot_id == self._view.boot_id and bool(facts.segment)
+        self._looked_at[node_id] = facts.segment if may and can_open(facts.segment) else ""
+        if self._looked_at[node_id]:
+            self._feed(abroad.Beside(node_id))
 
     def _source_of(self, value: Value) -> str:
         """Raises LookupError that says why it cannot be had."""

@@ -8,6 +8,15 @@ import os
 import posix_ipc
 
 
+def can_open(name: str) -> bool:
+    """Whether there is such shared memory on this machine, and it may be mapped by who runs this process."""
+    try:
+        posix_ipc.SharedMemory(name).close_fd()
+    except (posix_ipc.Error, ValueError, OSError):
+        return False
+    return True
+
+
 class ForeignSegment:
     """The shared memory of another node of this machine, to copy from. Raises OSError when it is not to be had."""
 

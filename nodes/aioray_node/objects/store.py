@@ -178,6 +178,12 @@ class ObjectStore:
         self._extents.setdefault(process, Extents()).add(offset, nbytes)
         return Reserved(offset, nbytes, self._arena.used)
 
+    def is_extent_of(self, process: bytes, offset: int, nbytes: int) -> bool:
+        """Whether all of that is a process's to fill."""
+        return any(
+            start <= offset and offset + nbytes <= start + length for start, length in self._extents.get(process, ())
+        )
+
     def give_back(self, process: bytes, offset: int, nbytes: int) -> None:
         """Take back what a process does not need."""
         for start, length in self._extents.get(process, Extents()).carve(offset, nbytes):
