@@ -109,9 +109,9 @@ class Net:
     def node(
         self, *, tcp: bool = False, capacity_nbytes: int = 1 << 20, token: str = "secret", **tunables: object
     ) -> StoreNode:
-        """One more. Chunks are small, so that there are many, and go through the sockets."""
+        """One more. Chunks are small, so that there are many."""
         address = "127.0.0.1:0" if tcp else str(self._directory / f"{len(self.nodes)}.sock")
-        config = Config(**{"transfer_chunk_nbytes": 4096, "transfer_share_memory": False, **tunables})  # type: ignore[arg-type]
+        config = Config(**{"transfer_chunk_nbytes": 4096, **tunables})  # type: ignore[arg-type]
         node = StoreNode(self.reactor, address, config, capacity_nbytes, token)
         self.nodes.append(node)
         return node
