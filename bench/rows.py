@@ -67,7 +67,7 @@ ROWS: tuple[Row, ...] = (
     Row("transfer_tcp", "256 MiB to another node, TCP on loopback", "GB/s", Goal("ratio", 0.7), ("limit",)),
     Row(
         "broadcast_8",
-        "1 GiB to 8 local nodes, in transfers of it to one",
+        "1 GiB to 8 local nodes, in transfers of its bytes to one",
         "times",
         Goal("value", 3),
         timeout_s=300,

@@ -24,6 +24,7 @@ class Bringing:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._waiting: dict[bytes, list[Callable[[Value], None]]] = {}
+        self._for_later: set[bytes] = set()  # of these, what nobody waits for yet
 
     def is_here(self, value: Value) -> bool:
         """Whether this process can read it as it is."""
@@ -38,12 +39,25 @@ class Bringing:
 
     def ask(self, value: Value, then: Callable[[Value], None] | None = None) -> None:
         """Have `then` called with the value as it is here, or with the error that it has become."""
-        waiting = self._waiting.get(value.oid)
-        if waiting is None:
-            waiting = self._waiting[value.oid] = []
-            self._runtime.link.send(Fetch(value.oid, value))
+        oid = value.oid
+        waiting = self._waiting.get(oid)
+        if waiting is None or oid in self._for_later:
+            waiting = self._waiting.setdefault(oid, [])
+            self._for_later.discard(oid)
+            self._runtime.link.send(Fetch(oid, value))
         if then is not None:
             waiting.append(then)
+
+    def prefetch(self, values: list[Value]) -> None:
+        """Have our node bring those of these that lie elsewhere, after what somebody waits for.
+
+        They are in its memory then, for a reader who comes soon; nobody here holds them.
+        """
+        for value in values:
+            if value.oid not in self._waiting and not self.is_here(value):
+                self._waiting[value.oid] = []
+                self._for_later.add(value.oid)
+                self._runtime.link.send(Fetch(value.oid, value, is_urgent=False))
 
     def all(self, values: list[Value], then: Callable[[dict[bytes, Value]], None]) -> None:
         """The same of those of these that lie elsewhere, of which there is at least one: `then` gets them by id."""
@@ -60,6 +74,7 @@ class Bringing:
 
     def take(self, oid: bytes) -> list[Callable[[Value], None]] | None:
         """It has come: who waits for it; None when it was not asked for here."""
+        self._for_later.discard(oid)
         return self._waiting.pop(oid, None)
 
     def close(self, error: Value) -> None:

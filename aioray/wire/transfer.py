@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-TRANSFER_VERSION = 1
+TRANSFER_VERSION = 2
 MAX_HELLO_NBYTES = 4096  # of a peer that has not shown its token yet
 MAX_MESSAGE_NBYTES = 1 << 20
 
@@ -32,7 +32,6 @@ class LinkWelcome(Message, tag=2):
 
     node_id: str
     error: str = ""  # why not; the link is closed after it
-    segment: str = ""  # over a Unix socket: its shared memory, for who can open it
 
 
 class Join(Message, tag=3):
@@ -41,7 +40,6 @@ class Join(Message, tag=3):
     oid: bytes
     without: tuple[str, ...] = ()  # sources that were tried, and lost
     placed: bool = False  # the object's own node has named you
-    can_look: bool = False  # I have opened your shared memory: tell me where, I copy it myself
 
 
 class Serve(Message, tag=4):
@@ -81,15 +79,6 @@ class Bytes(Message, tag=8):
     wire_nbytes: int
 
 
-class Look(Message, tag=11):
-    """Source -> puller, instead of Bytes: they lie here in my shared memory, until you leave or the link is gone."""
-
-    oid: bytes
-    start: int
-    nbytes: int
-    offset: int
-
-
 class Leave(Message, tag=9):
     """Puller -> source: I ask for no more of it. `keeps`: I have all of it now, and others may ask me."""
 
@@ -103,5 +92,5 @@ class Gone(Message, tag=10):
     oid: bytes
 
 
-TransferMessage = LinkHello | LinkWelcome | Join | Serve | SendOn | Refuse | Ask | Bytes | Look | Leave | Gone
+TransferMessage = LinkHello | LinkWelcome | Join | Serve | SendOn | Refuse | Ask | Bytes | Leave | Gone
 transfer_decoder: msgspec.msgpack.Decoder[TransferMessage] = msgspec.msgpack.Decoder(TransferMessage)

@@ -10,7 +10,7 @@ import posix_ipc
 
 from aioray.config import Config
 from aioray.runtime.reactor import Reactor
-from aioray.wire.values import Value, object_id
+from aioray.wire.values import Value, object_id, worker_process_id
 from aioray_node.objects.directory import Released, Shared
 from aioray_node.objects.directory import check as check_directory
 from aioray_node.objects.segment import Segment
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable
 
+    import msgspec
+
 OWNER = b"owner---"
 _names = itertools.count()
 
@@ -28,13 +30,27 @@ _names = itertools.count()
 class StoreNode:
     """What of a node has to do with objects."""
 
-    def __init__(self, reactor: Reactor, address: str, config: Config, capacity_nbytes: int, token: str = "") -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        address: str,
+        config: Config,
+        capacity_nbytes: int,
+        token: str = "",
+        *,
+        node_id: str = "",
+        send: Callable[[bytes, msgspec.Struct], None] = lambda process, message: None,
+    ) -> None:
+        self.node_id = node_id
+        self.owner = worker_process_id(node_id, 1) if node_id else OWNER
         self.name = f"/aioray-test-{id(reactor):x}-{next(_names)}"
         posix_ipc.SharedMemory(self.name, posix_ipc.O_CREX, mode=0o600, size=capacity_nbytes).close_fd()
         self.segment = Segment(self.name, capacity_nbytes)
-        self.store = ObjectStore(capacity_nbytes, lambda process, message: None, lambda oid: None)
+        self.store = ObjectStore(capacity_nbytes, send, lambda oid: None, node_id=node_id)
         try:
-            self.desk = TransferDesk(reactor, self.store, self.segment, config, node_id=self.name, token=token)
+            self.desk = TransferDesk(
+                reactor, self.store, self.segment, config, node_id=node_id or self.name, token=token
+            )
             self.address = self.desk.listen(address)
         except BaseException:
             posix_ipc.unlink_shared_memory(self.name)
@@ -48,13 +64,14 @@ class StoreNode:
         assert offset is not None
         with self.segment.view(offset, len(data)) as view:
             view[:] = data
-        value = Value(nbytes=len(data), offset=offset, oid=object_id(OWNER, next(self._seqs)))
+        oid = object_id(self.owner, next(self._seqs))
+        value = Value(nbytes=len(data), offset=offset, oid=oid, node_id=self.node_id)
         self.store.feed(Shared(value.oid, value))
         return value
 
     def free(self, value: Value) -> None:
         """Its owner lets go."""
-        self.store.feed(Released(OWNER, [value.oid]))
+        self.store.feed(Released(self.owner, [value.oid]))
 
     def read(self, value: Value) -> bytes:
         with self.segment.view(value.offset, value.nbytes) as view:
@@ -107,12 +124,19 @@ class Net:
         self._directory = directory
 
     def node(
-        self, *, tcp: bool = False, capacity_nbytes: int = 1 << 20, token: str = "secret", **tunables: object
+        self,
+        *,
+        tcp: bool = False,
+        capacity_nbytes: int = 1 << 20,
+        token: str = "secret",
+        node_id: str = "",
+        send: Callable[[bytes, msgspec.Struct], None] = lambda process, message: None,
+        **tunables: object,
     ) -> StoreNode:
-        """One more. Chunks are small, so that there are many, and go through the sockets."""
+        """One more. Chunks are small, so that there are many."""
         address = "127.0.0.1:0" if tcp else str(self._directory / f"{len(self.nodes)}.sock")
-        config = Config(**{"transfer_chunk_nbytes": 4096, "transfer_share_memory": False, **tunables})  # type: ignore[arg-type]
-        node = StoreNode(self.reactor, address, config, capacity_nbytes, token)
+        config = Config(**{"transfer_chunk_nbytes": 4096, **tunables})  # type: ignore[arg-type]
+        node = StoreNode(self.reactor, address, config, capacity_nbytes, token, node_id=node_id, send=send)
         self.nodes.append(node)
         return node
 

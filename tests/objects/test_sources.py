@@ -25,7 +25,6 @@ from aioray_node.objects.sources import (
     LetGo,
     LinkLost,
     Send,
-    Show,
     State,
     Stopped,
     TellGone,
@@ -101,23 +100,6 @@ def test_nodes_of_other_machines_are_not_sent_to_a_unix_socket() -> None:
     state = State(fan_out=1)
     join(state, 1, is_local=True)
     assert join(state, 2) == [Keep(2, X), TellServe(2, X)]
-
-
-def test_who_copies_by_itself_is_no_burden_and_is_shown_what_is_kept() -> None:
-    state = State(fan_out=1)
-    for link in (1, 2, 3):
-        assert join(state, link, can_look=True) == [Keep(link, X), TellServe(link, X)]
-        assert run(state, Asked(link, X, 0, 10)) == [Show(link, X, 0, 10)]
-        assert run(state, Left(link, X, True)) == [LetGo(link, X)]
-    assert state.lookers == set()
-
-
-def test_what_is_still_on_its_way_is_sent_since_nothing_keeps_it() -> None:
-    state = State()
-    run(state, Began(X, 30, 10))
-    join(state, 1, here=False, placed=True, can_look=True)
-    run(state, Grown(X, 0))
-    assert run(state, Asked(1, X, 0, 10)) == [Send(1, X, 0, 10)]
 
 
 def test_a_question_for_bytes_that_are_on_their_way_waits_for_them() -> None:
@@ -271,7 +253,7 @@ class Network:
                     answer = pulls.Refused(node.address, oid, reason)
                 case TellGone(link, oid):
                     answer = pulls.NoMore(oid)
-                case Send(link, oid, start) | Show(link, oid, start):
+                case Send(link, oid, start):
                     self.sent[node.address] += 1
                     answer = pulls.Arrived(node.address, oid, start)
             if (link, False) in self.queues:

@@ -39,32 +39,27 @@ def idle(node: StoreNode) -> bool:
     return {name: figure for name, figure in node.desk.figures().items() if name in IDLE} == IDLE
 
 
-def given_nbytes(node: StoreNode) -> int:
-    """Sent through sockets, or shown to who copied it."""
-    return node.desk.serving.sent_nbytes + node.desk.serving.shown_nbytes
-
-
-@pytest.mark.parametrize("way", ["unix", "tcp", "shared"])
+@pytest.mark.parametrize("way", ["unix", "tcp"])
 def test_a_copy_has_the_bytes_and_everything_returns_to_zero(net: Net, way: str) -> None:
     """
     1. B pulls an object of A, twice at once: one transfer, two answers
     2. both let go: the copy stays for the next reader, who has it without a word to A
     3. the owner lets go: A frees it, and so does B
     """
-    a, b = (net.node(tcp=way == "tcp", transfer_share_memory=way == "shared") for _ in range(2))
+    a, b = (net.node(tcp=way == "tcp") for _ in range(2))
     data = noise(100_001)
     value = a.put(data)
     first, second = Wish(b, value, a), Wish(b, value, a)
     net.run_until(lambda: bool(first.answers and second.answers))
     assert first.data == second.data == data
     assert first.copy.oid == value.oid
-    assert given_nbytes(a) == 100_001
+    assert a.desk.serving.sent_nbytes == 100_001
     first.let_go()
     second.let_go()
     third = Wish(b, value, a)
     net.run_until(lambda: bool(third.answers))
     assert third.data == data
-    assert given_nbytes(a) == 100_001
+    assert a.desk.serving.sent_nbytes == 100_001
     third.let_go()
     net.run_until(lambda: idle(a) and idle(b))
     a.free(value)
@@ -194,55 +189,6 @@ def test_a_cancelled_pull_leaves_nothing_and_writes_nothing_any_more(net: Net) -
         assert bytes(view) == bytes(800_000)
     net.run_until(lambda: idle(a) and idle(b))
     assert wish.answers == []
-
-
-def test_a_link_that_breaks_while_shared_memory_is_read_is_begun_anew(net: Net) -> None:
-    a, b = net.node(transfer_share_memory=True), net.node(transfer_share_memory=True, transfer_window=2)
-    data = noise(400_000)
-    wish = Wish(b, a.put(data), a)
-    net.run_until(lambda: a.desk.serving.shown_nbytes > 200_000)
-    cut(a)
-    net.run_until(lambda: bool(b.desk._pulls.paused))
-    net.now += 1.0
-    net.run_until(lambda: bool(wish.answers))
-    assert wish.data == data
-    assert a.desk.serving.sent_nbytes == 0
-    assert a.desk.serving.shown_nbytes <= 400_000 + 3 * 4096
-
-
-def test_bytes_that_a_source_has_let_go_of_while_they_were_copied_do_not_count(net: Net) -> None:
-    """
-    1. A shows a chunk, and hangs up before B has read that: the memory may be somebody else's by now
-    2. B copies, sees the end of the link, and asks for the chunk again
-    """
-    a, b = net.node(transfer_share_memory=True), net.node(transfer_share_memory=True)
-    data = noise(4096)
-    wish = Wish(b, a.put(data), a)
-    net.run_until(lambda: any(pull.in_flight for pull in b.desk._pulls.pulls.values()))
-    (link,) = b.desk._outgoing.values()
-    link.on_readable = lambda: None  # type: ignore[method-assign]
-    net.run_until(lambda: a.desk.serving.shown_nbytes == 4096)
-    net.settle()
-    for incoming in list(a.desk.serving._incoming.values()):
-        incoming.give_up("a whim")
-    del link.on_readable
-    net.run_until(lambda: bool(b.desk._pulls.paused))
-    assert wish.answers == []
-    net.now += 1.0
-    net.run_until(lambda: bool(wish.answers))
-    assert wish.data == data
-
-
-def test_where_shared_memory_cannot_be_opened_bytes_go_through_the_socket(net: Net, monkeypatch: Any) -> None:
-    def refuse(name: str) -> None:
-        raise OSError("another /dev/shm")
-
-    monkeypatch.setattr("aioray_node.objects.transfer.ForeignSegment", refuse)
-    a, b = net.node(transfer_share_memory=True), net.node(transfer_share_memory=True)
-    wish = Wish(b, a.put(noise(9999)), a)
-    net.run_until(lambda: bool(wish.answers))
-    assert wish.data == noise(9999)
-    assert (a.desk.serving.sent_nbytes, a.desk.serving.shown_nbytes) == (9999, 0)
 
 
 def test_many_nodes_get_an_object_at_the_cost_of_a_few_transfers_at_its_home(net: Net) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import os
-import select
 import socket
 import struct
 from typing import TYPE_CHECKING, Protocol
@@ -297,12 +296,6 @@ class BulkLink:
         """A handler of ours raised: what it was about may be lost, so this is over."""
         if not self.closed:
             self._lost(f"an error in aioray: {exc!r}")
-
-    def has_ended(self) -> bool:
-        """Whether the peer has hung up, though what it said before that may still be unread. A system call."""
-        poll = select.poll()
-        poll.register(self._sock, select.POLLRDHUP)
-        return self.closed or bool(poll.poll(0))
 
     def give_up(self, reason: str) -> None:
         """The peer does what no node of ours would."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 
 import posix_ipc
 
@@ -15,33 +14,6 @@ def can_open(name: str) -> bool:
     except (posix_ipc.Error, ValueError, OSError):
         return False
     return True
-
-
-class ForeignSegment:
-    """The shared memory of another node of this machine, to copy from. Raises OSError when it is not to be had."""
-
-    def __init__(self, name: str) -> None:
-        try:
-            self._fd = posix_ipc.SharedMemory(name, read_only=True).fd
-        except (posix_ipc.Error, ValueError) as exc:
-            raise OSError(f"no shared memory {name!r}: {exc}") from exc
-
-    def copy_into(self, target: memoryview, offset: int) -> bool:
-        """Fill `target` with what lies there; False when there is less."""
-        at = 0
-        while at < len(target):
-            with target[at:] as rest:
-                nbytes = os.preadv(self._fd, [rest], offset + at)
-            if not nbytes:
-                return False
-            at += nbytes
-        return True
-
-    def close(self) -> None:
-        """Safe to call twice."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 class Segment:

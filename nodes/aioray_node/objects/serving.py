@@ -19,7 +19,6 @@ from aioray.wire.transfer import (
     Leave,
     LinkHello,
     LinkWelcome,
-    Look,
     Refuse,
     SendOn,
     Serve,
@@ -55,7 +54,6 @@ class ServingDesk:
         node_id: str,
         token: str,
         fan_out: int,
-        shares_memory: bool,
     ) -> None:
         self._reactor = reactor
         self._store = store
@@ -63,7 +61,6 @@ class ServingDesk:
         self._room_of = room_of
         self._node_id = node_id
         self._token = token
-        self._shares_memory = shares_memory
         self._sources = sources.State(fan_out=fan_out)
         self._listeners: list[Listener] = []
         self._numbers = itertools.count(1)
@@ -75,7 +72,6 @@ class ServingDesk:
         self._late: dict[bytes, list[Callable[[], None]]] = {}  # what is to be done when none is any more
         self._has_complained = False
         self.sent_nbytes = 0
-        self.shown_nbytes = 0  # to nodes of this machine, which copied it
 
     def listen(self, address: str) -> str:
         """Let other nodes in; see TransferDesk."""
@@ -96,7 +92,6 @@ class ServingDesk:
             "sending": len(self._sources.serving),
             "lent": len(self._lent),
             "sent_nbytes": self.sent_nbytes,
-            "shown_nbytes": self.shown_nbytes,
         }
 
     def check(self) -> None:
@@ -133,8 +128,7 @@ class ServingDesk:
                 link.codec = codecs.find(hello.codec)
             except InvalidOptionError as exc:
                 error = f"node {self._node_id} cannot compress with {hello.codec!r}: {exc}"
-        shown = self._segment.name if link.is_local and self._shares_memory else ""
-        link.send(LinkWelcome(self._node_id, error, shown))
+        link.send(LinkWelcome(self._node_id, error))
         self._acquainted(link)
         if error:
             if not self._has_complained:
@@ -166,10 +160,10 @@ class ServingDesk:
 
     def _question(self, link: BulkLink, number: int, message: TransferMessage) -> None:
         match message:
-            case Join(oid, without, placed, can_look):
+            case Join(oid, without, placed):
                 here = self._store.place_of(oid) is not None
                 where = self._where[link]
-                self.feed(sources.Joined(number, oid, where, here, without, placed, link.is_local, can_look))
+                self.feed(sources.Joined(number, oid, where, here, without, placed, link.is_local))
             case Ask(oid, start, nbytes):
                 self.feed(sources.Asked(number, oid, start, nbytes))
             case Leave(oid, keeps):
@@ -192,8 +186,6 @@ class ServingDesk:
                     continue
                 case sources.Send(_, oid, start, nbytes):
                     link.send_bytes(oid, start, nbytes)
-                case sources.Show(_, oid, start, nbytes):
-                    self._show(link, oid, start, nbytes)
                 case sources.TellServe(_, oid):
                     link.send(Serve(oid))
                 case sources.TellSendOn(_, oid, address):
@@ -203,15 +195,6 @@ class ServingDesk:
                     link.send(Refuse(oid, reason))
                 case sources.TellGone(_, oid):
                     link.send(Gone(oid))
-
-    def _show(self, link: BulkLink, oid: bytes, start: int, nbytes: int) -> None:
-        value = self._store.place_of(oid)
-        assert value is not None, "it is kept"
-        if not 0 <= start < start + nbytes <= value.nbytes:
-            self._reactor.call_soon(functools.partial(link.give_up, f"[{start}, +{nbytes}) is not in the object"))
-            return
-        self.shown_nbytes += nbytes
-        link.send(Look(oid, start, nbytes, value.offset + start))
 
     def _release(self, number: int, oid: bytes) -> None:
         if (number, oid) not in self._sources.kept:  # else it has asked again meanwhile

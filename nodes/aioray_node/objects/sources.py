@@ -25,7 +25,6 @@ class Joined(msgspec.Struct, frozen=True):
     without: tuple[str, ...] = ()
     placed: bool = False
     is_local: bool = False  # came over a Unix socket, as must who is to reach it at that address
-    can_look: bool = False  # it copies by itself what is here
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -111,15 +110,6 @@ class Send(msgspec.Struct, frozen=True):
     nbytes: int
 
 
-class Show(msgspec.Struct, frozen=True):
-    """These bytes are here, and kept: say where."""
-
-    link: int
-    oid: bytes
-    start: int
-    nbytes: int
-
-
 class Keep(msgspec.Struct, frozen=True):
     """The bytes must stay where they are, for this link, until LetGo."""
 
@@ -133,7 +123,7 @@ class LetGo(msgspec.Struct, frozen=True):
 
 
 Event = Joined | Asked | Left | LinkLost | Began | Grown | Finished | Stopped | Freed
-Command = TellServe | TellSendOn | TellRefuse | TellGone | Send | Show | Keep | LetGo
+Command = TellServe | TellSendOn | TellRefuse | TellGone | Send | Keep | LetGo
 
 
 @dataclass(slots=True)
@@ -144,7 +134,6 @@ class Member:
     parent: int  # the link of who sends to it; 0: we do
     is_local: bool
     keeps: bool = False
-    can_look: bool = False  # so it is no burden
 
 
 @dataclass(slots=True)
@@ -167,7 +156,6 @@ class State:
     partial: dict[bytes, Partial] = field(default_factory=dict)
     serving: dict[int, set[bytes]] = field(default_factory=dict)  # link -> what we have said we send
     kept: set[tuple[int, bytes]] = field(default_factory=set)
-    lookers: set[tuple[int, bytes]] = field(default_factory=set)  # of what is served, who copies it by themselves
     parked: dict[bytes, list[Asked]] = field(default_factory=dict)
 
 
@@ -203,23 +191,17 @@ def _joined(state: State, event: Joined) -> list[Command]:
     if not event.placed and event.here:
         tree = state.trees.setdefault(oid, {})
         parent = _parent_for(state, tree, event)
-        tree[link] = Member(event.address, parent, event.is_local, can_look=event.can_look)
+        tree[link] = Member(event.address, parent, event.is_local)
         if parent:
             return [*_unserve(state, link, oid), TellSendOn(link, oid, tree[parent].address)]
     state.serving.setdefault(link, set()).add(oid)
-    if event.can_look:
-        state.lookers.add((link, oid))
     return [*_keep(state, link, oid, here=event.here), TellServe(link, oid)]
 
 
 def _parent_for(state: State, tree: dict[int, Member], event: Joined) -> int:
     """Us while we send to few; else who has it, or gets it, and sends to fewest. Us again when there is nobody."""
-    ours = [
-        link
-        for link, member in tree.items()
-        if not (member.parent or member.keeps or member.can_look) and link != event.link
-    ]
-    if event.can_look or len(ours) < state.fan_out:
+    ours = [link for link, member in tree.items() if not (member.parent or member.keeps) and link != event.link]
+    if len(ours) < state.fan_out:
         return 0
     best: tuple[bool, int, int] | None = None
     found = 0
@@ -265,7 +247,7 @@ def _asked(state: State, event: Asked) -> list[Command]:
         return [TellRefuse(link, oid, "nobody said that it is sent from here")]
     partial = state.partial.get(oid)
     if partial is None or partial.covers(start, nbytes):
-        return [_send(state, link, oid, start, nbytes)]
+        return [Send(link, oid, start, nbytes)]
     state.parked.setdefault(oid, []).append(event)
     return []
 
@@ -280,14 +262,7 @@ def _grown(state: State, oid: bytes, start: int) -> list[Command]:
     if ready:
         left = [ask for ask in parked if not partial.covers(ask.start, ask.nbytes)]
         _park(state, oid, left)
-    return [_send(state, ask.link, oid, ask.start, ask.nbytes) for ask in ready]
-
-
-def _send(state: State, link: int, oid: bytes, start: int, nbytes: int) -> Command:
-    """Who could look gets bytes all the same while nothing keeps them in their place."""
-    if (link, oid) in state.lookers and (link, oid) in state.kept:
-        return Show(link, oid, start, nbytes)
-    return Send(link, oid, start, nbytes)
+    return [Send(ask.link, oid, ask.start, ask.nbytes) for ask in ready]
 
 
 def _park(state: State, oid: bytes, asks: list[Asked]) -> None:
@@ -302,7 +277,7 @@ def _finished(state: State, oid: bytes) -> list[Command]:
     commands: list[Command] = []
     for link in sorted(link for link, oids in state.serving.items() if oid in oids):
         commands += _keep(state, link, oid, here=True)
-    return commands + [_send(state, ask.link, oid, ask.start, ask.nbytes) for ask in state.parked.pop(oid, [])]
+    return commands + [Send(ask.link, oid, ask.start, ask.nbytes) for ask in state.parked.pop(oid, [])]
 
 
 def _stopped(state: State, oid: bytes, reason: str) -> list[Command]:
@@ -320,7 +295,6 @@ def _unserve(state: State, link: int, oid: bytes) -> list[Command]:
     if oids is None or oid not in oids:
         return []
     oids.discard(oid)
-    state.lookers.discard((link, oid))
     if not oids:
         del state.serving[link]
     if oid in state.parked:
@@ -366,7 +340,6 @@ def check(state: State) -> None:
     """Assert what holds between any two events."""
     for link, oid in state.kept:
         assert oid in state.serving[link], f"{oid.hex()} is kept for nobody: {state}"
-    assert all(oid in state.serving[link] for link, oid in state.lookers), f"who looks is not served: {state}"
     for oid, tree in state.trees.items():
         assert tree, f"an empty tree of {oid.hex()}"
         for link in tree:

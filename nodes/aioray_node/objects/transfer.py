@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import itertools
 import logging
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from aioray.wire.transfer import (
     Leave,
     LinkHello,
     LinkWelcome,
-    Look,
     Refuse,
     SendOn,
     Serve,
@@ -31,7 +29,6 @@ from aioray.wire.transfer import (
 )
 from aioray_node.objects import codecs, directory, pulls, sources
 from aioray_node.objects.bulk import BulkLink
-from aioray_node.objects.segment import ForeignSegment
 from aioray_node.objects.serving import HELLO_S, ServingDesk
 
 if TYPE_CHECKING:
@@ -84,8 +81,6 @@ class TransferDesk:
         self._homes: dict[bytes, str] = {}  # of copies that are here
         self._outgoing: dict[str, BulkLink] = {}  # links that this node dialled, by address
         self._addresses: dict[BulkLink, str] = {}
-        self._looks: dict[str, ForeignSegment] = {}  # shared memory of nodes of this machine, by address
-        self._shares_memory = config.transfer_share_memory
         self._strangers: dict[BulkLink, Timer] = {}
         self._timer: Timer | None = None
         self._timer_at = 0.0
@@ -98,7 +93,6 @@ class TransferDesk:
             node_id=node_id,
             token=token,
             fan_out=config.transfer_fan_out,
-            shares_memory=config.transfer_share_memory,
         )
         store.on_forgotten = self._forgotten
         store.on_copy_freed = self._copy_freed
@@ -153,7 +147,7 @@ class TransferDesk:
         self._feed(pulls.LinkDown(address, "the node is dead", True))
 
     def figures(self) -> dict[str, int]:
-        """What is under way; all zeros but the last two when nothing is."""
+        """What is under way; all zeros but the last one when nothing is."""
         return {
             "pulls": len(self._pulls.pulls),
             "tickets": len(self._tickets),
@@ -177,8 +171,6 @@ class TransferDesk:
             self._timer.cancel()
         for link in self._outgoing.values():
             link.close()
-        for segment in self._looks.values():
-            segment.close()
         for timer in self._strangers.values():
             timer.cancel()
         for number in list(self._tickets):
@@ -227,7 +219,7 @@ class TransferDesk:
             case pulls.HangUp(address):
                 self._hang_up(address)
             case pulls.AskWhere(address, oid, without, placed):
-                self._outgoing[address].send(Join(oid, without, placed, address in self._looks))
+                self._outgoing[address].send(Join(oid, without, placed))
             case pulls.Quit(address, oid, keeps):
                 self._outgoing[address].send(Leave(oid, keeps))
             case pulls.Complete(oid, home):
@@ -340,8 +332,6 @@ class TransferDesk:
         link.close()
         self._acquainted(link)
         del self._outgoing[address], self._addresses[link]
-        if (segment := self._looks.pop(address, None)) is not None:
-            segment.close()
         for oid in [oid for oid, home in self._homes.items() if home == address]:
             del self._homes[oid]
             self._store.feed(directory.CopyGone(oid))  # else nobody would tell us when it is
@@ -356,19 +346,14 @@ class TransferDesk:
     def message(self, link: BulkLink, message: TransferMessage) -> None:
         address = self._addresses[link]
         match message:
-            case LinkWelcome(_, error, segment):
+            case LinkWelcome(_, error):
                 self._acquainted(link)
                 if error:
                     self._forget_outgoing(address, link)
                     self._feed(pulls.LinkDown(address, error, True))
                     return
                 link.is_trusted = True
-                if segment and link.is_local and self._shares_memory:
-                    with contextlib.suppress(OSError):  # it has another /dev/shm: its bytes come through the socket
-                        self._looks[address] = ForeignSegment(segment)
                 self._feed(pulls.LinkUp(address))
-            case Look(oid, start, nbytes, offset):
-                self._look(link, address, oid, start, nbytes, offset)
             case Serve(oid):
                 self._feed(pulls.Served(address, oid))
             case SendOn(oid, to):
@@ -394,20 +379,6 @@ class TransferDesk:
             link.give_up(f"{header.nbytes} bytes came for another number that was asked for")
             return None
         return self._segment.view(room.offset + header.start, header.nbytes)
-
-    def _look(self, link: BulkLink, address: str, oid: bytes, start: int, nbytes: int, offset: int) -> None:
-        """Copy bytes that a node of this machine keeps in their place for us."""
-        segment = self._looks.get(address)
-        header = Bytes(oid, start, nbytes, nbytes)
-        target = self.destination(link, header)
-        if target is None:
-            return
-        with target:
-            is_whole = segment is not None and offset >= 0 and segment.copy_into(target, offset)
-        if not is_whole:
-            link.give_up("what it shows is not there")
-        elif not link.has_ended():  # else the source may have let go in the middle of it; reading finds the end
-            self.arrived(link, header)
 
     def arrived(self, link: BulkLink, header: Bytes) -> None:
         oid, start = header.oid, header.start

@@ -117,6 +117,8 @@ class Executor:
                         message.time_left_us += int(self._reactor.time() * 1e6)
                     if message.placement is not None:
                         self._runtime.captures = True
+                    if message.deps and not self._busy and (queue or self._current is not None):
+                        self._runtime.objects.bringing.prefetch([value for _, value in message.deps])
                     if not self._is_actor:
                         queue.append((connection, message))
                     elif (actor := by_slot.get(slot)) is not None:
