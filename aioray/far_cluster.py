@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aioray.exceptions import AuthenticationError, RaySystemError
+from aioray.runtime.tls import client_tls
 from aioray.wire.gcs import (
     PROTOCOL_HEADER,
     PROTOCOL_VERSION,
@@ -41,8 +42,6 @@ def head_of(gcs_address: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def _ask(address: str, token: str, what: str, environ: Mapping[str, str]) -> object:
-    from aioray_node.gcs.access import client_tls
-
     tls = client_tls(environ)
     host, _, port = address.rpartition(":")
     where = (host.strip("[]"), int(port))

@@ -12,14 +12,24 @@ from aioray.wire.reach import nearest
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import msgspec
 
     from aioray.runtime.reactor import Reactor
+    from aioray.runtime.tls import Tls
 
 TOKEN_FILE = "token"  # in the session directory of each node that others may reach over TCP
 _CONNECT_TIMEOUT_S = 5.0
+
+
+def tls_of(environ: Mapping[str, str]) -> Tls | None:
+    """What lines over TCP go through, if anything. Raises InvalidOptionError."""
+    if not any(name.startswith("AIORAY_TLS_") for name in environ):
+        return None
+    from aioray.runtime.tls import Tls  # some 20 ms of imports
+
+    return Tls.of(environ)
 
 
 def this_machine() -> str:
@@ -40,6 +50,7 @@ class Dialer:
     def __init__(self, token: Callable[[], str], patience_s: float) -> None:
         self._token = token
         self._patience_s = patience_s
+        self._tls: Tls | None = None
         self._machine = ""
         self._preamble = b""
 
@@ -73,8 +84,7 @@ class Dialer:
         if place.startswith("/"):
             return Connection(reactor, dial(place), decoder, on_messages, on_close)
         preface = self._proof()
-        sock = dial(place, wait=False)
-        tune_tcp(sock, self._patience_s)
+        sock = self.dial_tcp(place)
         return Connection(reactor, sock, decoder, on_messages, on_close, preface)
 
     def dial(self, address: str) -> socket.socket:
@@ -83,16 +93,27 @@ class Dialer:
         if place.startswith("/"):
             return dial(place)
         preface = self._proof()
-        sock = dial(place, timeout_s=_CONNECT_TIMEOUT_S)
+        sock = self.dial_tcp(place, wait=True)
         try:
-            tune_tcp(sock, self._patience_s)
             sock.sendall(preface)
         except BaseException:
             sock.close()
             raise
         return sock
 
+    def dial_tcp(self, place: str, *, wait: bool = False) -> socket.socket:
+        """Without a proof. Unless `wait`, it may not be connected yet. Raises OSError."""
+        self._proof()
+        sock = dial(place, wait=wait, timeout_s=_CONNECT_TIMEOUT_S)
+        try:
+            tune_tcp(sock, self._patience_s)
+            return sock if self._tls is None else self._tls.outgoing(sock, place)
+        except BaseException:
+            sock.close()
+            raise
+
     def _proof(self) -> bytes:
         if not self._preamble:
             self._preamble = preamble(self._token())
+            self._tls = tls_of(os.environ)
         return self._preamble

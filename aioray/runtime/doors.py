@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
     from aioray.runtime.refusals import Refusals
+    from aioray.runtime.tls import Tls
 
 _PATIENCE_S = 5.0  # with who has not shown yet that it belongs to us
 _MAX_STRANGERS = 256  # one more, and the one that has waited longest must go
@@ -63,12 +64,14 @@ class Door:
         token: str,
         on_accept: Callable[[socket.socket], None],
         refusals: Refusals,
+        tls: Tls | None = None,
     ) -> None:
         assert token, "who has no token must not listen where everybody can connect"
         self.token = token
         self._reactor = reactor
         self._on_accept = on_accept
         self._refusals = refusals
+        self._tls = tls
         self._strangers: dict[_Stranger, None] = {}  # in the order in which they came
         self._listener = Listener(reactor, address, self._accept)
 
@@ -84,6 +87,9 @@ class Door:
         except OSError:  # gone already
             sock.close()
             return
+        if self._tls is not None:
+            sock = self._tls.incoming(sock, lambda why: self._refusals.note(peer, f"there is no TLS with it: {why}"))
+            sock.setblocking(False)
         stranger = _Stranger(self, sock, peer)
         stranger.timer = self._reactor.call_later(_PATIENCE_S, lambda: self._too_late(stranger))
         self._strangers[stranger] = None

@@ -15,7 +15,7 @@ import msgspec
 from aioray.config import Config  # msgspec looks it up
 from aioray.labels import ACCELERATOR_TYPE, NODE_ID, check_value
 from aioray.runtime.connection import Connection, Listener
-from aioray.runtime.dialing import TOKEN_FILE, Dialer, this_machine
+from aioray.runtime.dialing import TOKEN_FILE, Dialer, this_machine, tls_of
 from aioray.runtime.doors import Door
 from aioray.runtime.refusals import Refusals
 from aioray.wire.control import (
@@ -184,6 +184,7 @@ class Node:
         token = (session.dir / TOKEN_FILE).read_text() if self._host else ""
         self._dialer = Dialer(lambda: token, config.heartbeat_timeout_ms / 1000)
         self._token = token
+        self._tls = tls_of(os.environ) if self._host else None
         self._refusals = Refusals(f"node {self.node_id}")
         self._totals = totals
         self._labels = {**options.labels, NODE_ID: self.node_id, **_accelerator_label(found)}
@@ -213,7 +214,9 @@ class Node:
         self._environments = EnvironmentDesk(reactor, str(session.dir), self._leases.go_on, self._leases.refuse)
         self._leases.environments = self._environments
         segment = Segment(session.segment, session.capacity_nbytes)
-        self.transfers = TransferDesk(reactor, self._store, segment, config, node_id=self.node_id, token=token)
+        self.transfers = TransferDesk(
+            reactor, self._store, segment, config, node_id=self.node_id, token=token, dialer=self._dialer, tls=self._tls
+        )
         self._objects.transfers = self.transfers
         self._far_drivers = FarDrivers(self.view, self._store, segment)
         self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
@@ -302,7 +305,7 @@ class Node:
     def _listen_for_others(self, undo: contextlib.ExitStack) -> None:
         """On TCP, too. Nobody has been told of this node yet."""
         any_port = host_and_port(self._host, 0)
-        self._door = Door(self._reactor, any_port, self._token, self._accept, self._refusals)
+        self._door = Door(self._reactor, any_port, self._token, self._accept, self._refusals, self._tls)
         undo.callback(self._door.close)
         pulls = self.transfers.listen(any_port)
         own = self.view.known[self.node_id]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.cluster.machines import Machine, Network, why_not
+from tests.gcs.test_app import certificates
 
 if TYPE_CHECKING:
+    import pathlib
     from collections.abc import Iterator
 
 
@@ -200,3 +203,34 @@ def test_a_program_on_a_machine_without_a_node_joins_over_the_network(can_be_had
             "print(total['object_store_memory'] - free['object_store_memory'])"
         )
         assert float(used) < 1 << 20  # a worker may have some left to fill
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make certificates with")
+def test_with_certificates_all_that_crosses_the_network_is_encrypted(can_be_had: None, tmp_path: pathlib.Path) -> None:
+    """
+    1. a node joins, a program on a third machine calls and brings large values
+    2. one without certificates is refused
+    """
+    with Network(3) as network:
+        here, there, without = network.machines
+        certified = certificates(tmp_path)
+        address = here.start_head("--num-cpus=1", environ=certified)
+        known = {"AIORAY_AUTH_TOKEN": here.token(), "HEAD": address}
+        there.join(address, "--num-cpus=1", '--resources={"there": 1}', environ={**known, **certified})
+        assert without.run(FAR, {**known, **certified}) == "full\nTrue\n"
+        with without.program(FAR, known) as process:
+            assert "does not answer" in process.communicate()[1]
+        with without.program(KNOCK, {"HEAD": address}) as process:
+            assert process.communicate()[0] == "refused\n"
+
+
+KNOCK = """
+import os, socket
+host, port = os.environ["HEAD"].split(":")
+with socket.create_connection((host, int(port))) as sock:
+    sock.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+    try:
+        print("answered" if sock.recv(100).startswith(b"HTTP") else "refused")
+    except ConnectionResetError:
+        print("refused")
+"""

@@ -16,6 +16,7 @@ import pytest
 
 from aioray.config import Config
 from aioray.exceptions import AuthenticationError, InvalidOptionError, RaySystemError
+from aioray.runtime import tls
 from aioray.wire.gcs import MAX_BODY_NBYTES, NODE_PATH, PROTOCOL_HEADER, QUESTION_PATH, Leave, Report
 from aioray_node.gcs import access
 from aioray_node.gcs.client import GcsClient
@@ -268,13 +269,13 @@ def test_a_token_is_for_its_user_alone(tmp_path: pathlib.Path) -> None:
 
 
 def test_certificates_are_given_together_or_not_at_all(tmp_path: pathlib.Path) -> None:
-    assert access.server_tls({}) is access.client_tls({}) is None
+    assert tls.server_tls({}) is tls.client_tls({}) is None
     (tmp_path / "cert").write_text("no certificate")
     path = str(tmp_path / "cert")
     with pytest.raises(InvalidOptionError, match="AIORAY_TLS_SERVER_KEY"):
-        access.server_tls({"AIORAY_TLS_SERVER_CERT": path})
+        tls.server_tls({"AIORAY_TLS_SERVER_CERT": path})
     with pytest.raises(InvalidOptionError, match="PEM files"):
-        access.client_tls(dict.fromkeys((access.CERT_VARIABLE, access.KEY_VARIABLE, access.CA_VARIABLE), path))
+        tls.client_tls(dict.fromkeys((tls.CERT_VARIABLE, tls.KEY_VARIABLE, tls.CA_VARIABLE), path))
 
 
 def certificates(directory: pathlib.Path) -> dict[str, str]:
@@ -288,7 +289,7 @@ def certificates(directory: pathlib.Path) -> dict[str, str]:
     openssl(*new, "-subj", "/CN=node", "-keyout", "node.key", "-out", "node.csr")
     signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
     openssl("x509", "-req", "-in", "node.csr", *signing, "-out", "node.pem")
-    names = {access.CERT_VARIABLE: "node.pem", access.KEY_VARIABLE: "node.key", access.CA_VARIABLE: "ca.pem"}
+    names = {tls.CERT_VARIABLE: "node.pem", tls.KEY_VARIABLE: "node.key", tls.CA_VARIABLE: "ca.pem"}
     return {variable: str(directory / name) for variable, name in names.items()}
 
 
@@ -305,7 +306,7 @@ async def test_over_tcp_with_tls_both_sides_show_a_certificate(
     ours, theirs = certificates(tmp_path / "ours"), certificates(tmp_path / "theirs")
     stage = GcsStage(tmp_path, Config(gcs_reconnect_timeout_s=0.05))
     stage.reactor.attach(asyncio.get_running_loop())
-    app = await stage.open(port=0, tls=access.server_tls(ours))
+    app = await stage.open(port=0, tls=tls.server_tls(ours))
     address = f"127.0.0.1:{app.port}"
     for environ in (ours, {}, theirs):
         with monkeypatch.context() as patch:

@@ -1,21 +1,19 @@
-"""Who may talk to the GCS: the cluster's token, and TLS where certificates are given."""
+"""Who may talk to the cluster: its token."""
 
 from __future__ import annotations
 
 import os
 import pathlib
 import secrets
-import ssl
 from typing import TYPE_CHECKING
 
-from aioray.exceptions import AuthenticationError, InvalidOptionError
+from aioray.exceptions import AuthenticationError
 from aioray.runtime.dialing import TOKEN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TOKEN_VARIABLE, TOKEN_PATH_VARIABLE = "AIORAY_AUTH_TOKEN", "AIORAY_AUTH_TOKEN_PATH"
-CERT_VARIABLE, KEY_VARIABLE, CA_VARIABLE = "AIORAY_TLS_SERVER_CERT", "AIORAY_TLS_SERVER_KEY", "AIORAY_TLS_CA_CERT"
 _TOKEN_NBYTES = 32
 
 
@@ -64,37 +62,3 @@ def _read(path: str, what: str) -> str:
     if not token:
         raise AuthenticationError(f"{what}: {path} is empty")
     return token
-
-
-def server_tls(environ: Mapping[str, str]) -> ssl.SSLContext | None:
-    """For who listens. With a CA, who connects must have a certificate of it, too. None: no TLS was asked for."""
-    return _tls(environ, ssl.PROTOCOL_TLS_SERVER)
-
-
-def client_tls(environ: Mapping[str, str]) -> ssl.SSLContext | None:
-    """For who connects: it shows our certificate, and wants one of the CA. None: no TLS was asked for."""
-    context = _tls(environ, ssl.PROTOCOL_TLS_CLIENT)
-    if context is not None:
-        context.check_hostname = False  # nodes are known by address; what counts is who has signed
-    return context
-
-
-def _tls(environ: Mapping[str, str], protocol: int) -> ssl.SSLContext | None:
-    given = {name: environ.get(name, "") for name in (CERT_VARIABLE, KEY_VARIABLE, CA_VARIABLE)}
-    if not any(given.values()):
-        return None
-    for name, path in given.items():
-        if not path or not os.path.isfile(path):
-            allowed = f"a file, as each of {', '.join(given)}: they are given together"
-            raise InvalidOptionError(name, path or None, allowed)
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(given[CERT_VARIABLE], given[KEY_VARIABLE])
-        context.load_verify_locations(given[CA_VARIABLE])
-    except (ssl.SSLError, OSError) as exc:
-        raise InvalidOptionError(
-            "AIORAY_TLS_*", list(given.values()), "PEM files that belong together", str(exc)
-        ) from exc
-    context.verify_mode = ssl.CERT_REQUIRED
-    return context

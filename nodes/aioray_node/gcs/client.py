@@ -12,6 +12,7 @@ import aiohttp
 import msgspec
 
 from aioray.exceptions import AuthenticationError, RaySystemError
+from aioray.runtime.tls import client_tls
 from aioray.wire.gcs import (
     MAX_BODY_NBYTES,
     NODE_PATH,
@@ -22,7 +23,6 @@ from aioray.wire.gcs import (
     answer_decoder,
     gcs_frame_decoder,
 )
-from aioray_node.gcs.access import client_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable

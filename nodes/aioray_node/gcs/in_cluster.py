@@ -12,7 +12,7 @@ import msgspec
 from aioray.exceptions import AuthenticationError
 from aioray.runtime.dialing import TOKEN_FILE
 from aioray.wire.reach import host_and_port
-from aioray_node.gcs.access import find_token, keep_token, make_token, server_tls
+from aioray_node.gcs.access import find_token, keep_token, make_token
 from aioray_node.gcs.local_line import LocalLine
 from aioray_node.gcs.member_desk import MemberDesk
 
@@ -64,6 +64,7 @@ async def in_cluster(node: Node, options: NodeOptions, on_end: Callable[[str], N
 
 @contextlib.asynccontextmanager
 async def _as_head(node: Node, options: NodeOptions, head: HeadOptions) -> AsyncIterator[dict[str, Any]]:
+    from aioray.runtime.tls import server_tls
     from aioray_node.gcs.app import GcsApp
 
     desk = MemberDesk(node.reactor, options.config, epoch=node.node_id)

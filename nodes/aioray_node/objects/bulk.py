@@ -50,7 +50,7 @@ class BulkLink:
 
     def __init__(self, poller: Poller, sock: socket.socket, owner: Owner, *, connecting: bool, is_local: bool) -> None:
         sock.setblocking(False)
-        if not is_local:
+        if sock.family != socket.AF_UNIX:
             tune_tcp(sock)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER_NBYTES)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import posix_ipc
+
 from aioray.wire.control import Ack, Answer, Read, Write
-from aioray_node.objects.segment import ForeignSegment
+from aioray_node.objects.segment import Segment
 
 if TYPE_CHECKING:
     from aioray_node.gcs.view import ClusterView
-    from aioray_node.objects.segment import Segment
     from aioray_node.objects.store import ObjectStore
 
 _MAX_PIECE_NBYTES = 16 << 20
@@ -27,26 +28,23 @@ class FarDrivers:
         """The bytes, or why they are not to be had."""
         if not 0 < asked.nbytes <= _MAX_PIECE_NBYTES or asked.offset < 0:
             return Answer(asked.req, error=f"{asked.nbytes} bytes at {asked.offset} are no piece of a value")
-        if asked.node_id == self._view.own_id:
-            if asked.offset + asked.nbytes > self._store.capacity_nbytes:
-                return Answer(asked.req, error="they are not in the object store")
-            with self._segment.view(asked.offset, asked.nbytes) as view:
-                return Answer(asked.req, bytes(view))
-        known = self._view.known.get(asked.node_id)
-        content = bytearray(asked.nbytes)
         try:
-            if known is None or not known.facts.segment:
-                raise OSError("its memory cannot be read from here")
-            source = ForeignSegment(known.facts.segment)
-            try:
-                is_whole = source.copy_into(memoryview(content), asked.offset)
-            finally:
-                source.close()
-            if not is_whole:
-                raise OSError("they are not there")
-        except OSError as exc:
+            return Answer(asked.req, self._bytes_in(asked.node_id, asked.offset, asked.nbytes))
+        except (OSError, ValueError, posix_ipc.Error) as exc:
             return Answer(asked.req, error=f"it lay in the memory of node {asked.node_id}: {exc}")
-        return Answer(asked.req, bytes(content))
+
+    def _bytes_in(self, node_id: str, offset: int, nbytes: int) -> bytes:
+        """Raises OSError, ValueError and posix_ipc.Error when they are not to be had."""
+        if node_id == self._view.own_id:
+            return _bytes_of(self._segment, self._store.capacity_nbytes, offset, nbytes)
+        known = self._view.known.get(node_id)
+        if known is None or not known.facts.segment:
+            raise ValueError("that cannot be read from here")
+        segment = Segment(known.facts.segment, known.facts.store_nbytes)
+        try:
+            return _bytes_of(segment, known.facts.store_nbytes, offset, nbytes)
+        finally:
+            segment.close()
 
     def write(self, process: bytes, told: Write) -> Ack | Answer:
         """Into an extent that the process has reserved."""
@@ -55,3 +53,10 @@ class FarDrivers:
         with self._segment.view(told.offset, len(told.data)) as view:
             view[:] = told.data
         return Ack(0)
+
+
+def _bytes_of(segment: Segment, capacity_nbytes: int, offset: int, nbytes: int) -> bytes:
+    if offset + nbytes > capacity_nbytes:
+        raise ValueError("it does not lie within that")
+    with segment.view(offset, nbytes) as view:
+        return bytes(view)

@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from aioray.exceptions import InvalidOptionError
-from aioray.runtime.connection import Listener
+from aioray.runtime.connection import Listener, tune_tcp
 from aioray.wire.transfer import (
     TRANSFER_VERSION,
     Ask,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
+    from aioray.runtime.tls import Tls
     from aioray.wire.values import Value
     from aioray_node.objects.segment import Segment
     from aioray_node.objects.store import ObjectStore
@@ -53,6 +54,7 @@ class ServingDesk:
         *,
         node_id: str,
         token: str,
+        tls: Tls | None,
         fan_out: int,
     ) -> None:
         self._reactor = reactor
@@ -61,6 +63,7 @@ class ServingDesk:
         self._room_of = room_of
         self._node_id = node_id
         self._token = token
+        self._tls = tls
         self._sources = sources.State(fan_out=fan_out)
         self._listeners: list[Listener] = []
         self._numbers = itertools.count(1)
@@ -109,8 +112,19 @@ class ServingDesk:
         self._strangers.clear()
 
     def _accept(self, sock: socket.socket, *, is_local: bool) -> None:
+        if self._tls is not None and not is_local:
+            tune_tcp(sock)
+            sock = self._tls.incoming(sock, self._no_tls)
         link = BulkLink(self._reactor, sock, self, connecting=False, is_local=is_local)
         self._strangers[link] = self._reactor.call_later(HELLO_S, lambda: self._too_late(link))
+
+    def _no_tls(self, why: str) -> None:
+        self._complain(f"there is no TLS with it: {why}")
+
+    def _complain(self, error: str) -> None:
+        if not self._has_complained:
+            self._has_complained = True
+            _log.warning("aioray: a node that wanted objects was refused: %s", error)
 
     def _too_late(self, link: BulkLink) -> None:
         del self._strangers[link]
@@ -131,9 +145,7 @@ class ServingDesk:
         link.send(LinkWelcome(self._node_id, error))
         self._acquainted(link)
         if error:
-            if not self._has_complained:
-                self._has_complained = True
-                _log.warning("aioray: a node that wanted objects was refused: %s", error)
+            self._complain(error)
             link.flush()
             link.close()
             return

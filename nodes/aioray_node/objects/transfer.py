@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aioray.runtime.connection import dial, place_of
+from aioray.runtime.dialing import Dialer
 from aioray.wire.transfer import (
     Ask,
     Bytes,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from aioray.config import Config
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
+    from aioray.runtime.tls import Tls
     from aioray.wire.values import Value
     from aioray_node.objects.segment import Segment
     from aioray_node.objects.store import ObjectStore
@@ -57,13 +59,23 @@ class TransferDesk:
     """One node's transfers. Called with the reactor's lock held; `then`s are called so, too, and never from `pull`."""
 
     def __init__(
-        self, reactor: Reactor, store: ObjectStore, segment: Segment, config: Config, *, node_id: str, token: str = ""
+        self,
+        reactor: Reactor,
+        store: ObjectStore,
+        segment: Segment,
+        config: Config,
+        *,
+        node_id: str,
+        token: str = "",
+        dialer: Dialer | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._reactor = reactor
         self._store = store
         self._segment = segment
         self._node_id = node_id
         self._token = token
+        self._dialer = dialer or Dialer(lambda: token, config.heartbeat_timeout_ms / 1000)
         self._codec = codecs.find(config.transfer_codec)
         limits = pulls.Limits(
             chunk_nbytes=config.transfer_chunk_nbytes,
@@ -92,6 +104,7 @@ class TransferDesk:
             self._rooms.get,
             node_id=node_id,
             token=token,
+            tls=tls,
             fan_out=config.transfer_fan_out,
         )
         store.on_forgotten = self._forgotten
@@ -299,7 +312,7 @@ class TransferDesk:
 
     def _dial(self, address: str) -> None:
         try:
-            sock = dial(address, wait=False)
+            sock = dial(address, wait=False) if address.startswith("/") else self._dialer.dial_tcp(address)
         except OSError as exc:
             self._feed(pulls.LinkDown(address, str(exc)))
             return

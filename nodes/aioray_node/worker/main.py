@@ -13,7 +13,7 @@ import cloudpickle  # noqa: F401 # for the zygote: workers find it imported
 
 import aioray.api
 from aioray.runtime.connection import Connection, Listener
-from aioray.runtime.dialing import TOKEN_FILE, Dialer, this_machine
+from aioray.runtime.dialing import TOKEN_FILE, Dialer, this_machine, tls_of
 from aioray.runtime.doors import Door
 from aioray.runtime.reactor import Reactor
 from aioray.runtime.refusals import Refusals
@@ -94,5 +94,5 @@ def _listen_for_others(reactor: Reactor, order: ForkWorker, path: str, accept: C
     """On TCP, too; where this worker is reached. Raises OSError."""
     token = Path(order.session_dir, TOKEN_FILE).read_text()
     refusals = Refusals(f"worker {order.worker_id}")
-    door = Door(reactor, host_and_port(order.host, 0), token, accept, refusals)
+    door = Door(reactor, host_and_port(order.host, 0), token, accept, refusals, tls_of(os.environ))
     return reachable(path, door.address, this_machine())
