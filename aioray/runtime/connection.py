@@ -114,6 +114,7 @@ class Connection:
         "closed",
         "on_close",
         "on_messages",
+        "sent_rubbish",
         "tag",
     )
 
@@ -139,6 +140,7 @@ class Connection:
         self.on_messages = on_messages
         self.on_close = on_close
         self.closed = False
+        self.sent_rubbish = False  # the peer: that is why it was closed
         self.tag: Any = None  # whose connection it is; set and read by its owner
         reactor.register(sock.fileno(), self)
         if preface:
@@ -237,6 +239,7 @@ class Connection:
                 data = inbox
             messages, taken = split_frames(data, self._decoder)
         except WireError as exc:
+            self.sent_rubbish = True
             self._lost(str(exc))
             return
         if data is inbox:

@@ -384,6 +384,8 @@ class Node:
 
     def _stranger_gone(self, connection: Connection, reason: str) -> None:
         self._strangers.discard(connection)
+        if connection.sent_rubbish:
+            self._refusals.note("a process", reason)
 
     def _first_messages(self, connection: Connection, messages: list[Any]) -> None:
         hello = messages[0]
@@ -445,6 +447,8 @@ class Node:
 
     def _gone(self, peer: Peer, connection: Connection, reason: str) -> None:
         """A process is gone: what it owned goes elsewhere or away."""
+        if connection.sent_rubbish:
+            self._refusals.note(f"a {peer.role}", reason)
         process = peer.process_id
         if self._peers.get(process) is not peer:
             return  # it has come again over another connection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pathlib
@@ -20,7 +21,10 @@ import pytest
 
 import aioray
 from aioray.exceptions import InvalidOptionError
+from aioray.far_cluster import head_of
 from aioray.testing import LocalCluster
+from aioray.wire.control import PROTOCOL_VERSION
+from aioray.wire.preamble import preamble
 from tests.processes.programs import wait_gone
 
 if TYPE_CHECKING:
@@ -179,6 +183,8 @@ def test_bad_options_are_named(shell: Shell) -> None:
         (("--head", "--system-config", '{"no_such": 1}'), "no_such"),
         (("--address", "nowhere"), "HOST:PORT"),
         (("--address", "10.0.0.1:1", "--port", "5"), "only the head listens"),
+        (("--head", "--node-ip-address", "here"), "--node-ip-address"),
+        (("--head", "--node-ip-address", "0.0.0.0"), "nobody can dial it"),
         ((), "one of the arguments --head --address is required"),
     ):
         assert words in shell("start", *arguments, code=2), arguments
@@ -213,3 +219,38 @@ def test_the_environment_may_name_the_cluster(shell: Shell, monkeypatch: pytest.
         assert context["session_dir"].startswith(shell.temp_dir)
     with aioray.init("local", num_cpus=1, _temp_dir=shell.temp_dir) as context:
         assert len(aioray.nodes()) == 1
+
+
+def test_a_program_without_a_node_of_its_own_joins_and_strangers_disturb_nobody(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    1. a program that finds no node here joins through the head's port; a large value goes there and back
+    2. peers without token, of another version, with random bytes, or frames too large to be true, are refused
+    3. each is logged once, and the program goes on as before
+    """
+    address = shell.start_head()
+    (path,) = pathlib.Path(shell.temp_dir).glob("*/session-*/token")
+    token = path.read_text()
+    monkeypatch.setenv("AIORAY_AUTH_TOKEN", token)
+    oversized = b"\xff\xff\xff\xff" + bytes(100)
+    with tempfile.TemporaryDirectory(prefix="aioray-") as elsewhere, aioray.init(address=address, _temp_dir=elsewhere):
+        large = aioray.put(bytes(3 << 20))
+        host, _, port = head_of(address).rpartition(":")
+        for said in (
+            os.urandom(100),
+            oversized,
+            preamble("guessed"),
+            preamble(token, PROTOCOL_VERSION + 1),
+            preamble(token) + oversized,
+            preamble(token) + b"\x01\x00\x00\x00\xc1",
+        ) * 2:
+            stranger = socket.create_connection((host, int(port)), timeout=10)
+            with stranger, contextlib.suppress(ConnectionResetError):
+                stranger.sendall(said)
+                assert stranger.recv(1) == b""
+            assert aioray.get(add.remote(1, 2)) == 3
+        assert aioray.get(aioray.remote(len).remote(large)) == len(aioray.get(large)) == 3 << 20
+    (log,) = pathlib.Path(shell.temp_dir).glob("*/session-*/node.log")
+    refusals = [line for line in log.read_text().splitlines() if "refused" in line]
+    assert len(refusals) == len(set(refusals)) == 5, refusals
