@@ -108,3 +108,17 @@ async def test_what_nobody_has_read_is_lost_with_its_node(two: HandFedCluster) -
     two.bury(node)
     with pytest.raises(aioray.exceptions.ObjectLostError, match=node.node_id):
         await ref
+
+
+async def test_the_memory_of_a_neighbour_is_let_go_of_when_nothing_looks_at_it_whatever_is_held(
+    two: HandFedCluster,
+) -> None:
+    ref = make.remote(2)
+    array = await ref
+    neighbours = ref._runtime.memory.neighbours
+    assert neighbours.is_mapped == two.nodes[0]._config.transfer_share_memory
+    del array
+    async with asyncio.timeout(5):
+        while neighbours.is_mapped:  # noqa: ASYNC110 # it is trimmed in a while, and tells nobody
+            await asyncio.sleep(0.05)
+    assert (await ref).sum() == 2 * LARGE
