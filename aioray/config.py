@@ -82,7 +82,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     transfer_fan_out: Count = 2
     # How long an object that comes from another node waits for room in shared memory.
     transfer_full_wait_s: Seconds = 60.0
-    # Nodes of one machine read each other's shared memory, instead of sending it through a socket.
+    # Processes read what lies in the memory of other nodes of their machine in place; else its bytes are sent.
     transfer_share_memory: bool = True
     # What chunks are compressed with that this node asks for: lz4, zstd (extras of these names), or "" for none.
     transfer_codec: str = ""

@@ -413,6 +413,8 @@ class ObjectTable:
                 continue
             if what == "view":
                 tracked.views -= 1
+                if not tracked.views and self._runtime.memory.neighbours.is_mapped:
+                    self._plan_trim()
             else:
                 tracked.refs -= 1
             if tracked.refs or tracked.views:
@@ -427,8 +429,6 @@ class ObjectTable:
                 self._runtime.link.send(Release(oid, []))
         if released:
             self._runtime.link.send(Release(self._runtime.process_id, released))
-            if self._runtime.memory.neighbours.is_mapped:
-                self._plan_trim()
 
     def _free(self, place: Value) -> None:
         memory = self._runtime.memory

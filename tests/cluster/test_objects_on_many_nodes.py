@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import pathlib
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +44,15 @@ def get_inside(refs: list[Any]) -> float:
 @aioray.remote(resources={"there": 0.1})
 def pass_on(refs: list[Any]) -> list[Any]:
     return [make.remote(3), *refs]
+
+
+class Reader:
+    def wait_for(self, path: str) -> None:
+        while not pathlib.Path(path).exists():
+            time.sleep(0.01)
+
+    def total(self, array: Any) -> float:
+        return float(array.sum())
 
 
 @pytest.fixture(params=["read in place", "sent"])
@@ -108,3 +119,36 @@ async def test_what_nobody_has_read_is_lost_with_its_node(two: HandFedCluster) -
     two.bury(node)
     with pytest.raises(aioray.exceptions.ObjectLostError, match=node.node_id):
         await ref
+
+
+async def test_the_memory_of_a_neighbour_is_let_go_of_when_nothing_looks_at_it_whatever_is_held(
+    two: HandFedCluster,
+) -> None:
+    ref = make.remote(2)
+    array = await ref
+    neighbours = ref._runtime.memory.neighbours
+    assert neighbours.is_mapped == two.nodes[0]._config.transfer_share_memory
+    del array
+    async with asyncio.timeout(5):
+        while neighbours.is_mapped:  # noqa: ASYNC110 # it is trimmed in a while, and tells nobody
+            await asyncio.sleep(0.05)
+    assert (await ref).sum() == 2 * LARGE
+
+
+async def test_the_argument_of_a_call_that_waits_for_its_turn_comes_meanwhile(
+    nothing_left: None, tmp_path: pathlib.Path
+) -> None:
+    nodes: list[dict[str, Any]] = [{"num_cpus": 1}, {"num_cpus": 1, "resources": {"there": 1.0}}]
+    async with HandFedCluster(*nodes, transfer_share_memory=False) as cluster:
+        reader = aioray.remote(Reader).options(resources={"there": 0.1}).remote()
+        first = reader.wait_for.remote(str(tmp_path / "go"))
+        second = reader.total.remote(aioray.put(np.ones(LARGE)))
+        store = cluster.nodes[1]._store
+        async with asyncio.timeout(10):
+            while not store._directory.copies:  # noqa: ASYNC110 # copies tell nobody
+                await asyncio.sleep(0.01)
+        (copy,) = store._directory.copies.values()
+        (tmp_path / "go").touch()
+        await first
+        assert await second == LARGE
+        assert cluster.nodes[0].transfers.figures()["sent_nbytes"] == copy.value.nbytes
