@@ -139,7 +139,7 @@ def test_the_bytes_of_calls_and_results_are_pinned(message: msgspec.Struct, pinn
 def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
     """Tag and fields of every control message, in order: what an older and a newer process must agree on."""
     pinned = """
-        1 Hello process_id role pid version namespace sys_path address log_to_driver
+        1 Hello process_id role pid version namespace sys_path address log_to_driver first heard
         2 Welcome node_id session_dir segment capacity_nbytes error
         3 LeaseRequest lease_id demand name environment strategy hops argument_nbytes
         4 LeaseGrant lease_id worker_id address
@@ -149,8 +149,8 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         8 Share oid value
         9 Hold holder oids req
         10 Release holder oids
-        11 Fetch oid value where_will_do
-        12 Fetched oid value
+        11 Fetch oid value where_will_do is_urgent
+        12 Fetched oid value segment
         13 Seal value req
         14 Ack req
         15 Reserve nbytes
@@ -186,13 +186,14 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         51 RemoveGroup group_id
         52 WatchGroup group_id
         53 GroupUpdate group_id state reason
+        70 Heard count
     """
     found: list[str] = []
     for kind in CONTROLS:
         found += [str(kind.__struct_config__.tag), kind.__name__, *kind.__struct_fields__]
     # Appended fields are fine: add them here. Anything else needs a new PROTOCOL_VERSION.
     assert found == pinned.split()
-    assert control.PROTOCOL_VERSION == 4
+    assert control.PROTOCOL_VERSION == 5
     assert frame(Ack(5)).hex() == "03000000920e05"
     assert frame(control.Blocked(True)).hex() == "030000009207c3"
 
