@@ -50,9 +50,9 @@ def wait(
     """Wait until `num_returns` of the refs are done, or `timeout` (s) is over; returns (done, others).
 
     At most `num_returns` are in the first list, both in the order given. In an event loop it returns an awaitable:
-    `done, others = await aioray.wait(refs)`; cancelling that cancels no call. fetch_local: objects are on this machine
-    anyway. A generator in the list stands for its next ref; at its end, it is done. No refs at all give two empty
-    lists at once. Raises ValueError for duplicates and for more than there are.
+    `done, others = await aioray.wait(refs)`; cancelling that cancels no call. fetch_local: False is taken, and what
+    lies on other machines is brought all the same. A generator in the list stands for its next ref; at its end, it is
+    done. No refs at all give two empty lists at once. Raises ValueError for duplicates and for more than there are.
     """
     if isinstance(refs, ObjectRef):
         raise TypeError("wait takes a list of refs; write wait([ref])")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from typing import TYPE_CHECKING, Any
 
 from aioray.runtime.connection import Connection, dial, tune_tcp
@@ -37,8 +36,13 @@ def this_machine() -> str:
 
     Containers on one machine have file systems of their own, and so are machines of their own.
     """
-    boot_id = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    boot_id = _content("/proc/sys/kernel/random/boot_id").strip()
     return f"{boot_id}-{os.stat('/proc/self/ns/mnt').st_ino}"
+
+
+def _content(path: str) -> str:
+    with open(path) as file:
+        return file.read()
 
 
 class Dialer:
@@ -58,7 +62,7 @@ class Dialer:
     def of_session(cls, session_dir: str, patience_s: float = 10.0) -> Dialer:
         """For processes of the node that has this session: its token lies there, if it has one."""
 
-        return cls(pathlib.Path(session_dir, TOKEN_FILE).read_text, patience_s)
+        return cls(lambda: _content(os.path.join(session_dir, TOKEN_FILE)), patience_s)
 
     def from_here(self, address: str) -> str:
         """The path or host:port that leads to `address` from this machine."""
