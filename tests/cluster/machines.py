@@ -74,11 +74,10 @@ class _Holder:
 class Machine:
     """One of them; its sessions are in a directory of its own."""
 
-    def __init__(self, holder: _Holder, ip: str, temp_dir: str, log: pathlib.Path) -> None:
+    def __init__(self, holder: _Holder, ip: str, temp_dir: str) -> None:
         self.ip = ip
         self.temp_dir = temp_dir
         self._holder = holder
-        self._log = log
 
     def aioray(self, *arguments: str, code: int = 0, environ: Mapping[str, str] | None = None) -> str:
         """Run the command `aioray`; what it prints, on stderr where it is to fail."""
@@ -123,10 +122,6 @@ class Machine:
             out, err = process.communicate(timeout=_TIMEOUT_S)
             assert process.returncode == 0, err
             return out
-
-    def log(self) -> str:
-        """What its node has logged."""
-        return "".join(path.read_text() for path in pathlib.Path(self.temp_dir).glob("*/session-*/node.log"))
 
     def token(self) -> str:
         (path,) = pathlib.Path(self.temp_dir).glob("*/session-*/token")
@@ -174,7 +169,7 @@ class Network:
         holder("ip", "link", "set", "eth0", "up")
         directory = undo.enter_context(tempfile.TemporaryDirectory(prefix="aioray-"))
         self._ports[ip] = port
-        machine = Machine(holder, ip, directory, pathlib.Path(directory, "log"))
+        machine = Machine(holder, ip, directory)
         self.machines.append(machine)
         undo.callback(machine.stop)
 
