@@ -22,6 +22,7 @@ Those wait without a word until then; when the group is dropped, all of them are
 """
 
 import heapq
+import itertools
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ import msgspec
 from aioray.wire.strategies import InGroup, Strategy
 from aioray_node.scheduling import policy
 from aioray_node.scheduling.bundles import booked, capacity, group_of, is_cpu, is_of_a_group
+from aioray_node.scheduling.candidates import MANY, Candidates
 from aioray_node.scheduling.devices import Devices
 from aioray_node.scheduling.resources import UNIT, NodeResources, Resources, in_words, without_zeros
 
@@ -231,11 +233,13 @@ class State:
     next_seq: int = 0
     wake_at: float | None = None  # what the shell was last told
     sent: dict[str, deque[tuple[float, Resources]]] = field(default_factory=dict)  # node id -> when, what; see `echo_s`
+    echoes: deque[tuple[float, str]] = field(default_factory=deque)  # when what was sent to which node: all of `sent`
     turns: OrderedDict[GroupKey, str] = field(default_factory=OrderedDict)  # where the last one went that was spread
     draws: int = 0
     looked_at: float = -math.inf  # when it was last seen who could go elsewhere, loop time (s)
     devices: Devices = field(init=False)
     own: policy.NodeView = field(init=False)
+    candidates: Candidates = field(init=False)
     nodes: Mapping[str, policy.NodeView] = field(init=False)  # all that live, this one as well: not ours to fill
     bundles: dict[bytes, dict[int, int]] = field(default_factory=dict)  # group -> index -> the lease that holds it
     pools: dict[bytes, dict[int, Devices]] = field(default_factory=dict)  # the same -> its GPUs
@@ -245,18 +249,33 @@ class State:
         self.devices = Devices(self.resources.total.get("GPU", 0) // UNIT)
         self.own = policy.NodeView(self.resources, self.labels, self.devices)
         self.nodes = {self.node_id: self.own}
+        self.candidates = Candidates(self.node_id)
 
     @property
     def is_alone(self) -> bool:
         return len(self.nodes) == 1
 
-    def choose(self, request: Request, nodes: Mapping[str, policy.NodeView] | None = None) -> policy.Decision:
-        """Where it goes, of all nodes, or of these."""
+    def choose(self, request: Request, *, own: policy.NodeView | None = None) -> policy.Decision:
+        """Where it goes, of all nodes; `own`: as if this node were like that."""
         wish = policy.Wish(_booked(request, request.demand), request.strategy, request.argument_nbytes)
         if self.is_alone:
             return policy.choose(wish, self.nodes, policy.Here(self.node_id))
         here = policy.Here(self.node_id, self.turns.get(_key(request), ""), self.draws)
-        return policy.choose(wish, self.nodes if nodes is None else nodes, here)
+        nodes = self.nodes
+        if len(nodes) > MANY and (own is not None or not policy.stays_here(wish, nodes, here)):
+            nodes = self.candidates.narrow(wish, nodes, here)
+        if own is not None:
+            nodes = {**nodes, self.node_id: own}
+        decision = policy.choose(wish, nodes, here)
+        if isinstance(decision, policy.Infeasible) and len(nodes) < len(self.nodes):
+            return policy.choose(wish, self.nodes, here)  # it is to say what the best of all nodes lacks
+        return decision
+
+    def choose_among(self, request: Request, node_ids: tuple[str, ...]) -> policy.Decision:
+        """The same, if there were only these."""
+        wish = policy.Wish(_booked(request, request.demand), request.strategy, request.argument_nbytes)
+        nodes = {node_id: self.nodes[node_id] for node_id in node_ids}
+        return policy.choose(wish, nodes, policy.Here(self.node_id, self.turns.get(_key(request), ""), self.draws))
 
 
 def handle(state: State, event: Event, now: float) -> list[Command]:
@@ -284,8 +303,9 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
                 _forget(state, lease_id)
         case NodeNews(node_id, joined):
             state.sent.pop(node_id, None)
+            state.candidates.changed(node_id, state.nodes.get(node_id))
             if joined:
-                commands += _ask_again(state, now)
+                commands += _ask_again(state, node_id, now)
             commands += _look_elsewhere(state, now, node_id)
         case CommitBundle():
             commands += _commit(state, event, now)
@@ -400,7 +420,7 @@ def _request(state: State, request: Request, now: float) -> list[Command]:
 def _decide(state: State, request: Request) -> policy.Decision:
     """Where a request that has come is to be."""
     if request.hops and not state.is_alone:
-        decision = state.choose(request, {state.node_id: state.own})
+        decision = state.choose_among(request, (state.node_id,))
         can_run = not isinstance(decision, policy.Infeasible)
         if isinstance(decision, policy.Chosen) or (can_run and request.hops >= state.max_hops):
             return decision
@@ -414,6 +434,8 @@ def _send(state: State, request: Request, key: GroupKey, to: policy.Chosen | pol
         demand = dict(key[0])
         state.nodes[node_id].resources.acquire_forced(demand)
         state.sent.setdefault(node_id, deque()).append((now, demand))
+        state.echoes.append((now, node_id))
+        state.candidates.changed(node_id, state.nodes[node_id])
         _took_turn(state, request, key, node_id)
     state.draws += 1
     return Spill(request.lease_id, node_id, request.hops + 1)
@@ -427,10 +449,12 @@ def _took_turn(state: State, request: Request, key: GroupKey, node_id: str = "")
             state.turns.popitem(last=False)
 
 
-def _ask_again(state: State, now: float) -> list[Command]:
+def _ask_again(state: State, node_id: str, now: float) -> list[Command]:
     """A node has joined: perhaps it can have what no other could."""
     commands: list[Command] = []
     for lease_id, request in list(state.infeasible.items()):
+        if isinstance(state.choose_among(request, (node_id,)), policy.Infeasible):
+            continue
         decision = state.choose(request)
         if not isinstance(decision, policy.Infeasible):
             _forget(state, lease_id)
@@ -445,14 +469,10 @@ def _look_elsewhere(state: State, now: float, node_id: str | None = None) -> lis
         return commands
     _forget_sent(state, now)
     state.looked_at = now if node_id is None else state.looked_at
-    # As if nothing were free here: what could be had here, `plan` gives.
-    full = NodeResources(state.resources.total)
-    full.available = dict.fromkeys(full.total, 0)
-    nodes = {**state.nodes, state.node_id: policy.NodeView(full, state.labels)}
     for key, group in sorted(state.groups.items(), key=lambda item: item[1].first().seq):
         while group.queue and (node_id is None or _has_room(state, node_id, group.demand)):
             entry = group.first()
-            decision = state.choose(entry.request, nodes)
+            decision = state.choose(entry.request, own=_as_if_full(state))
             if not isinstance(decision, policy.Chosen) or decision.node_id == state.node_id:
                 break
             rested = now - entry.since >= state.rest_s
@@ -464,21 +484,32 @@ def _look_elsewhere(state: State, now: float, node_id: str | None = None) -> lis
     return commands
 
 
+def _as_if_full(state: State) -> policy.NodeView:
+    """This node, if nothing were free: what could be had here, `plan` gives."""
+    full = NodeResources(state.resources.total)
+    full.available = dict.fromkeys(full.total, 0)
+    return policy.NodeView(full, state.labels)
+
+
 def _has_room(state: State, node_id: str, demand: Resources) -> bool:
     return node_id in state.nodes and state.nodes[node_id].fits(demand)
 
 
 def _forget_sent(state: State, now: float) -> None:
     """What was sent long ago and never reported was not taken there, or is over."""
-    for node_id, sent in list(state.sent.items()):
-        while sent and now - sent[0][0] >= state.echo_s:
-            _, demand = sent.popleft()
-            if node_id in state.nodes:
-                resources = state.nodes[node_id].resources
-                for name, amount in demand.items():
-                    resources.available[name] = min(resources.available[name] + amount, resources.total[name])
+    while state.echoes and now - state.echoes[0][0] >= state.echo_s:
+        when, node_id = state.echoes.popleft()
+        sent = state.sent.get(node_id)
+        if not sent or sent[0][0] > when:
+            continue  # it has reported since
+        _, demand = sent.popleft()
         if not sent:
             del state.sent[node_id]
+        if node_id in state.nodes:
+            resources = state.nodes[node_id].resources
+            for name, amount in demand.items():
+                resources.available[name] = min(resources.available[name] + amount, resources.total[name])
+            state.candidates.changed(node_id, state.nodes[node_id])
 
 
 def _next_time(state: State, now: float) -> float | None:
@@ -487,7 +518,9 @@ def _next_time(state: State, now: float) -> float | None:
     if state.front and state.front.barred_until is not None:
         times.append(state.front.barred_until)
     if not state.is_alone and state.waiting:
-        times += [sent[0][0] + state.echo_s for sent in state.sent.values()]
+        while state.echoes and state.echoes[0][1] not in state.sent:
+            state.echoes.popleft()
+        times += [when + state.echo_s for when, _ in itertools.islice(state.echoes, 1)]
         tired = [group.first() for group in state.groups.values() if group.first().request.hops >= state.max_hops]
         times += [entry.since + state.rest_s for entry in tired if entry.since + state.rest_s > state.looked_at]
     return max(now, min(times)) if times else None
