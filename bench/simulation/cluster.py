@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 NUM_CPUS = 4  # of each node
 _JOIN_S = 2.0  # in which all nodes join
-_LEAST_S = 10.0  # of calls
-_BURST = 200  # calls at once
-_MOST_USED = 0.7  # of all CPUs, on average
+_BURST = 1000  # calls at once
+_USED = 0.5  # of all CPUs, on average, while there are calls
+_INTERVALS = 4  # of reports, at least, for which the GCS is watched
+_LEAST_S = 10.0  # for the same
 _MOST_WATCHED = 50
 
 
@@ -30,7 +31,8 @@ class Outcome:
     nodes: int
     callers: int
     tasks: int
-    virtual_s: float  # of calls
+    calls_s: float  # virtual: from the first call to the last result
+    virtual_s: float  # in which the GCS was watched
     joining_gcs_s: float  # CPU of the GCS until all nodes knew each other
     cpu_s: Mapping[str, float]
     messages: Mapping[str, int]
@@ -76,23 +78,18 @@ def simulate(nodes: int, tasks: int, *, seed: int = 1) -> Outcome:
     world.nbytes.clear()
 
     callers = [Caller(world, node) for node in members[:watched]]
-    virtual_s = max(_LEAST_S, 3 * interval_s, tasks * TASK_S / (nodes * NUM_CPUS * _MOST_USED))
+    _call(world, callers, tasks, tasks * TASK_S / (nodes * NUM_CPUS * _USED), random.Random(seed))
     began = timeline.now
-    chance = random.Random(seed)
-    for at in range(0, tasks, _BURST):
-        delay_s = virtual_s * chance.random()
-        timeline.after(delay_s, chance.choice(callers).submit, min(_BURST, tasks - at))
-    timeline.run(began + virtual_s)
-    while sum(caller.done for caller in callers) < tasks:
-        if timeline.now > began + 10 * virtual_s + 60:
-            raise NotClean(f"{tasks - sum(caller.done for caller in callers)} tasks have not ended")
-        timeline.run(timeline.now + 0.1)
-    virtual_s = timeline.now - began
+    for node in members:
+        node.keep_changing(interval_s / 2)
+    calls_s = _until_done(timeline, callers, tasks)
+    timeline.run(max(timeline.now, began + _LEAST_S, began + _INTERVALS * interval_s))
     outcome = Outcome(
         nodes=nodes,
         callers=len(callers),
         tasks=tasks,
-        virtual_s=virtual_s,
+        calls_s=calls_s,
+        virtual_s=timeline.now - began,
         joining_gcs_s=joining_gcs_s,
         cpu_s=dict(meter.seconds),
         messages=dict(world.messages),
@@ -105,6 +102,23 @@ def simulate(nodes: int, tasks: int, *, seed: int = 1) -> Outcome:
     timeline.run(timeline.now + 1.0)
     _look_for_what_is_left(members, callers)
     return outcome
+
+
+def _call(world: World, callers: list[Caller], tasks: int, calls_s: float, chance: random.Random) -> None:
+    """Bursts, at any time, of any caller."""
+    for at in range(0, tasks, _BURST):
+        world.timeline.after(calls_s * chance.random(), chance.choice(callers).submit, min(_BURST, tasks - at))
+
+
+def _until_done(timeline: Timeline, callers: list[Caller], tasks: int) -> float:
+    """When the last one was (s, from now on)."""
+    began = timeline.now
+    limit = began + 60.0 + tasks * TASK_S  # as if there were one CPU
+    while (done := sum(caller.done for caller in callers)) < tasks:
+        if timeline.now > limit:
+            raise NotClean(f"{tasks - done} tasks have not ended")
+        timeline.run(timeline.now + 0.01)
+    return timeline.now - began
 
 
 def _look_for_what_is_left(members: list[Node], callers: list[Caller]) -> None:

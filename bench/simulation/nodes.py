@@ -136,16 +136,18 @@ class _Bystander:
 
 
 class _Load:
-    """Each report has something new of a node that works: objects are made and freed all the time."""
+    """Each report has something new, as of a node at work: objects are made and freed all the time."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._made = 0
 
     def available(self) -> dict[str, int]:
         return {name: max(0, amount) for name, amount in self._node.state.resources.available.items()}
 
     def store_used_nbytes(self) -> int:
-        return self._node.placed * 1000
+        self._made += 1
+        return self._made * 1000
 
     def waiting_counts(self) -> list[tuple[dict[str, int], int]]:
         return []
@@ -164,7 +166,6 @@ class Node:
         total = {"CPU": num_cpus * UNIT, "memory": 16 * UNIT << 30, "object_store_memory": 4 * UNIT << 30}
         self.state = core.State(NodeResources(total), node_id=self.node_id)
         self.is_watched = like is None
-        self.placed = 0
         self.owners: dict[int, tuple[Caller, int]] = {}  # lease id -> whose it is, as what
         self._by_owner: dict[tuple[int, int], int] = {}
         self._next_lease_id = 0
@@ -192,6 +193,11 @@ class Node:
     def join(self) -> None:
         self._connection = self._world.gcs.connect(self)
         self._membership.connected(self._say)
+
+    def keep_changing(self, every_s: float) -> None:
+        """Have something new to report at any time from now on, though there are no calls."""
+        self._membership.load_changed()
+        self._world.timeline.after(every_s, self.keep_changing, every_s)
 
     def _say(self, frame: AnyNodeFrame) -> None:
         data = msgspec.msgpack.encode(frame)
@@ -248,7 +254,6 @@ class Node:
         for command in commands:
             match command:
                 case core.Place(lease_id):
-                    self.placed += 1
                     peer, number = self.owners[lease_id]
                     grant = LeaseGrant(number, f"{lease_id:016x}", f"{self.address}.{lease_id}")
                     self._answer(peer, msgspec.msgpack.encode(grant), _WORKER_S)

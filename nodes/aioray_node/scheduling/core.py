@@ -475,7 +475,7 @@ def _look_elsewhere(state: State, now: float, node_id: str | None = None) -> lis
             decision = state.choose(entry.request, own=_as_if_full(state))
             if not isinstance(decision, policy.Chosen) or decision.node_id == state.node_id:
                 break
-            rested = now - entry.since >= state.rest_s
+            rested = now >= entry.since + state.rest_s
             if entry.request.hops >= state.max_hops and not rested:
                 break
             request = entry.request if not rested else msgspec.structs.replace(entry.request, hops=0)
@@ -497,7 +497,7 @@ def _has_room(state: State, node_id: str, demand: Resources) -> bool:
 
 def _forget_sent(state: State, now: float) -> None:
     """What was sent long ago and never reported was not taken there, or is over."""
-    while state.echoes and now - state.echoes[0][0] >= state.echo_s:
+    while state.echoes and now >= state.echoes[0][0] + state.echo_s:  # as in `_next_time`, to the last bit
         when, node_id = state.echoes.popleft()
         sent = state.sent.get(node_id)
         if not sent or sent[0][0] > when:
