@@ -191,7 +191,10 @@ def test_when_one_node_refuses_the_other_gets_its_part_back() -> None:
     new = spec(1, 1, 1, strategy="STRICT_SPREAD")
     run(state, Created(new))
     run(state, Answered("n0", new.group_id, 1, 0, held=True))
-    assert run(state, Answered("n1", new.group_id, 1, 1, held=False)) == [Return("n0", new.group_id, 1, 0), WakeAt(0.01)]
+    assert run(state, Answered("n1", new.group_id, 1, 1, held=False)) == [
+        Return("n0", new.group_id, 1, 0),
+        WakeAt(0.01),
+    ]
     assert run(state, NodesChanged()) == []
     again = run(state, Tick(), now=0.01)
     assert [type(each) for each in again] == [Prepare, Prepare]
@@ -406,7 +409,9 @@ def test_who_asks_before_word_of_the_group_has_come_hears_when_it_is_there() -> 
     assert run(state, Watched(OTHER, group_id(1))) == []
     assert why_over(state, group_id(1)) == ""
     run(state, Created(spec(1, 1)))
-    assert run(state, Answered("n0", group_id(1), 1, 0, held=True))[-1] == Tell(OTHER, GroupUpdate(group_id(1), "created"))
+    assert run(state, Answered("n0", group_id(1), 1, 0, held=True))[-1] == Tell(
+        OTHER, GroupUpdate(group_id(1), "created")
+    )
     run(state, Watched(OTHER, group_id(7)))
     (told,) = run(state, ProcessGone(DRIVER))
     assert told == Tell(OTHER, GroupUpdate(group_id(7), "removed", "the process that was to create it is gone"))
@@ -431,7 +436,9 @@ def test_a_thousand_groups_find_their_places_on_ten_nodes() -> None:
     for number in range(1, 1001):
         for command in handle(state, Created(spec(number, 1, 1, strategy="STRICT_SPREAD")), 0.0):
             if isinstance(command, Prepare):
-                handle(state, Answered(command.node_id, command.group_id, command.attempt, command.index, held=True), 0.0)
+                handle(
+                    state, Answered(command.node_id, command.group_id, command.attempt, command.index, held=True), 0.0
+                )
     check(state)
     assert not state.pending
     assert all(not any(node.resources.available.values()) for node in state.nodes.values())

@@ -169,9 +169,7 @@ class WakeAt(msgspec.Struct, frozen=True):
     when: float
 
 
-Event = (
-    Created | Removed | OwnerGone | ProcessGone | Watched | Answered | NodesChanged | Reported | NodeGone | Tick
-)
+Event = Created | Removed | OwnerGone | ProcessGone | Watched | Answered | NodesChanged | Reported | NodeGone | Tick
 Command = Prepare | Commit | Return | Drop | Tell | Warn | WakeAt
 
 ShapeKey = tuple[object, ...]
@@ -324,9 +322,7 @@ def plan(state: State, now: float, some: list[Group] | None = None) -> list[Comm
     return commands + _wake(state, now, lacking, whole=some is None)
 
 
-def _prepare(
-    state: State, group: Group, where: dict[int, str], now: float, *, patient: bool = False
-) -> list[Command]:
+def _prepare(state: State, group: Group, where: dict[int, str], now: float, *, patient: bool = False) -> list[Command]:
     group.attempt += 1
     group.where.update(where)
     group.asked = set(where)
