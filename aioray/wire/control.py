@@ -362,6 +362,7 @@ class ProcessEnded(Message, tag=44):
 
     process_id: bytes
     driver: bool
+    req: int = 0  # answered by Ack
 
 
 class Unheld(Message, tag=45):
@@ -388,18 +389,21 @@ class GroupSpec(Message, tag=50):
     detached: bool = False
     selectors: list[Selector] = []  # one for each bundle, or none at all
     target_node: str = ""  # STRICT_PACK: rather there
+    req: int = 0  # as in RemoveGroup
 
 
 class RemoveGroup(Message, tag=51):
     """Process -> node: the placement group is needed no more. Safe to send twice."""
 
     group_id: bytes
+    req: int = 0  # from node to head: answered by Ack
 
 
 class WatchGroup(Message, tag=52):
     """Process -> node: tell me what becomes of it (at once, and whenever it changes)."""
 
     group_id: bytes
+    req: int = 0  # as in RemoveGroup
 
 
 class GroupUpdate(Message, tag=53):
@@ -408,6 +412,51 @@ class GroupUpdate(Message, tag=53):
     group_id: bytes
     state: str
     reason: str = ""  # what it waits for, why it was refused
+    where: dict[int, str] = {}  # for nodes: which has which of its bundles
+    bundles: list[dict[str, int]] = []  # as in its GroupSpec, where `where` says of some where they are
+    req: int = 0  # from head to node: answered by Ack
+
+
+class PrepareBundle(Message, tag=54):
+    """Head -> node: hold that much for a bundle. Answered by Answer, with whether it does. Safe to send twice."""
+
+    group_id: bytes
+    attempt: int
+    index: int
+    demand: dict[str, int]
+    patient: bool  # wait for it; else the answer comes at once
+    req: int
+
+
+class CommitBundle(Message, tag=55):
+    """Head -> node: what you hold is a bundle from here on. Answered by Ack. Safe to send twice."""
+
+    group_id: bytes
+    index: int
+    req: int
+
+
+class ReturnBundle(Message, tag=56):
+    """Head -> node: do not hold it, as of that attempt. Answered by Ack. Safe to send twice."""
+
+    group_id: bytes
+    attempt: int
+    index: int
+    req: int
+
+
+class DropGroup(Message, tag=57):
+    """Head -> node: end what is in the group, and let go of its bundles. Answered by Ack. Safe to send twice."""
+
+    group_id: bytes
+    req: int
+
+
+class Notify(Message, tag=58):
+    """Node -> node: a Notice for a process of yours."""
+
+    process_id: bytes
+    text: str
 
 
 ControlMessage = (
@@ -456,4 +505,9 @@ ControlMessage = (
     | RemoveGroup
     | WatchGroup
     | GroupUpdate
+    | PrepareBundle
+    | CommitBundle
+    | ReturnBundle
+    | DropGroup
+    | Notify
 )

@@ -38,6 +38,9 @@ from aioray.wire.control import (
     LeaseReturn,
     LeaveActor,
     LogLines,
+    Notice,
+    Notify,
+    ProcessEnded,
     Query,
     Release,
     RemoveGroup,
@@ -57,6 +60,7 @@ from aioray_node.environments.shell import EnvironmentDesk
 from aioray_node.gcs import described
 from aioray_node.gcs.checkpoints import CheckpointKeeper
 from aioray_node.gcs.far import QUESTIONS, FarDirectory
+from aioray_node.gcs.far_groups import FarGroups
 from aioray_node.gcs.groups import GroupDesk
 from aioray_node.gcs.hosting import ActorHosting
 from aioray_node.gcs.journal import Journal
@@ -196,7 +200,7 @@ class Node:
         self._objects.puller = self._puller
         self.transfers = TransferDesk(reactor, self._store, segment, config, node_id=self.node_id)
         self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
-        self._actors = self._actor_directory(is_head=options.join is None)
+        self._actors = self._actor_directory(is_head=options.is_head and options.join is None)
         self._hosting = self._actors.hosting = ActorHosting(
             reactor,
             self._leases,
@@ -205,12 +209,7 @@ class Node:
             max_light_hosts=max(1, min(_MAX_PRESTART, int(totals["CPU"]))),
         )
         warm = config.prestart_workers if config.prestart_workers >= 0 else int(totals["CPU"])
-        self._groups = GroupDesk(
-            reactor, {self.node_id: self._leases.view}, {self.node_id: BundleDesk(self._leases)}, self._send
-        )
-        self._leases.groups = self._groups
-        if isinstance(self._actors, ActorDesk):
-            self._actors.groups = self._groups
+        self._groups = self._leases.groups = self._group_directory()
         self._pool = WorkerPool(
             reactor,
             self._start_zygote,
@@ -250,6 +249,15 @@ class Node:
         return ActorDesk(
             self._reactor, self.node_id, self._store, self._objects, self._send, checkpoints=self._checkpoints
         )
+
+    def _group_directory(self) -> GroupDesk | FarGroups:
+        bundles, on_update = BundleDesk(self._leases), self._leases.group_update
+        if isinstance(self._actors, FarDirectory):
+            return FarGroups(self._actors, bundles, self._send, on_update)
+        desk = self._actors.groups = GroupDesk(
+            self._reactor, self.view, self._neighbours, bundles, self._send, on_update
+        )
+        return desk
 
     @classmethod
     def session_for(cls, options: NodeOptions) -> Session:
@@ -387,6 +395,8 @@ class Node:
             self._neighbours.send(home_of(process), message)  # what is no answer goes over a line of our own
         elif peer is not None:
             peer.connection.send(message)
+        elif isinstance(message, Notice) and process and home_of(process) != node_prefix(self.node_id):
+            self._neighbours.send(home_of(process), Notify(process, message.text))
 
     def _gone(self, peer: Peer, connection: Connection, reason: str) -> None:
         """A process is gone: what it owned goes elsewhere or away."""
@@ -476,11 +486,19 @@ class Node:
                 self._objects.handle_node(peer.process_id, peer.connection, message)
             case Query():
                 peer.connection.send(self.exchange(peer.process_id, message))
+            case Notify(process, text):
+                self._send(process, Notice(text))
+            case ProcessEnded(ended, driver, req) if isinstance(self._actors, ActorDesk):
+                self._actors.process_gone(ended, driver=driver)
+                self._groups.process_gone(ended)
+                peer.connection.send(Ack(req))
             case ActorUpdate() | HostActor() | LeaveActor() if isinstance(self._actors, FarDirectory):
                 self._actors.heard(message)
             case _ if isinstance(self._actors, ActorDesk) and self._actors.heard(
                 peer.process_id, self._node_id_of(peer.process_id), message
             ):
+                pass
+            case _ if self._groups.heard(peer.process_id, message, peer.connection.send):
                 pass
             case _:
                 peer.connection.close()
@@ -497,6 +515,8 @@ class Node:
         """Another node is dead, and so are its processes."""
         self._objects.node_gone(prefix)
         self._actors.node_gone(node_id, prefix)
+        if isinstance(self._groups, GroupDesk):
+            self._groups.node_gone(node_id, prefix)
 
     def _node_back(self, prefix: bytes) -> None:
         """The line to another node was cut, and is there again."""
@@ -544,6 +564,13 @@ class Node:
             raise LookupError("this node is not the head, which keeps the directory of actors")
         return self._actors
 
+    @property
+    def _group_desk(self) -> GroupDesk:
+        """Raises LookupError on a node that is not the head."""
+        if not isinstance(self._groups, GroupDesk):
+            raise LookupError("this node is not the head, which keeps the directory of placement groups")
+        return self._groups
+
     def _explain_actor(self, actor_id: bytes) -> str:
         where = self._desk.where(actor_id)
         return f"it is to be on node {where}" if where else self._leases.explain_actor(actor_id)
@@ -572,11 +599,11 @@ class Node:
         "kill_actor": lambda self, process, actor_id, reason, no_restart: self._desk.kill(
             actor_id, reason, no_restart=no_restart
         ),
-        "get_group": lambda self, process, namespace, name: self._groups.find(namespace, name),
-        "group_bundles": lambda self, process, group_id: self._groups.bundles_of(group_id),
-        "group_over": lambda self, process, group_id: self._groups.why_over(group_id),
-        "group_table": lambda self, process, group_id=None: self._groups.table(group_id),
-        "explain_group": lambda self, process, group_id: self._groups.explain(group_id),
+        "get_group": lambda self, process, namespace, name: self._group_desk.find(namespace, name),
+        "group_bundles": lambda self, process, group_id: self._group_desk.bundles_of(group_id),
+        "group_over": lambda self, process, group_id: self._group_desk.why_over(group_id),
+        "group_table": lambda self, process, group_id=None: self._group_desk.table(group_id),
+        "explain_group": lambda self, process, group_id: self._group_desk.explain(group_id),
         "list_named_actors": lambda self, process, namespace: self._desk.names(namespace),
         "store": _store_figures,
         "pids": lambda self, process: self._pool.pids,

@@ -26,10 +26,12 @@ class NodeLoad:
     def __init__(self, leases: LeaseDesk, store: ObjectStore) -> None:
         self._leases = leases
         self._store = store
+        self._names = tuple(leases.resources.total)  # not of bundles: where they are is told to who asks
 
     def available(self) -> dict[str, int]:
         """Never less than nothing, though a CPU may be overbooked for a moment."""
-        return {name: max(0, amount) for name, amount in self._leases.resources.available.items()}
+        available = self._leases.resources.available
+        return {name: max(0, available[name]) for name in self._names}
 
     def store_used_nbytes(self) -> int:
         return self._store.used_nbytes

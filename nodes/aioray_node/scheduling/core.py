@@ -18,11 +18,12 @@ are late, so two nodes may each believe that the other has room. Therefore:
 
 A bundle of a placement group is booked by a lease of its own, which waits in the queue as others do. When the group is
 there, that lease is committed: what it holds becomes resources of the group (`bundles.py`), for leases that ask for it.
-Those wait without a word until then; when the group is dropped, all of them are over.
+Those wait without a word until then; when the group is dropped, all of them are over. Who could be in a bundle that
+another node has is sent there as soon as it is known where that is (`Locate`, `GroupPlaced`; see `group_places.py`).
+Only what comes from a node that has a bundle itself has made a hop then, and there are as many as there are others.
 """
 
 import heapq
-import itertools
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from aioray.wire.strategies import InGroup, Strategy
-from aioray_node.scheduling import policy
+from aioray_node.scheduling import group_places, policy
 from aioray_node.scheduling.bundles import booked, capacity, group_of, is_cpu, is_of_a_group
 from aioray_node.scheduling.candidates import MANY, Candidates
 from aioray_node.scheduling.devices import Devices
@@ -100,6 +101,14 @@ class CommitBundle(msgspec.Struct, frozen=True):
     index: int
 
 
+class GroupPlaced(msgspec.Struct, frozen=True):
+    """Where bundles of a placement group are, of all that are booked now."""
+
+    group_id: bytes
+    where: dict[int, str]  # index -> node
+    bundles: list[Resources]
+
+
 class DropGroup(msgspec.Struct, frozen=True):
     """The placement group is removed: all leases in it end, and so do those that hold its bundles."""
 
@@ -153,6 +162,12 @@ class Unschedulable(msgspec.Struct, frozen=True):
     group_removed: bool = False  # what it waited for was a placement group that was removed
 
 
+class Locate(msgspec.Struct, frozen=True):
+    """Feed GroupPlaced as soon as it is known where the group has bundles, and whenever that changes; or DropGroup."""
+
+    group_id: bytes
+
+
 class WakeAt(msgspec.Struct, frozen=True):
     """Feed Tick at loop time `when` (s). One timer is enough: a new WakeAt replaces the one before."""
 
@@ -160,9 +175,20 @@ class WakeAt(msgspec.Struct, frozen=True):
 
 
 Event = (
-    Request | Withdraw | Return | Blocked | Unblocked | Shrink | OwnerGone | NodeNews | CommitBundle | DropGroup | Tick
+    Request
+    | Withdraw
+    | Return
+    | Blocked
+    | Unblocked
+    | Shrink
+    | OwnerGone
+    | NodeNews
+    | CommitBundle
+    | GroupPlaced
+    | DropGroup
+    | Tick
 )
-Command = Place | Ended | Evicted | Spill | Infeasible | Unschedulable | WakeAt
+Command = Place | Ended | Evicted | Spill | Infeasible | Unschedulable | Locate | WakeAt
 
 GroupKey = tuple[frozenset[tuple[str, int]], Strategy | None]
 _MAX_TURNS = 1000  # of kinds of requests that are spread: of so many it is known whose turn is next
@@ -243,6 +269,8 @@ class State:
     nodes: Mapping[str, policy.NodeView] = field(init=False)  # all that live, this one as well: not ours to fill
     bundles: dict[bytes, dict[int, int]] = field(default_factory=dict)  # group -> index -> the lease that holds it
     pools: dict[bytes, dict[int, Devices]] = field(default_factory=dict)  # the same -> its GPUs
+    places: dict[bytes, group_places.Places] = field(default_factory=dict)  # group -> bundles elsewhere, where known
+    sent_to: dict[bytes, deque[tuple[float, NodeResources, Resources]]] = field(default_factory=dict)  # `sent`, there
     in_group: dict[bytes, dict[int, None]] = field(default_factory=dict)  # group -> leases that ask for it, in order
 
     def __post_init__(self) -> None:
@@ -255,27 +283,32 @@ class State:
     def is_alone(self) -> bool:
         return len(self.nodes) == 1
 
-    def choose(self, request: Request, *, own: policy.NodeView | None = None) -> policy.Decision:
-        """Where it goes, of all nodes; `own`: as if this node were like that."""
+    def choose(
+        self, request: Request, *, own: policy.NodeView | None = None, only: str | None = None
+    ) -> policy.Decision:
+        """Where it goes, of all nodes. `own`: as if this node were like that. `only`: as if there were one node."""
         wish = policy.Wish(_booked(request, request.demand), request.strategy, request.argument_nbytes)
         if self.is_alone:
             return policy.choose(wish, self.nodes, policy.Here(self.node_id))
         here = policy.Here(self.node_id, self.turns.get(_key(request), ""), self.draws)
-        nodes = self.nodes
-        if len(nodes) > MANY and (own is not None or not policy.stays_here(wish, nodes, here)):
+        nodes = self.nodes if only is None else {only: self.nodes[only]}
+        group = group_of(request.strategy)
+        is_part = group is None and len(nodes) > MANY and (own is not None or not policy.stays_here(wish, nodes, here))
+        if is_part:
             nodes = self.candidates.narrow(wish, nodes, here)
         if own is not None:
             nodes = {**nodes, self.node_id: own}
+        if group is not None:
+            nodes = group_places.views(nodes, self.node_id, self.places.get(group.group_id), wish.demand)
         decision = policy.choose(wish, nodes, here)
-        if isinstance(decision, policy.Infeasible) and len(nodes) < len(self.nodes):
+        if is_part and isinstance(decision, policy.Infeasible):
             return policy.choose(wish, self.nodes, here)  # it is to say what the best of all nodes lacks
         return decision
 
-    def choose_among(self, request: Request, node_ids: tuple[str, ...]) -> policy.Decision:
-        """The same, if there were only these."""
-        wish = policy.Wish(_booked(request, request.demand), request.strategy, request.argument_nbytes)
-        nodes = {node_id: self.nodes[node_id] for node_id in node_ids}
-        return policy.choose(wish, nodes, policy.Here(self.node_id, self.turns.get(_key(request), ""), self.draws))
+    def hops_allowed(self, request: Request) -> int:
+        """After so many it waits where it is."""
+        group = group_of(request.strategy)
+        return self.max_hops if group is None else min(self.max_hops, len(self.places.get(group.group_id, ())))
 
 
 def handle(state: State, event: Event, now: float) -> list[Command]:
@@ -309,6 +342,8 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
             commands += _look_elsewhere(state, now, node_id)
         case CommitBundle():
             commands += _commit(state, event, now)
+        case GroupPlaced():
+            commands += _group_placed(state, event, now)
         case DropGroup(group_id):
             commands += _drop(state, group_id)
         case Tick():
@@ -412,17 +447,22 @@ def _request(state: State, request: Request, now: float) -> list[Command]:
         state.infeasible[lease_id] = request
         # A group that is not there comes by itself, as a rule: who asks for it knows that it has to wait.
         text = f"{request.name} {decision.reason}"
-        return [Infeasible(lease_id, request.owner, text)] if group is None else []
+        return [Infeasible(lease_id, request.owner, text)] if group is None else _locate(state, group)
     _enter_queue(state, request, now)
-    return []
+    could_be_elsewhere = group is not None and group.index < 0 and isinstance(decision, policy.Wait)
+    return _locate(state, group) if group is not None and could_be_elsewhere else []
+
+
+def _locate(state: State, group: InGroup) -> list[Command]:
+    return [] if group.group_id in state.places else [Locate(group.group_id)]
 
 
 def _decide(state: State, request: Request) -> policy.Decision:
     """Where a request that has come is to be."""
     if request.hops and not state.is_alone:
-        decision = state.choose_among(request, (state.node_id,))
+        decision = state.choose(request, only=state.node_id)
         can_run = not isinstance(decision, policy.Infeasible)
-        if isinstance(decision, policy.Chosen) or (can_run and request.hops >= state.max_hops):
+        if isinstance(decision, policy.Chosen) or (can_run and request.hops >= state.hops_allowed(request)):
             return decision
     return state.choose(request)
 
@@ -430,7 +470,13 @@ def _decide(state: State, request: Request) -> policy.Decision:
 def _send(state: State, request: Request, key: GroupKey, to: policy.Chosen | policy.Wait, now: float) -> Spill:
     """Have another node asked. What it is believed to have to spare is less by that."""
     node_id = to.node_id
-    if isinstance(to, policy.Chosen):
+    group = group_of(request.strategy)
+    if group is not None:  # those that are to wait count, too, so that they wait in several places
+        there = state.places[group.group_id][node_id]
+        there.acquire_forced(dict(key[0]))
+        state.sent_to.setdefault(group.group_id, deque()).append((now, there, dict(key[0])))
+        _took_turn(state, request, key, node_id)
+    elif isinstance(to, policy.Chosen):
         demand = dict(key[0])
         state.nodes[node_id].resources.acquire_forced(demand)
         state.sent.setdefault(node_id, deque()).append((now, demand))
@@ -438,7 +484,8 @@ def _send(state: State, request: Request, key: GroupKey, to: policy.Chosen | pol
         state.candidates.changed(node_id, state.nodes[node_id])
         _took_turn(state, request, key, node_id)
     state.draws += 1
-    return Spill(request.lease_id, node_id, request.hops + 1)
+    is_hop = group is None or group.group_id in state.bundles
+    return Spill(request.lease_id, node_id, request.hops + is_hop)
 
 
 def _took_turn(state: State, request: Request, key: GroupKey, node_id: str = "") -> None:
@@ -453,7 +500,7 @@ def _ask_again(state: State, node_id: str, now: float) -> list[Command]:
     """A node has joined: perhaps it can have what no other could."""
     commands: list[Command] = []
     for lease_id, request in list(state.infeasible.items()):
-        if isinstance(state.choose_among(request, (node_id,)), policy.Infeasible):
+        if group_of(request.strategy) is None and isinstance(state.choose(request, only=node_id), policy.Infeasible):
             continue
         decision = state.choose(request)
         if not isinstance(decision, policy.Infeasible):
@@ -462,21 +509,28 @@ def _ask_again(state: State, node_id: str, now: float) -> list[Command]:
     return commands
 
 
-def _look_elsewhere(state: State, now: float, node_id: str | None = None) -> list[Command]:
-    """Send on what waits and could go to another node by now; `node_id`: it is news of this one only."""
+def _look_elsewhere(
+    state: State, now: float, node_id: str | None = None, group_id: bytes | None = None
+) -> list[Command]:
+    """Send on what waits and could go to another node by now.
+
+    `node_id`: it is news of this one only. `group_id`: only what is to be in this placement group.
+    """
     commands: list[Command] = []
-    if state.is_alone:
+    if state.is_alone or not state.groups:
         return commands
     _forget_sent(state, now)
-    state.looked_at = now if node_id is None else state.looked_at
+    state.looked_at = now if node_id is None and group_id is None else state.looked_at
     for key, group in sorted(state.groups.items(), key=lambda item: item[1].first().seq):
+        if group_id is not None and (group.of is None or group.of.group_id != group_id):
+            continue
         while group.queue and (node_id is None or _has_room(state, node_id, group.demand)):
             entry = group.first()
             decision = state.choose(entry.request, own=_as_if_full(state))
             if not isinstance(decision, policy.Chosen) or decision.node_id == state.node_id:
                 break
             rested = now >= entry.since + state.rest_s
-            if entry.request.hops >= state.max_hops and not rested:
+            if entry.request.hops >= state.hops_allowed(entry.request) and not rested:
                 break
             request = entry.request if not rested else msgspec.structs.replace(entry.request, hops=0)
             _forget(state, request.lease_id)
@@ -510,6 +564,12 @@ def _forget_sent(state: State, now: float) -> None:
             for name, amount in demand.items():
                 resources.available[name] = min(resources.available[name] + amount, resources.total[name])
             state.candidates.changed(node_id, state.nodes[node_id])
+    for group_id, sent_to in list(state.sent_to.items()):
+        while sent_to and now >= sent_to[0][0] + state.echo_s:
+            _, there, demand = sent_to.popleft()
+            there.release(demand)
+        if not sent_to:
+            del state.sent_to[group_id]
 
 
 def _next_time(state: State, now: float) -> float | None:
@@ -520,8 +580,11 @@ def _next_time(state: State, now: float) -> float | None:
     if not state.is_alone and state.waiting:
         while state.echoes and state.echoes[0][1] not in state.sent:
             state.echoes.popleft()
-        times += [when + state.echo_s for when, _ in itertools.islice(state.echoes, 1)]
-        tired = [group.first() for group in state.groups.values() if group.first().request.hops >= state.max_hops]
+        if state.echoes:  # gathered for a while: there may be as many as there are nodes
+            times.append(max(state.echoes[0][0] + state.echo_s, state.looked_at + state.echo_s / 10))
+        times += [sent_to[0][0] + state.echo_s for sent_to in state.sent_to.values()]
+        firsts = [group.first() for group in state.groups.values()]
+        tired = [entry for entry in firsts if entry.request.hops >= state.hops_allowed(entry.request)]
         times += [entry.since + state.rest_s for entry in tired if entry.since + state.rest_s > state.looked_at]
     return max(now, min(times)) if times else None
 
@@ -561,8 +624,25 @@ def _commit(state: State, event: CommitBundle, now: float) -> list[Command]:
     return []
 
 
+def _group_placed(state: State, event: GroupPlaced, now: float) -> list[Command]:
+    """Send on what is to be in a bundle that another node has."""
+    commands: list[Command] = []
+    group_id = event.group_id
+    state.places[group_id] = group_places.learn(group_id, event.where, event.bundles, state.node_id)
+    state.sent_to.pop(group_id, None)
+    for lease_id in list(state.in_group.get(group_id, ())):
+        request = state.infeasible.get(lease_id)
+        decision = None if request is None else state.choose(request)
+        if request is not None and isinstance(decision, (policy.Chosen, policy.Wait)):
+            _forget(state, lease_id)
+            commands.append(_send(state, request, _key(request), decision, now))
+    return commands + (_look_elsewhere(state, now, group_id=group_id) if group_id in state.in_group else [])
+
+
 def _drop(state: State, group_id: bytes) -> list[Command]:
     commands: list[Command] = []
+    state.places.pop(group_id, None)
+    state.sent_to.pop(group_id, None)
     for lease_id in list(state.in_group.get(group_id, ())):
         if lease_id in state.granted:
             commands.append(Evicted(lease_id))

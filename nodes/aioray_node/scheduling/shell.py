@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from aioray.wire.control import Exit, LeaseGrant, LeaseLost, Notice, Spill
+from aioray.wire.strategies import Affinity, Strategy
 from aioray_node.environments import core as environments
 from aioray_node.gcs.view import Joined
 from aioray_node.pool.core import Kind, Need
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
+    from aioray.wire.control import GroupUpdate
     from aioray.wire.gcs import Demand
-    from aioray.wire.strategies import Strategy
     from aioray_node.environments.shell import EnvironmentDesk
     from aioray_node.gcs.view import ClusterView, News
     from aioray_node.pool.shell import Worker, WorkerPool
@@ -50,11 +51,15 @@ class ActorHost(Protocol):
 
 
 class GroupNews(Protocol):
-    """Who knows what becomes of placement groups, and is told when there is more room for them."""
+    """Who knows what becomes of placement groups, and is told when there is more room for them.
+
+    locate: `LeaseDesk.group_update` is to be called with what there is to know, and with news of it, in a later turn.
+    """
 
     def why_over(self, group_id: bytes) -> str: ...
     def explain(self, group_id: bytes) -> str: ...
     def nodes_changed(self) -> None: ...
+    def locate(self, group_id: bytes) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +75,7 @@ class _Grant:
     running: dict[str, int] | None = None  # what an actor keeps once it is placed
     exit_limit: Timer | None = None  # of an actor that was asked to go
     wants_worker: bool = True  # False: just the resources
-    holds: Callable[[], None] | None = None  # of a bundle: whom to tell when it has them
+    holds: Callable[[bool], None] | None = None  # of a bundle: whom to tell when it has them, or never will
 
 
 class LeaseDesk:
@@ -155,6 +160,8 @@ class LeaseDesk:
                     self._warn(lease_id, text)
                 case core.Unschedulable(lease_id, reason, group_removed):
                     self._turn_away(lease_id, reason, group_removed=group_removed)
+                case core.Locate(group_id):
+                    self.groups.locate(group_id)
                 case core.WakeAt(when):
                     delay_s = max(0.0, when - self._reactor.time())
                     self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
@@ -165,7 +172,7 @@ class LeaseDesk:
     def _placed(self, lease_id: int, gpus: tuple[int, ...]) -> None:
         grant = self._grants[lease_id]
         if grant.holds is not None:
-            grant.holds()
+            grant.holds(True)
             return
         if grant.wants_worker:
             kind = Kind(grant.environment, tuple(self._gpu_ids[gpu] for gpu in gpus))
@@ -193,7 +200,9 @@ class LeaseDesk:
         """It is not to wait for what it would need."""
         grant = self._grants[lease_id]
         self._forget(lease_id)
-        if not grant.actor_id:
+        if grant.holds is not None:
+            grant.holds(False)
+        elif not grant.actor_id:
             lost = LeaseLost(grant.number, reason, unschedulable=not group_removed, group_removed=group_removed)
             self._send(grant.process, lost)
         elif group_removed:
@@ -361,10 +370,11 @@ class LeaseDesk:
 
     # for placement groups
 
-    def new_reservation(self, group_id: bytes, holds: Callable[[], None]) -> int:
-        """A lease that is to hold a bundle; `holds` is called when it does."""
+    def new_reservation(self, group_id: bytes, holds: Callable[[bool], None]) -> int:
+        """A lease that is to hold a bundle here; `holds` is called when it does, or when it never will."""
         lease_id = next(self._ids)
-        request = core.Request(lease_id, f"group:{group_id.hex()}", {}, "a bundle of a placement group")
+        here = Strategy(affinity=Affinity(self.node_id))
+        request = core.Request(lease_id, f"group:{group_id.hex()}", {}, "a bundle of a placement group", here)
         self._grants[lease_id] = _Grant(b"", 0, request, holds=holds)
         return lease_id
 
@@ -385,9 +395,20 @@ class LeaseDesk:
         self._forget(lease_id)
         self.feed(core.CommitBundle(lease_id, group_id, index))
 
+    def has_bundle(self, group_id: bytes, index: int) -> bool:
+        """Whether that is committed here."""
+        return index in self._state.bundles.get(group_id, {})
+
     def drop_group(self, group_id: bytes) -> None:
         """All that is in the group ends, and the node has its bundles back."""
         self.feed(core.DropGroup(group_id))
+
+    def group_update(self, update: GroupUpdate) -> None:
+        """Where a placement group stands, as the head says."""
+        if update.state == "removed":
+            self.drop_group(update.group_id)
+        elif update.where or update.state != "pending":
+            self.feed(core.GroupPlaced(update.group_id, update.where, update.bundles))
 
     # what the pool says
 
