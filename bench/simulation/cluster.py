@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 NUM_CPUS = 4  # of each node
 _JOIN_S = 2.0  # in which all nodes join
-_BURST = 1000  # calls at once
+_BURST = 40  # calls at once
 _USED = 0.5  # of all CPUs, on average, while there are calls
 _INTERVALS = 4  # of reports, at least, for which the GCS is watched
 _LEAST_S = 10.0  # for the same
-_MOST_WATCHED = 50
+_MOST_WATCHED = 100
+_NODES_A_CALLER = 10
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def simulate(nodes: int, tasks: int, *, seed: int = 1) -> Outcome:
     world.messages.clear()
     world.nbytes.clear()
 
-    callers = [Caller(world, node) for node in members[:watched]]
+    callers = [Caller(world, node) for node in members[: min(watched, max(1, nodes // _NODES_A_CALLER))]]
     _call(world, callers, tasks, tasks * TASK_S / (nodes * NUM_CPUS * _USED), random.Random(seed))
     began = timeline.now
     for node in members:

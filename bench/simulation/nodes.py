@@ -19,6 +19,7 @@ from aioray_node.gcs.member_desk import MemberDesk
 from aioray_node.gcs.membership import Membership, NodeLoad
 from aioray_node.gcs.view import ClusterView, Joined, KnownNode
 from aioray_node.scheduling import core
+from aioray_node.scheduling.candidates import Candidates
 from aioray_node.scheduling.resources import UNIT, NodeResources
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from aioray.wire.gcs import AnyNodeFrame, Delta, Demand
     from aioray_node.gcs.member_desk import Packet
     from aioray_node.gcs.view import News
-    from aioray_node.scheduling.policy import NodeView
+    from aioray_node.scheduling.policy import Here, NodeView, Wish
     from bench.simulation.callers import Caller
     from bench.simulation.timeline import Meter, Timeline
 
@@ -135,6 +136,20 @@ class _Bystander:
         return True
 
 
+class _Borrowed(Candidates):
+    """Another node's, which has heard the news already."""
+
+    def __init__(self, lender: Candidates) -> None:
+        super().__init__(lender.own_id)
+        self._lender = lender
+
+    def changed(self, node_id: str, node: NodeView | None) -> None:
+        """Known."""
+
+    def narrow(self, wish: Wish, nodes: Mapping[str, NodeView], here: Here) -> dict[str, NodeView]:
+        return self._lender.narrow(wish, nodes, here)
+
+
 class _Load:
     """Each report has something new, as of a node at work: objects are made and freed all the time."""
 
@@ -173,12 +188,12 @@ class Node:
         self._view: ClusterView | _Bystander
         if like is None:
             self._view = ClusterView(facts, self.state.own)
-            self._view.subscribe(self._on_news)
+            self._view.subscribe_to_deltas(self._on_news)
             self.bystanders: list[Node] = []
         else:
             self._view = _Bystander(facts, _Shared(self.node_id, self.state.own, like._view.nodes))
             like.bystanders.append(self)
-            self.state.candidates = like.state.candidates
+            self.state.candidates = _Borrowed(like.state.candidates)
         self.state.nodes = self._view.nodes
         self._membership = Membership(world.reactor, cast("ClusterView", self._view), cast("NodeLoad", _Load(self)))
         self._connection = 0
@@ -214,12 +229,14 @@ class Node:
     def _hear(self, data: bytes) -> None:
         self._membership.hear(gcs_frame_decoder.decode(data))
 
-    def _on_news(self, news: News) -> None:
-        event = core.NodeNews(news.node_id, joined=isinstance(news, Joined))
+    def _on_news(self, news: list[News]) -> None:
+        event = core.ManyNews(
+            tuple(core.NodeNews(each.node_id, joined=isinstance(each, Joined)) for each in news)
+        )
         self._carry_out(core.handle(self.state, event, self._world.timeline.now))
         for node in self.bystanders:
             if node.state.waiting or node.state.sent:
-                self._world.timeline.after(0.0, node.feed, event)
+                self._world.timeline.after(0.0, node.feed, event, "news of others")
 
     # what callers say
 
@@ -243,8 +260,8 @@ class Node:
             return
         self._carry_out(core.handle(self.state, event, self._world.timeline.now))
 
-    def feed(self, event: core.Event) -> None:
-        self._world.meter.run("node", self._feed, event)
+    def feed(self, event: core.Event, account: str = "node") -> None:
+        self._world.meter.run(account, self._feed, event)
 
     def _feed(self, event: core.Event) -> None:
         self._carry_out(core.handle(self.state, event, self._world.timeline.now))

@@ -68,11 +68,17 @@ class Shelf:
     able: dict[Sort, Bag] = field(default_factory=dict)
     free: dict[Sort, Bag] = field(default_factory=dict)
     in_order: list[str] = field(default_factory=list)  # those that are large enough, by id
+    judged: dict[str, Resources] = field(default_factory=dict)  # what all nodes have, as it was when they were sorted
 
     def put(self, node_id: str, node: NodeView | None) -> None:
         """It is like that now; None: it is gone."""
-        sort = None if node is None else self._sort(node)
-        before = self.sort_of.get(node_id)
+        sort = before = self.sort_of.get(node_id)
+        if node is None or not node.alive:
+            self.judged.pop(node_id, None)
+            sort = None
+        elif self.judged.get(node_id) is not node.resources.total:  # another node's is replaced as a whole, if at all
+            self.judged[node_id] = node.resources.total
+            sort = self._sort(node)
         if sort != before:
             self._move(node_id, before, sort)
         if node is None or sort is None:
@@ -85,7 +91,7 @@ class Shelf:
 
     def _sort(self, node: NodeView) -> Sort | None:
         """None where it can never have it."""
-        if not node.alive or not node.resources.could_ever_fit(self.demand) or not matches(self.required, node.labels):
+        if not node.resources.could_ever_fit(self.demand) or not matches(self.required, node.labels):
             return None
         liked = bool(self.preferred) and matches(self.preferred, node.labels)
         return liked, bool(node.resources.total.get("GPU"))

@@ -93,6 +93,12 @@ class NodeNews(msgspec.Struct, frozen=True):
     joined: bool = False
 
 
+class ManyNews(msgspec.Struct, frozen=True):
+    """Of several nodes at once: no more is to be looked through than for one."""
+
+    of: tuple[NodeNews, ...]
+
+
 class CommitBundle(msgspec.Struct, frozen=True):
     """What this lease holds is a bundle from here on: leases may be in it."""
 
@@ -183,6 +189,7 @@ Event = (
     | Shrink
     | OwnerGone
     | NodeNews
+    | ManyNews
     | CommitBundle
     | GroupPlaced
     | DropGroup
@@ -334,12 +341,10 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
                 if lease_id in state.granted:
                     commands.append(Ended(lease_id))
                 _forget(state, lease_id)
-        case NodeNews(node_id, joined):
-            state.sent.pop(node_id, None)
-            state.candidates.changed(node_id, state.nodes.get(node_id))
-            if joined:
-                commands += _ask_again(state, node_id, now)
-            commands += _look_elsewhere(state, now, node_id)
+        case NodeNews():
+            commands += _hear(state, (event,), now)
+        case ManyNews(news):
+            commands += _hear(state, news, now)
         case CommitBundle():
             commands += _commit(state, event, now)
         case GroupPlaced():
@@ -496,6 +501,18 @@ def _took_turn(state: State, request: Request, key: GroupKey, node_id: str = "")
             state.turns.popitem(last=False)
 
 
+def _hear(state: State, news: tuple[NodeNews, ...], now: float) -> list[Command]:
+    commands: list[Command] = []
+    for each in news:
+        state.sent.pop(each.node_id, None)
+        state.candidates.changed(each.node_id, state.nodes.get(each.node_id))
+    if state.infeasible:
+        for each in news:
+            if each.joined and each.node_id in state.nodes:
+                commands += _ask_again(state, each.node_id, now)
+    return commands + _look_elsewhere(state, now, tuple(each.node_id for each in news))
+
+
 def _ask_again(state: State, node_id: str, now: float) -> list[Command]:
     """A node has joined: perhaps it can have what no other could."""
     commands: list[Command] = []
@@ -510,21 +527,21 @@ def _ask_again(state: State, node_id: str, now: float) -> list[Command]:
 
 
 def _look_elsewhere(
-    state: State, now: float, node_id: str | None = None, group_id: bytes | None = None
+    state: State, now: float, node_ids: tuple[str, ...] | None = None, group_id: bytes | None = None
 ) -> list[Command]:
     """Send on what waits and could go to another node by now.
 
-    `node_id`: it is news of this one only. `group_id`: only what is to be in this placement group.
+    `node_ids`: it is news of these only. `group_id`: only what is to be in this placement group.
     """
     commands: list[Command] = []
     if state.is_alone or not state.groups:
         return commands
     _forget_sent(state, now)
-    state.looked_at = now if node_id is None and group_id is None else state.looked_at
+    state.looked_at = now if node_ids is None and group_id is None else state.looked_at
     for key, group in sorted(state.groups.items(), key=lambda item: item[1].first().seq):
         if group_id is not None and (group.of is None or group.of.group_id != group_id):
             continue
-        while group.queue and (node_id is None or _has_room(state, node_id, group.demand)):
+        while group.queue and (node_ids is None or _have_room(state, node_ids, group.demand)):
             entry = group.first()
             decision = state.choose(entry.request, own=_as_if_full(state))
             if not isinstance(decision, policy.Chosen) or decision.node_id == state.node_id:
@@ -545,8 +562,8 @@ def _as_if_full(state: State) -> policy.NodeView:
     return policy.NodeView(full, state.labels)
 
 
-def _has_room(state: State, node_id: str, demand: Resources) -> bool:
-    return node_id in state.nodes and state.nodes[node_id].fits(demand)
+def _have_room(state: State, node_ids: tuple[str, ...], demand: Resources) -> bool:
+    return any(node_id in state.nodes and state.nodes[node_id].fits(demand) for node_id in node_ids)
 
 
 def _forget_sent(state: State, now: float) -> None:

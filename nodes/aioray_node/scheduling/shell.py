@@ -126,10 +126,10 @@ class LeaseDesk:
         """Choose among all nodes that it has, from here on."""
         self._view = view
         self._state.nodes = view.nodes
-        view.subscribe(self._on_news)
+        view.subscribe_to_deltas(self._on_news)
 
-    def _on_news(self, news: News) -> None:
-        self.feed(core.NodeNews(news.node_id, joined=isinstance(news, Joined)))
+    def _on_news(self, news: list[News]) -> None:
+        self.feed(core.ManyNews(tuple(core.NodeNews(each.node_id, joined=isinstance(each, Joined)) for each in news)))
 
     def own_view(self) -> NodeView:
         """The same, for the view of the cluster that it is a part of."""
