@@ -24,6 +24,7 @@ from bench.measure import (
     start_seconds,
 )
 from bench.ours_compiled import compiled_pass, compiled_pass_async
+from bench.ours_cluster import cluster_in_loop, cluster_of_processes, fan_out
 from bench.ours_groups import groups_async, groups_at_once, groups_sync
 from bench.ours_light import group_call, light_actors, light_actors_pss, light_call
 from bench.ours_transfer import broadcast_8, transfer_tcp
@@ -396,6 +397,9 @@ MEASUREMENTS = {
     "groups_at_once": in_loop(groups_at_once),
     "start_sync": start_sync,
     "start_async": start_async,
+    "cluster_in_loop": in_loop(cluster_in_loop),
+    "cluster_of_processes": in_loop(cluster_of_processes),
+    "fan_out": in_loop(fan_out),
     "shutdown_sync": shutdown_sync,
     "shutdown_async": in_loop(shutdown_async),
     "pss_20_actors": pss_20_actors,

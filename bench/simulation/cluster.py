@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aioray.wire.gcs import NODES_AT_BASE
-from aioray_node.scheduling import core
 from bench.simulation.callers import TASK_S, Caller
 from bench.simulation.nodes import Node, World
 from bench.simulation.timeline import Meter, Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from aioray_node.scheduling import core
 
 NUM_CPUS = 4  # of each node
 _JOIN_S = 2.0  # in which all nodes join

@@ -230,9 +230,7 @@ class Node:
         self._membership.hear(gcs_frame_decoder.decode(data))
 
     def _on_news(self, news: list[News]) -> None:
-        event = core.ManyNews(
-            tuple(core.NodeNews(each.node_id, joined=isinstance(each, Joined)) for each in news)
-        )
+        event = core.ManyNews(tuple(core.NodeNews(each.node_id, joined=isinstance(each, Joined)) for each in news))
         self._carry_out(core.handle(self.state, event, self._world.timeline.now))
         for node in self.bystanders:
             if node.state.waiting or node.state.sent:

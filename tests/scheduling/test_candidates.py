@@ -116,9 +116,7 @@ wishes = st.builds(
         ),
         required=st.sampled_from([(), selector_of({"zone": "a"})]),
         preferred=st.sampled_from([(), selector_of({"tier": "fast"})]),
-        selectors=st.sampled_from(
-            [(), (selector_of({"zone": "b"}), selector_of({"zone": "a"}))]
-        ),
+        selectors=st.sampled_from([(), (selector_of({"zone": "b"}), selector_of({"zone": "a"}))]),
     ),
 )
 
