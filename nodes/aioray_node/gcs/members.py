@@ -255,6 +255,7 @@ def _join(state: State, connection: int, join: Join, now: float) -> list[Command
     if member is not None and member.end is not None:
         return [Refuse(connection, f"node {node_id} was declared dead ({member.end}), and its work went elsewhere")]
     commands: list[Command] = []
+    is_new = member is None
     if member is None:
         member = Member(
             join.facts, join.available, join.store_used_nbytes, join.waiting, join.seq, connection, heard_at=now
@@ -273,6 +274,11 @@ def _join(state: State, connection: int, join: Join, now: float) -> list[Command
             _load(state, member, join.available, join.store_used_nbytes)
     state.node_of[connection] = node_id
     has = join.version if join.epoch == state.epoch and join.version <= state.version else 0
+    if is_new and not has and len(state.subscribers) > NODES_AT_BASE:
+        state.subscribers[connection] = (
+            0  # very many may join at once: all of these are sent the same view, at the next push
+        )
+        return [*commands, Admit(connection)]
     state.subscribers[connection] = state.version
     return [*commands, Admit(connection), Push((connection,), delta_since(state, has))]
 
