@@ -50,6 +50,7 @@ from aioray.wire.control import (
     Hello,
     LeaseGrant,
     LeaseLost,
+    LeaseRecall,
     LogLines,
     Notice,
     Query,
@@ -253,7 +254,7 @@ class Runtime:
 
     def _dispatch(self, message: Any) -> None:
         match message:
-            case LeaseGrant() | LeaseLost() | Spill():
+            case LeaseGrant() | LeaseLost() | LeaseRecall() | Spill():
                 self.tasks.heard(message)
             case ActorUpdate():
                 self.actors.updated(message)

@@ -377,6 +377,12 @@ class Unwatched(Message, tag=46):
     actor_id: bytes
 
 
+class LeaseRecall(Message, tag=47):
+    """Node -> caller: others have waited long; send no more tasks there, and return it when those sent are done."""
+
+    lease_id: int
+
+
 class GroupSpec(Message, tag=50):
     """Caller -> node: a placement group, please. The process that made the id is the one that tells."""
 
@@ -501,6 +507,7 @@ ControlMessage = (
     | ProcessEnded
     | Unheld
     | Unwatched
+    | LeaseRecall
     | GroupSpec
     | RemoveGroup
     | WatchGroup

@@ -34,9 +34,7 @@ NO_ROOM_S = 0.3
 
 def cluster_of(*has: Mapping[str, float]) -> LocalCluster:
     """A node for each of these."""
-    return LocalCluster(
-        nodes=len(has), resources=has, in_process=True, _system_config={"prestart_workers": 0}
-    )
+    return LocalCluster(nodes=len(has), resources=has, in_process=True, _system_config={"prestart_workers": 0})
 
 
 def where() -> str:

@@ -182,6 +182,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         44 ProcessEnded process_id driver
         45 Unheld actor_id
         46 Unwatched actor_id
+        47 LeaseRecall lease_id
         50 GroupSpec group_id bundles strategy owner name namespace detached selectors target_node
         51 RemoveGroup group_id
         52 WatchGroup group_id

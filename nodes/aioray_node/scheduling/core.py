@@ -6,6 +6,9 @@ that what comes free gathers for it. A bar lasts `bar_s` at most, and the next o
 what the front waits for may be held by an actor for ever, or by a task that waits for one of those behind the bar, and
 neither may hang the node.
 
+A caller with an endless stream of tasks keeps its leases, and nothing comes free. Who has waited `patience_s` beside
+leases of others, or of other tasks of its own, has as many asked back as it needs (`Recall`, see `recalls.py`).
+
 Where there are other nodes, `policy.choose` says whether a request is for one of them: then its owner is to ask there
 (`Spill`), and it is forgotten here. That is asked when it comes, and, while it waits, when another node has news. Views
 are late, so two nodes may each believe that the other has room. Therefore:
@@ -32,7 +35,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from aioray.wire.strategies import InGroup, Strategy
-from aioray_node.scheduling import group_places, policy
+from aioray_node.scheduling import group_places, policy, recalls
 from aioray_node.scheduling.bundles import booked, capacity, group_of, is_cpu, is_of_a_group
 from aioray_node.scheduling.candidates import MANY, Candidates
 from aioray_node.scheduling.devices import Devices
@@ -49,6 +52,7 @@ class Request(msgspec.Struct, frozen=True):
     strategy: Strategy | None = None
     hops: int = 0  # how often it was sent to another node
     argument_nbytes: Mapping[str, int] = {}  # node id -> how much of what it reads lies there
+    is_lent: bool = False  # for one task after the other: it can be asked back
 
 
 class Withdraw(msgspec.Struct, frozen=True):
@@ -152,6 +156,12 @@ class Evicted(msgspec.Struct, frozen=True):
     lease_id: int
 
 
+class Recall(msgspec.Struct, frozen=True):
+    """Others have waited long: its owner is to give it back when what it runs now is done."""
+
+    lease_id: int
+
+
 class Infeasible(msgspec.Struct, frozen=True):
     """No node can have it. Said once; the request stays until it is withdrawn, or a node has joined that can."""
 
@@ -195,7 +205,7 @@ Event = (
     | DropGroup
     | Tick
 )
-Command = Place | Ended | Evicted | Spill | Infeasible | Unschedulable | Locate | WakeAt
+Command = Place | Ended | Evicted | Recall | Spill | Infeasible | Unschedulable | Locate | WakeAt
 
 GroupKey = tuple[frozenset[tuple[str, int]], Strategy | None]
 _MAX_TURNS = 1000  # of kinds of requests that are spread: of so many it is known whose turn is next
@@ -257,12 +267,18 @@ class State:
     max_hops: int = 3
     rest_s: float = 1.0
     echo_s: float = 1.0
+    patience_s: float = 0.1
     waiting: dict[int, Waiting] = field(default_factory=dict)
     groups: dict[GroupKey, Group] = field(default_factory=dict)  # `waiting` by what they ask for; no empty group
     infeasible: dict[int, Request] = field(default_factory=dict)  # apart from `waiting`: never anybody's front
     granted: dict[int, Lease] = field(default_factory=dict)
     owners: dict[str, dict[int, None]] = field(default_factory=dict)  # owner -> all its lease ids, oldest first
     front: Front | None = None
+    lent: int = 0  # how many of the leases can be asked back
+    recalled: dict[int, None] = field(default_factory=dict)  # leases that were asked back
+    recalled_for: int | None = None  # which request
+    recalls_at: float = -math.inf  # when it was last seen whether any should be, loop time (s)
+    first_seq: int = 0
     next_seq: int = 0
     wake_at: float | None = None  # what the shell was last told
     sent: dict[str, deque[tuple[float, Resources]]] = field(default_factory=dict)  # node id -> when, what; see `echo_s`
@@ -354,6 +370,7 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
         case Tick():
             state.wake_at = None  # timers may fire a hair early: `plan` asks again if it is not time yet
             commands += _look_elsewhere(state, now)
+            commands += _recall(state, now)
     return commands + plan(state, now)
 
 
@@ -513,6 +530,25 @@ def _hear(state: State, news: tuple[NodeNews, ...], now: float) -> list[Command]
     return commands + _look_elsewhere(state, now, tuple(each.node_id for each in news))
 
 
+def _recall(state: State, now: float) -> list[Command]:
+    """Have leases asked back for one who has waited long; that one goes first then."""
+    state.recalls_at = now
+    found = recalls.due(state, now)
+    if found is None:
+        return []
+    entry, lease_ids = found
+    group = state.groups[entry.key]
+    state.first_seq -= 1
+    entry.seq = state.first_seq
+    group.queue.move_to_end(entry.request.lease_id, last=False)
+    state.front = Front(
+        entry.request.lease_id, group.demand, state.max_overtakes, state.max_overtakes, now + state.bar_s
+    )
+    state.recalled_for = entry.request.lease_id
+    state.recalled.update(dict.fromkeys(lease_ids))
+    return [Recall(lease_id) for lease_id in lease_ids]
+
+
 def _ask_again(state: State, node_id: str, now: float) -> list[Command]:
     """A node has joined: perhaps it can have what no other could."""
     commands: list[Command] = []
@@ -594,6 +630,8 @@ def _next_time(state: State, now: float) -> float | None:
     times = []
     if state.front and state.front.barred_until is not None:
         times.append(state.front.barred_until)
+    if state.waiting and recalls.could_be(state):
+        times.append(max(recalls.oldest(state).since, state.recalls_at) + state.patience_s)
     if not state.is_alone and state.waiting:
         while state.echoes and state.echoes[0][1] not in state.sent:
             state.echoes.popleft()
@@ -688,6 +726,7 @@ def _place(state: State, group: Group) -> Place:
     assert pool is not None, group
     gpus = pool.acquire(group.gpus)
     state.granted[lease_id] = Lease(entry.request, group.demand, pool, gpus)
+    state.lent += entry.request.is_lent
     return Place(lease_id, tuple(gpus))
 
 
@@ -717,6 +756,8 @@ def _forget(state: State, lease_id: int) -> None:
     if lease_id in state.waiting:
         request = _leave_queue(state, lease_id)
     elif lease := state.granted.pop(lease_id, None):
+        state.recalled.pop(lease_id, None)
+        state.lent -= lease.request.is_lent
         state.resources.release(lease.held())
         lease.pool.release(lease.gpus)
         request = lease.request
@@ -859,6 +900,8 @@ def _check_bundles(state: State) -> None:
     assert state.pools.keys() == state.bundles.keys(), state
     of_groups = {name: n for name, n in state.resources.total.items() if is_of_a_group(name)}
     assert of_groups == more, f"resources of groups do not match their bundles: {state}"
+    assert state.lent == sum(lease.request.is_lent for lease in state.granted.values()), state
+    assert state.recalled.keys() <= state.granted.keys(), f"what was asked back is not there: {state}"
     requests = [*(lease.request for lease in state.granted.values()), *state.infeasible.values()]
     requests += [entry.request for entry in state.waiting.values()]
     in_groups = {(group.group_id, each.lease_id) for each in requests if (group := group_of(each.strategy))}

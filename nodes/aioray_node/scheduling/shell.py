@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from aioray.wire.control import Exit, LeaseGrant, LeaseLost, Notice, Spill
+from aioray.wire.control import Exit, LeaseGrant, LeaseLost, LeaseRecall, Notice, Spill
 from aioray.wire.strategies import Affinity, Strategy
 from aioray_node.environments import core as environments
 from aioray_node.gcs.view import Joined
@@ -152,6 +152,9 @@ class LeaseDesk:
                 case core.Ended(lease_id):
                     self._forget(lease_id)
                     self.pool.free(lease_id, reusable=False)
+                case core.Recall(lease_id):
+                    grant = self._grants[lease_id]
+                    self._send(grant.process, LeaseRecall(grant.number))
                 case core.Spill(lease_id, node_id, hops):
                     self._spill(lease_id, node_id, hops)
                 case core.Evicted(lease_id):
@@ -250,7 +253,9 @@ class LeaseDesk:
         if (process, number) in self._by_owner:
             return  # sent twice
         lease_id = next(self._ids)
-        request = core.Request(lease_id, process.hex(), demand, name, strategy, hops, argument_nbytes or {})
+        request = core.Request(
+            lease_id, process.hex(), demand, name, strategy, hops, argument_nbytes or {}, is_lent=True
+        )
         self._grants[lease_id] = _Grant(process, number, request, environment)
         self._by_owner[process, number] = lease_id
         self._queue(lease_id, environment)
