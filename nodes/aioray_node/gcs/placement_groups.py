@@ -62,7 +62,7 @@ class Created(msgspec.Struct, frozen=True):
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """Nobody needs it any more. Late or repeated news do nothing."""
+    """Nobody needs it any more. Repeated news do nothing. May overtake the word of its creation."""
 
     group_id: bytes
 
@@ -253,6 +253,7 @@ class State:
     watchers: dict[bytes, set[bytes]] = field(default_factory=dict)  # group -> processes
     removed: OrderedDict[bytes, Group] = field(default_factory=OrderedDict)  # the last ones
     newest: dict[bytes, int] = field(default_factory=dict)  # process -> the number of its last group
+    doomed: set[bytes] = field(default_factory=set)  # groups that were removed before they were created
     gone: set[bytes] = field(default_factory=set)  # processes that will create nothing any more
     next_number: int = 0
     wake_at: float | None = None  # what the shell was last told
@@ -435,6 +436,9 @@ def _create(state: State, spec: GroupSpec, now: float) -> list[Command]:
     state.newest[owner_of(group_id)] = _number_in(group_id)
     group = Group(spec, state.next_number, now)
     state.next_number += 1
+    if group_id in state.doomed:
+        state.doomed.discard(group_id)
+        return _bury(state, group, "it was removed")
     if spec.name and state.names.setdefault((spec.namespace, spec.name), group_id) != group_id:
         return _bury(state, group, f"the name {spec.name!r} is taken by another placement group")
     state.groups[group_id] = group
@@ -445,6 +449,8 @@ def _create(state: State, spec: GroupSpec, now: float) -> list[Command]:
 def _remove(state: State, group_id: bytes, reason: str) -> list[Command]:
     group = state.groups.pop(group_id, None)
     if group is None:
+        if not _is_over(state, group_id):
+            state.doomed.add(group_id)
         return []
     nodes = tuple(sorted(set(group.where.values())))
     commands = _let_go(state, group)
@@ -596,6 +602,7 @@ def _watch(state: State, process: bytes, group_id: bytes) -> list[Command]:
 def _process_gone(state: State, process: bytes) -> list[Command]:
     state.gone.add(process)
     state.newest.pop(process, None)
+    state.doomed = {group_id for group_id in state.doomed if owner_of(group_id) != process}
     commands: list[Command] = []
     for group_id, watchers in list(state.watchers.items()):
         watchers.discard(process)
@@ -677,6 +684,7 @@ def check(state: State) -> None:
         assert state.watchers[group_id], f"{group_id.hex()} is watched by nobody: {state}"
         assert not _is_over(state, group_id), f"{group_id.hex()} is watched in vain: {state}"
     assert not state.groups.keys() & state.removed.keys(), state
+    assert not any(_is_over(state, group_id) or group_id in state.groups for group_id in state.doomed), state
     for group_id in patient:
         until = state.groups[group_id].patient_until
         assert state.wake_at is not None, f"nobody will end its patience: {state}"
