@@ -141,7 +141,7 @@ async def test_removal_ends_what_is_in_the_group_on_all_nodes(three: LocalCluste
     actors = [Place.options(scheduling_strategy=InGroup(group, index), num_cpus=0).remote() for index in range(3)]
     waiting = [where.options(scheduling_strategy=InGroup(group, index)).remote() for index in range(3)]
     remove_placement_group(group)
-    for ref in [*running, *waiting]:
+    for ref in running + waiting:
         with pytest.raises(TaskPlacementGroupRemoved):
             await ref
     for actor in actors:
@@ -187,13 +187,8 @@ async def test_two_groups_that_each_want_more_than_half_do_not_block_one_another
     """Both at once, again and again: one has all of it, then the other."""
     for _ in range(5):
         groups = [placement_group([{"CPU": 2}] * 2, "STRICT_SPREAD") for _ in range(2)]
-        both = [asyncio.ensure_future(group.ready(timeout=PATIENCE_S)) for group in groups]
-        done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        first = (await next(iter(done))).id
-        for group in sorted(groups, key=lambda group: group.id != first):
-            await group.ready(timeout=PATIENCE_S)
-            remove_placement_group(group)
-        await asyncio.gather(*both)
+        async for ref in aioray.as_completed([group.ready(timeout=PATIENCE_S) for group in groups]):
+            remove_placement_group(await ref)
     await until_free(6)
 
 
@@ -227,6 +222,13 @@ class MakerClass:
         group = placement_group([{"CPU": 1}] * 2, "STRICT_SPREAD", name=name, **options)
         assert group.wait(PATIENCE_S)
         return group
+
+    def make_and_remove(self, count: int) -> int:
+        for _ in range(count):
+            group = placement_group([{"CPU": 1}] * 2, "STRICT_SPREAD")
+            aioray.get(group.ready(timeout=PATIENCE_S))
+            remove_placement_group(group)
+        return count
 
     def waits(self) -> tuple[bool, str]:
         group = placement_group([{"CPU": 64}])
@@ -289,6 +291,39 @@ async def test_groups_are_made_used_and_removed_from_any_node(three: LocalCluste
 def cluster_options() -> ClusterOptions:
     names = "num_cpus num_gpus resources labels object_store_memory temp_dir runtime_env job_config system_config"
     return check_options(**dict.fromkeys(names.split()), namespace="shared", log_to_driver=False)
+
+
+def cut_lines(cluster: LocalCluster) -> None:
+    """Those between nodes: what is on its way there is lost."""
+    for each in cluster.nodes:
+        assert each.part is not None
+        node = each.part.node
+        with node.reactor.lock:
+            for peer in [peer for peer in node._peers.values() if peer.role == "node"]:
+                peer.connection.close()
+
+
+async def test_lines_between_nodes_that_break_lose_no_group_and_no_bundle(three: LocalCluster) -> None:
+    """Groups are made, awaited and removed from two nodes, and all lines are cut again and again meanwhile."""
+    there = NodeAffinitySchedulingStrategy(three.nodes[1].node_id, soft=False)
+    maker = aioray.remote(MakerClass).options(num_cpus=0, scheduling_strategy=there).remote()
+    await maker.make_and_remove.remote(1)
+    far = maker.make_and_remove.remote(10)
+    for turn in range(10):
+        group = placement_group([{"CPU": 1}] * (1 + turn % 3), "STRICT_SPREAD")
+        given_up = placement_group([{"CPU": 2}] * 3, "STRICT_SPREAD")
+        ref = group.ready(timeout=PATIENCE_S)
+        if turn % 2:
+            await asyncio.sleep(0)  # some words are on their way now
+        cut_lines(three)
+        remove_placement_group(given_up)
+        await ref
+        remove_placement_group(group)
+    assert await far == 10
+    whole = await ready([{"CPU": 2}] * 3, "STRICT_SPREAD")
+    assert len(set(nodes_of(whole))) == 3
+    remove_placement_group(whole)
+    await until_free(6)
 
 
 @contextlib.contextmanager
