@@ -258,7 +258,7 @@ class MakerClass:
         group = get_placement_group(name)
         remove_placement_group(group)
         try:
-            aioray.get(where.options(scheduling_strategy=InGroup(group, 0)).remote())
+            aioray.get(group.ready(timeout=PATIENCE_S))
         except TaskPlacementGroupRemoved as exc:
             return str(exc)
         return ""
