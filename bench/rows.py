@@ -89,6 +89,8 @@ ROWS: tuple[Row, ...] = (
     Row("groups_sync", "placement group created, ready, removed", "/s", Goal("value", 1_000), ("ray",)),
     Row("groups_async", "the same, `await`", "/s", Goal("value", 1_000)),
     Row("groups_at_once", "1,000 placement groups of two bundles at once, ready", "/s", Goal("value", 1_000)),
+    Row("groups_on_nodes", "one created, ready, removed, its bundles on two of 10 nodes", "/s", Goal("value", 1_000)),
+    Row("groups_at_once_on_nodes", "1,000 of such groups at once, ready", "/s", Goal("value", 1_000)),
     Row("start_sync", "start to first result, `init`", "s", Goal("ratio", 2.0), ("limit", "ray", "dask")),
     Row("start_async", "start to first result, `connect`", "s", Goal("ratio", 2.0), ("limit", "xoscar")),
     Row("cluster_in_loop", "3 local nodes in one loop, up and answering", "s", Goal("value", 1.5)),

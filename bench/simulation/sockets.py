@@ -160,7 +160,7 @@ async def _tell(desk: _Desk, nodes: _Nodes, nbytes: int) -> float:
         told: Packet = packet
         for outlet in desk.outlets.values():
             outlet.send(told)
-        await _until(lambda expected=expected: nodes.read_nbytes >= expected)  # type: ignore[misc]
+        await _until(lambda expected=expected: nodes.read_nbytes >= expected)
     return (time.thread_time() - before) / (_NODES * (_ROUNDS // 3))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import heapq
 import itertools
 import random
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +78,8 @@ class Timeline:
 class Meter:
     """CPU seconds of this thread by who needed them, less what it takes to look; and how often it did."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
-    calls: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: collections.defaultdict(float))
+    calls: collections.Counter[str] = field(default_factory=collections.Counter)
     overhead_s: float = 0.0  # of a look
 
     @classmethod

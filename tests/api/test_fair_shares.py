@@ -49,10 +49,9 @@ async def endless_stream() -> AsyncIterator[None]:
 
 
 async def test_a_placement_group_and_a_larger_task_come_through() -> None:
-    async with aioray.connect(num_cpus=2):
-        async with endless_stream():
-            group = placement_group([{"CPU": 2}])
-            await group.ready(timeout=PATIENCE_S)
-            remove_placement_group(group)
-            async with asyncio.timeout(PATIENCE_S):
-                assert await large.options(num_cpus=2).remote() == "done"
+    async with aioray.connect(num_cpus=2), endless_stream():
+        group = placement_group([{"CPU": 2}])
+        await group.ready(timeout=PATIENCE_S)
+        remove_placement_group(group)
+        async with asyncio.timeout(PATIENCE_S):
+            assert await large.options(num_cpus=2).remote() == "done"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import simulate
-from bench.simulation import cluster, sockets
+from bench.simulation import callers, cluster, sockets
 from bench.simulation.cluster import NotClean
 
 
@@ -13,7 +13,7 @@ from bench.simulation.cluster import NotClean
 def test_each_task_runs_once_and_nothing_is_left(nodes: int) -> None:
     outcome = cluster.simulate(nodes, 2000)
     assert len(outcome.latencies_s) == outcome.tasks == 2000
-    assert outcome.latencies_s[0] >= cluster.TASK_S
+    assert outcome.latencies_s[0] >= callers.TASK_S
     assert (outcome.hops > 0) == (nodes > 1)
 
 
@@ -30,7 +30,7 @@ def test_a_run_with_the_same_seed_is_the_same() -> None:
 
 
 def test_a_lost_task_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.Caller, "_send", lambda *_: None)
+    monkeypatch.setattr(callers.Caller, "_send", lambda *_: None)
     with pytest.raises(NotClean, match="10 tasks have not ended"):
         cluster.simulate(2, 10)
 

@@ -166,7 +166,10 @@ async def test_a_full_node_with_the_data_lets_others_have_both() -> None:
     """Locality is a preference: an actor has all CPUs where the array is, so the array goes to where CPUs are."""
     async with cluster_of({"CPU": 1}, {"CPU": 1, "data": 1}) as cluster:
         array = aioray.remote(np.ones).options(resources={"data": 1}).remote(1_000_000)
-        assert await aioray.remote(len).options(resources={"data": 1}).remote(array) == 1_000_000  # it is made
+        assert await aioray.remote(total).options(resources={"data": 1}).remote(array) == (
+            1_000_000.0,
+            ids(cluster)[1],
+        )  # it is made
         holder = aioray.remote(Worker).options(num_cpus=1, resources={"data": 1}).remote()
         await holder.where.remote()
         assert await aioray.remote(total).remote(array) == (1_000_000.0, cluster.head.node_id)

@@ -418,6 +418,17 @@ def test_who_asks_before_word_of_the_group_has_come_hears_when_it_is_there() -> 
     assert why_over(state, group_id(8)) == "it was removed"
 
 
+def test_a_group_may_be_removed_before_word_of_it_has_come() -> None:
+    """From another node: it never has a bundle, and who waits for it hears why."""
+    state = State(cluster(1))
+    run(state, Watched(OTHER, group_id(1)))
+    assert run(state, Removed(group_id(1))) == []
+    assert run(state, Created(spec(1, 1))) == [Tell(OTHER, GroupUpdate(group_id(1), "removed", "it was removed"))]
+    assert run(state, Removed(group_id(2))) == []
+    run(state, ProcessGone(DRIVER))
+    assert not state.doomed
+
+
 def test_removed_groups_are_remembered_for_a_while_and_known_to_be_gone_for_ever() -> None:
     state = State(cluster(1), max_removed=2)
     for number in range(1, 6):

@@ -25,7 +25,7 @@ def view(labels: dict[str, str] | None = None, *, free: float | None = None, **a
 
 
 def many(count: int = 1000, **amounts: float) -> dict[str, NodeView]:
-    return {f"n{index:03}": view(**(amounts or {"CPU": 4})) for index in range(count)}
+    return {f"n{index:03}": NodeView(NodeResources(from_floats(amounts or {"CPU": 4}))) for index in range(count)}
 
 
 def cpu(strategy: Strategy | None = None) -> Wish:

@@ -53,16 +53,17 @@ class FarDirectory:
         self._neighbours = neighbours
         self._store = store
         self._send = send
+        self._head_prefix: bytes | None = None
         self._watchers: dict[bytes, set[bytes]] = {}  # actor_id -> processes of this node
         self._unsent: list[tuple[Callable[[int], msgspec.Struct], Callable[[Any], None] | None]] = []
         self.hosting: ActorHosting
         view.subscribe(self._on_news)
 
     def _head(self) -> bytes | None:
-        for facts in self._view.alive():
-            if facts.is_head:
-                return node_prefix(facts.node_id)
-        return None
+        if self._head_prefix is None:  # there is one, always the same
+            heads = [facts.node_id for facts in self._view.alive() if facts.is_head]
+            self._head_prefix = node_prefix(heads[0]) if heads else None
+        return self._head_prefix
 
     def _on_news(self, news: News) -> None:
         if isinstance(news, Joined) and self._unsent and self._head() is not None:

@@ -107,6 +107,7 @@ class FarGroups:
         self._tell(lambda req: msgspec.structs.replace(spec, req=req))
 
     def remove(self, group_id: bytes) -> None:
+        self._is_over(group_id, "it was removed")  # for leases that are asked for here from now on
         self._tell(functools.partial(RemoveGroup, group_id))
 
     def watch(self, process: bytes, group_id: bytes) -> None:
@@ -118,6 +119,11 @@ class FarGroups:
         """The head hears of it from the directory of actors."""
         for watchers in self._watchers.values():
             watchers.discard(process)
+
+    def _is_over(self, group_id: bytes, reason: str) -> None:
+        self._removed[group_id] = reason
+        while len(self._removed) > _MAX_REMOVED:
+            self._removed.popitem(last=False)
 
     def _tell(self, message: Callable[[int], msgspec.Struct]) -> None:
         self._directory.put(message, _nothing)
@@ -177,9 +183,7 @@ class FarGroups:
         if update.state == "removed":
             self._watchers.pop(group_id, None)
             del self._last[group_id]
-            self._removed[group_id] = update.reason
-            while len(self._removed) > _MAX_REMOVED:
-                self._removed.popitem(last=False)
+            self._is_over(group_id, update.reason)
         self._on_update(update)
         for process in sorted(watchers):
             self._send(process, GroupUpdate(group_id, update.state, update.reason))

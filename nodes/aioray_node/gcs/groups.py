@@ -133,7 +133,8 @@ class GroupDesk:
 
     def locate(self, group_id: bytes) -> None:
         """This node wants to hear where the group is."""
-        self._reactor.call_soon(functools.partial(self.watch, self._own_process, group_id))
+        if self._own_process not in self._state.watchers.get(group_id, ()):
+            self._reactor.call_soon(functools.partial(self.watch, self._own_process, group_id))
 
     def heard(self, process: bytes, message: msgspec.Struct, reply: Callable[[msgspec.Struct], None]) -> bool:
         """Another node has said something; whether it was about groups. `process`: the id that it has as a process."""

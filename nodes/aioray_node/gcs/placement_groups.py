@@ -11,9 +11,9 @@ it holds meanwhile is idle, and what it waits for may be held by an actor for ev
 
 A node that dies takes its bundles along: those are placed again, the others stay where they are.
 
-What is known of other nodes is late. So what they hold for groups is taken off it at once, until they report anew or
-`echo_s` have gone by, since they report changes only; and a group that was refused again and again, although there
-seemed to be room, is patient as if there were none.
+What is known of other nodes is late. So what they have come to hold for groups counts at once, and so does what they
+were told to let go of: until they report anew, or `echo_s` have gone by, since then they have nothing to report. And a
+group that was refused again and again, although there seemed to be room, is patient as if there were none.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Created(msgspec.Struct, frozen=True):
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """Nobody needs it any more. Late or repeated news do nothing."""
+    """Nobody needs it any more. Repeated news do nothing. May overtake the word of its creation."""
 
     group_id: bytes
 
@@ -201,8 +201,13 @@ class Group:
         return bool(self.asked or self.held)
 
     def waits_elsewhere(self, where: dict[int, str]) -> bool:
-        """Whether it does not get this by waiting: a node gives what comes free to whoever waits there."""
-        return not self.in_flight or any(where[index] != self.where[index] for index in self.asked)
+        """Whether it does not get this by waiting: a node gives what comes free to whoever waits there.
+
+        What only seems to be free is no reason to give up its turn.
+        """
+        if not self.in_flight:
+            return True
+        return self.refusals < _MANY_REFUSALS and any(where[index] != self.where[index] for index in self.asked)
 
     def lacking(self) -> list[int]:
         return [index for index in range(len(self.spec.bundles)) if index not in self.booked]
@@ -249,10 +254,11 @@ class State:
     flying: set[bytes] = field(default_factory=set)  # groups that are in flight
     patient: bytes = b""  # the group that is
     on_way: dict[str, OnWay] = field(default_factory=dict)  # node -> what was asked for there, but by that group
-    echoes: dict[str, deque[tuple[float, Resources]]] = field(default_factory=dict)  # node -> when, what it took
+    echoes: dict[str, deque[tuple[float, Resources, int]]] = field(default_factory=dict)  # node -> see `_believe`
     watchers: dict[bytes, set[bytes]] = field(default_factory=dict)  # group -> processes
     removed: OrderedDict[bytes, Group] = field(default_factory=OrderedDict)  # the last ones
     newest: dict[bytes, int] = field(default_factory=dict)  # process -> the number of its last group
+    doomed: set[bytes] = field(default_factory=set)  # groups that were removed before they were created
     gone: set[bytes] = field(default_factory=set)  # processes that will create nothing any more
     next_number: int = 0
     wake_at: float | None = None  # what the shell was last told
@@ -267,12 +273,12 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
             # For others there is no more room than before.
             return commands if group is None or group.attempt else plan(state, now, [group])
         case Removed(group_id):
-            commands = _remove(state, group_id, "it was removed")
+            commands = _remove(state, group_id, "it was removed", now)
         case OwnerGone(owner):
             commands = []
             for group in list(state.groups.values()):
                 if group.spec.owner == owner and not group.spec.detached:
-                    commands += _remove(state, group.spec.group_id, "who made it is gone")
+                    commands += _remove(state, group.spec.group_id, "who made it is gone", now)
         case ProcessGone(process):
             return _process_gone(state, process)
         case Watched(process, group_id):
@@ -288,7 +294,7 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
         case NodesChanged():
             commands = []
         case NodeGone(node_id):
-            commands = _node_gone(state, node_id)
+            commands = _node_gone(state, node_id, now)
         case Tick():
             state.wake_at = None
             commands = _impatient(state, now)
@@ -314,12 +320,18 @@ def plan(state: State, now: float, some: list[Group] | None = None) -> list[Comm
                 hopeless.add(shape)
                 if not group.in_flight:
                     waiting.append(group)
+            elif not waiting and _is_due_to_wait(state, group, now):
+                waiting.append(group)
             elif group.waits_elsewhere(where):
-                may_wait = not state.patient and group.not_patient_before <= now
-                patient = group.refusals >= _MANY_REFUSALS and may_wait
-                commands += _let_go(state, group) + _prepare(state, group, where, now, patient=patient)
+                commands += _let_go(state, group, now) + _prepare(state, group, where, now)
         commands += _be_patient(state, waiting, now)
     return commands + _wake(state, now, lacking, whole=some is None)
+
+
+def _is_due_to_wait(state: State, group: Group, now: float) -> bool:
+    """Whether it may be patient though there seems to be room."""
+    was_refused = group.refusals >= _MANY_REFUSALS and not group.in_flight
+    return was_refused and not state.patient and group.not_patient_before <= now
 
 
 def _prepare(state: State, group: Group, where: dict[int, str], now: float, *, patient: bool = False) -> list[Command]:
@@ -351,28 +363,26 @@ def _arrived(state: State, group: Group, index: int) -> None:
             del state.on_way[node_id]
 
 
-def _took(state: State, node_id: str, demand: Resources, now: float) -> None:
-    """Another node holds a bundle: it has that much less to spare than it has said."""
+def _believe(state: State, node_id: str, demand: Resources, sign: int, now: float) -> None:
+    """Another node has so much more (1) or less (-1) to spare than it has said."""
     if node_id != state.own_id and node_id in state.nodes:
-        available = state.nodes[node_id].resources.available
-        for name, amount in demand.items():
-            available[name] = available.get(name, 0) - amount
-        state.echoes.setdefault(node_id, deque()).append((now, demand))
+        _add(state, node_id, demand, sign)
+        state.echoes.setdefault(node_id, deque()).append((now, demand, sign))
 
 
-def _gave(state: State, node_id: str, demand: Resources) -> None:
-    """It is told to let go of one, and has more. Should that be wrong it refuses."""
-    if node_id != state.own_id and node_id in state.nodes:
-        resources = state.nodes[node_id].resources
-        for name, amount in demand.items():
-            resources.available[name] = min(resources.available.get(name, 0) + amount, resources.total.get(name, 0))
+def _add(state: State, node_id: str, demand: Resources, sign: int) -> None:
+    available = state.nodes[node_id].resources.available
+    for name, amount in demand.items():
+        available[name] = available.get(name, 0) + sign * amount
 
 
 def _forget_echoes(state: State, now: float) -> None:
-    """What was taken long ago and never reported was reported before we heard of it, or is free again."""
+    """What it has said long ago, and has not changed since, is so."""
     for node_id, echoes in list(state.echoes.items()):
         while echoes and now - echoes[0][0] >= state.echo_s:
-            _gave(state, node_id, echoes.popleft()[1])
+            _, demand, sign = echoes.popleft()
+            if node_id in state.nodes:
+                _add(state, node_id, demand, -sign)
         if not echoes:
             del state.echoes[node_id]
 
@@ -435,6 +445,9 @@ def _create(state: State, spec: GroupSpec, now: float) -> list[Command]:
     state.newest[owner_of(group_id)] = _number_in(group_id)
     group = Group(spec, state.next_number, now)
     state.next_number += 1
+    if group_id in state.doomed:
+        state.doomed.discard(group_id)
+        return _bury(state, group, "it was removed")
     if spec.name and state.names.setdefault((spec.namespace, spec.name), group_id) != group_id:
         return _bury(state, group, f"the name {spec.name!r} is taken by another placement group")
     state.groups[group_id] = group
@@ -442,14 +455,16 @@ def _create(state: State, spec: GroupSpec, now: float) -> list[Command]:
     return []
 
 
-def _remove(state: State, group_id: bytes, reason: str) -> list[Command]:
+def _remove(state: State, group_id: bytes, reason: str, now: float) -> list[Command]:
     group = state.groups.pop(group_id, None)
     if group is None:
+        if not _is_over(state, group_id):
+            state.doomed.add(group_id)
         return []
     nodes = tuple(sorted(set(group.where.values())))
-    commands = _let_go(state, group)
+    commands = _let_go(state, group, now)
     for index in group.booked:
-        _gave(state, group.where[index], group.spec.bundles[index])
+        _believe(state, group.where[index], group.spec.bundles[index], 1, now)
     if group.spec.name:
         del state.names[group.spec.namespace, group.spec.name]
     _leave_pending(state, group)
@@ -470,7 +485,7 @@ def _bury(state: State, group: Group, reason: str) -> list[Command]:
     return [Tell(process, group.update(process)) for process in sorted(watchers)]
 
 
-def _let_go(state: State, group: Group) -> list[Command]:
+def _let_go(state: State, group: Group, now: float) -> list[Command]:
     """End an attempt: what is held, and what is asked for."""
     spec = group.spec
     in_flight = sorted(group.asked | group.held)
@@ -478,7 +493,7 @@ def _let_go(state: State, group: Group) -> list[Command]:
     for index in sorted(group.asked):
         _arrived(state, group, index)
     for index in group.held:
-        _gave(state, group.where[index], spec.bundles[index])
+        _believe(state, group.where[index], spec.bundles[index], 1, now)
     for index in in_flight:
         del group.where[index]
     group.held.clear()
@@ -516,9 +531,9 @@ def _answered(state: State, event: Answered, now: float) -> list[Command]:
         del group.where[index]
         group.refusals += 1
         group.not_before = now + pause_s(group.refusals)
-        return _let_go(state, group)
+        return _let_go(state, group, now)
     group.held.add(index)
-    _took(state, node_id, group.spec.bundles[index], now)
+    _believe(state, node_id, group.spec.bundles[index], -1, now)
     return [] if group.asked else _book(state, group, now)
 
 
@@ -549,7 +564,7 @@ def _tell(state: State, group: Group) -> list[Command]:
     return [Tell(process, group.update(process)) for process in watchers]
 
 
-def _node_gone(state: State, node_id: str) -> list[Command]:
+def _node_gone(state: State, node_id: str, now: float) -> list[Command]:
     commands: list[Command] = []
     state.echoes.pop(node_id, None)
     for group in state.groups.values():
@@ -564,7 +579,7 @@ def _node_gone(state: State, node_id: str) -> list[Command]:
             del group.where[index]
         was_created = group.state == "created"
         _move(group, "node_died")
-        commands += _let_go(state, group)
+        commands += _let_go(state, group, now)
         if was_created:
             bisect.insort(state.pending, (group.number, group.spec.group_id))
             commands += _tell(state, group)
@@ -578,7 +593,8 @@ def _impatient(state: State, now: float) -> list[Command]:
         return []
     group.not_patient_before = now + state.patience_s
     group.patient_turns += 1
-    return _let_go(state, group)
+    group.refusals = 0
+    return _let_go(state, group, now)
 
 
 def _watch(state: State, process: bytes, group_id: bytes) -> list[Command]:
@@ -596,6 +612,7 @@ def _watch(state: State, process: bytes, group_id: bytes) -> list[Command]:
 def _process_gone(state: State, process: bytes) -> list[Command]:
     state.gone.add(process)
     state.newest.pop(process, None)
+    state.doomed = {group_id for group_id in state.doomed if owner_of(group_id) != process}
     commands: list[Command] = []
     for group_id, watchers in list(state.watchers.items()):
         watchers.discard(process)
@@ -677,6 +694,7 @@ def check(state: State) -> None:
         assert state.watchers[group_id], f"{group_id.hex()} is watched by nobody: {state}"
         assert not _is_over(state, group_id), f"{group_id.hex()} is watched in vain: {state}"
     assert not state.groups.keys() & state.removed.keys(), state
+    assert not any(_is_over(state, group_id) or group_id in state.groups for group_id in state.doomed), state
     for group_id in patient:
         until = state.groups[group_id].patient_until
         assert state.wake_at is not None, f"nobody will end its patience: {state}"

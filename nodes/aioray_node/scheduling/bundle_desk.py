@@ -50,7 +50,8 @@ class BundleDesk:
         lease_id = self._leases.new_reservation(group_id, lambda held: self._settled(key, lease_id, held=held))
         self._held[key] = _Held(attempt, lease_id)
         self._answers[lease_id] = answer
-        if not self._leases.reserve(lease_id, demand) and not patient:
+        self._leases.reserve(lease_id, demand)
+        if lease_id in self._answers and not patient:
             self.give_back(group_id, attempt, index)
             answer(False)
 

@@ -83,8 +83,9 @@ class Rooms:
 
     def free(self, node_id: str, name: str) -> int:
         resources = self._nodes[node_id].resources
-        amounts = resources.total if self._whole else resources.available
-        return amounts.get(name, 0) - self._taken.get(node_id, {}).get(name, 0)
+        total = resources.total.get(name, 0)
+        amount = total if self._whole else min(total, resources.available.get(name, 0))  # more, if views cross answers
+        return amount - self._taken.get(node_id, {}).get(name, 0)
 
     def fits(self, node_id: str, demand: Resources) -> bool:
         if any(amount > self.free(node_id, name) for name, amount in demand.items()):

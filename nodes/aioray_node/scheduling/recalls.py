@@ -11,12 +11,11 @@ from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from aioray_node.scheduling.resources import Resources
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aioray_node.scheduling.core import Lease, State, Waiting
+    from aioray_node.scheduling.resources import Resources
 
 _MOST_LOOKED_AT = 1000  # of those that ask for the same
 

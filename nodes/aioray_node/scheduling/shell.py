@@ -383,12 +383,11 @@ class LeaseDesk:
         self._grants[lease_id] = _Grant(b"", 0, request, holds=holds)
         return lease_id
 
-    def reserve(self, lease_id: int, demand: dict[str, int]) -> bool:
-        """Have it hold that much: whether it does so at once."""
+    def reserve(self, lease_id: int, demand: dict[str, int]) -> None:
+        """Have it hold that much, as soon as there is room for it."""
         grant = self._grants[lease_id]
         grant.request = msgspec.structs.replace(grant.request, demand=demand)
         self.feed(grant.request)
-        return lease_id in self._state.granted
 
     def release(self, lease_id: int) -> None:
         """It is to hold nothing, or to wait no more."""
