@@ -188,6 +188,8 @@ class Node:
         self.view = ClusterView(self._facts(options), self._leases.own_view())
         self.membership = Membership(reactor, self.view, NodeLoad(self._leases, self._store))
         self._leases.on_change = self.membership.load_changed
+        self._leases.refresh_with(self.membership.refresh)
+        self.membership.on_refreshed = self._leases.view_refreshed
         self._leases.use(self.view)
         self._objects = ObjectRouter(self.view, self._store, self._send)
         self._neighbours = Neighbours(reactor, self.view, self._objects.heard, self._node_back, self._node_gone)

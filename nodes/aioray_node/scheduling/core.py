@@ -103,6 +103,10 @@ class ManyNews(msgspec.Struct, frozen=True):
     of: tuple[NodeNews, ...]
 
 
+class ViewRefreshed(msgspec.Struct, frozen=True):
+    """All that the GCS knew, when it was asked last, is in `State.nodes`."""
+
+
 class CommitBundle(msgspec.Struct, frozen=True):
     """What this lease holds is a bundle from here on: leases may be in it."""
 
@@ -170,6 +174,10 @@ class Infeasible(msgspec.Struct, frozen=True):
     text: str
 
 
+class RefreshView(msgspec.Struct, frozen=True):
+    """Ask the GCS which nodes there are, and say ViewRefreshed: one was asked for that is not known here."""
+
+
 class Unschedulable(msgspec.Struct, frozen=True):
     """It is not to wait for what it would need: its owner must hear, and it is forgotten. `reason` follows its name."""
 
@@ -200,12 +208,13 @@ Event = (
     | OwnerGone
     | NodeNews
     | ManyNews
+    | ViewRefreshed
     | CommitBundle
     | GroupPlaced
     | DropGroup
     | Tick
 )
-Command = Place | Ended | Evicted | Recall | Spill | Infeasible | Unschedulable | Locate | WakeAt
+Command = Place | Ended | Evicted | Recall | RefreshView | Spill | Infeasible | Unschedulable | Locate | WakeAt
 
 GroupKey = tuple[frozenset[tuple[str, int]], Strategy | None]
 _MAX_TURNS = 1000  # of kinds of requests that are spread: of so many it is known whose turn is next
@@ -268,9 +277,12 @@ class State:
     rest_s: float = 1.0
     echo_s: float = 1.0
     patience_s: float = 0.1
+    can_refresh: bool = False  # there is a GCS that knows more
+    refresh_s: float = 1.0  # for which its answer is waited for
     waiting: dict[int, Waiting] = field(default_factory=dict)
     groups: dict[GroupKey, Group] = field(default_factory=dict)  # `waiting` by what they ask for; no empty group
     infeasible: dict[int, Request] = field(default_factory=dict)  # apart from `waiting`: never anybody's front
+    unknown: dict[int, float] = field(default_factory=dict)  # of those, who asks for a node not known yet; until when
     granted: dict[int, Lease] = field(default_factory=dict)
     owners: dict[str, dict[int, None]] = field(default_factory=dict)  # owner -> all its lease ids, oldest first
     front: Front | None = None
@@ -367,8 +379,12 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
             commands += _group_placed(state, event, now)
         case DropGroup(group_id):
             commands += _drop(state, group_id)
+        case ViewRefreshed():
+            commands += _decide_unknown(state, [*state.unknown], now)
         case Tick():
             state.wake_at = None  # timers may fire a hair early: `plan` asks again if it is not time yet
+            late = [lease_id for lease_id, until in state.unknown.items() if now >= until]
+            commands += _decide_unknown(state, late, now)
             commands += _look_elsewhere(state, now)
             commands += _recall(state, now)
     return commands + plan(state, now)
@@ -457,6 +473,8 @@ def _request(state: State, request: Request, now: float) -> list[Command]:
         _forget_sent(state, now)
         decision = _decide(state, request)
     if isinstance(decision, policy.Infeasible) and decision.for_good:
+        if state.can_refresh and _asks_for_unknown(state, request):
+            return _await_view(state, request, now)
         return [Unschedulable(lease_id, decision.reason)]
     if not isinstance(decision, policy.Infeasible) and decision.node_id != state.node_id:
         return [_send(state, request, key, decision, now)]
@@ -549,6 +567,35 @@ def _recall(state: State, now: float) -> list[Command]:
     return [Recall(lease_id) for lease_id in lease_ids]
 
 
+def _asks_for_unknown(state: State, request: Request) -> bool:
+    affinity = None if request.strategy is None else request.strategy.affinity
+    return affinity is not None and affinity.node_id not in state.nodes
+
+
+def _await_view(state: State, request: Request, now: float) -> list[Command]:
+    """Its node may have joined just now: who asks for it may have heard of it before this node has."""
+    is_asked = bool(state.unknown)
+    state.unknown[request.lease_id] = now + state.refresh_s
+    state.infeasible[request.lease_id] = request
+    state.owners.setdefault(request.owner, {})[request.lease_id] = None
+    if group := group_of(request.strategy):
+        state.in_group.setdefault(group.group_id, {})[request.lease_id] = None
+    return [] if is_asked else [RefreshView()]
+
+
+def _decide_unknown(state: State, lease_ids: list[int], now: float) -> list[Command]:
+    commands: list[Command] = []
+    for lease_id in lease_ids:
+        request = state.infeasible[lease_id]
+        decision = state.choose(request)
+        _forget(state, lease_id)
+        if isinstance(decision, policy.Infeasible) and decision.for_good:
+            commands.append(Unschedulable(lease_id, decision.reason))
+        else:
+            commands += _request(state, request, now)
+    return commands
+
+
 def _ask_again(state: State, node_id: str, now: float) -> list[Command]:
     """A node has joined: perhaps it can have what no other could."""
     commands: list[Command] = []
@@ -630,6 +677,7 @@ def _next_time(state: State, now: float) -> float | None:
     times = []
     if state.front and state.front.barred_until is not None:
         times.append(state.front.barred_until)
+    times += state.unknown.values()
     if state.waiting and recalls.could_be(state):
         times.append(max(recalls.oldest(state).since, state.recalls_at) + state.patience_s)
     if not state.is_alone and state.waiting:
@@ -763,6 +811,7 @@ def _forget(state: State, lease_id: int) -> None:
         request = lease.request
     elif lease_id in state.infeasible:
         request = state.infeasible.pop(lease_id)
+        state.unknown.pop(lease_id, None)
     else:
         return
     if group := group_of(request.strategy):
@@ -900,6 +949,7 @@ def _check_bundles(state: State) -> None:
     assert state.pools.keys() == state.bundles.keys(), state
     of_groups = {name: n for name, n in state.resources.total.items() if is_of_a_group(name)}
     assert of_groups == more, f"resources of groups do not match their bundles: {state}"
+    assert state.unknown.keys() <= state.infeasible.keys(), f"who waits for a node is not there: {state}"
     assert state.lent == sum(lease.request.is_lent for lease in state.granted.values()), state
     assert state.recalled.keys() <= state.granted.keys(), f"what was asked back is not there: {state}"
     requests = [*(lease.request for lease in state.granted.values()), *state.infeasible.values()]

@@ -107,6 +107,7 @@ class LeaseDesk:
         self.actors: ActorHost
         self.environments: EnvironmentDesk
         self.groups: GroupNews
+        self._refresh_view: Callable[[], None] = _nobody_asks
         self.on_change: Callable[[], None] = _nobody_asks  # there may be more or less to spare than before
 
     @property
@@ -131,6 +132,15 @@ class LeaseDesk:
     def _on_news(self, news: list[News]) -> None:
         self.feed(core.ManyNews(tuple(core.NodeNews(each.node_id, joined=isinstance(each, Joined)) for each in news)))
 
+    def refresh_with(self, ask: Callable[[], None]) -> None:
+        """Where a node is asked for that is not known here: `ask` the GCS, which ends with `view_refreshed`."""
+        self._refresh_view = ask
+        self._state.can_refresh = True
+
+    def view_refreshed(self) -> None:
+        """The view has all that the GCS knew."""
+        self.feed(core.ViewRefreshed())
+
     def own_view(self) -> NodeView:
         """The same, for the view of the cluster that it is a part of."""
         return self.view
@@ -152,6 +162,8 @@ class LeaseDesk:
                 case core.Ended(lease_id):
                     self._forget(lease_id)
                     self.pool.free(lease_id, reusable=False)
+                case core.RefreshView():
+                    self._refresh_view()
                 case core.Recall(lease_id):
                     grant = self._grants[lease_id]
                     self._send(grant.process, LeaseRecall(grant.number))
