@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PURE_NAMES = {
     "abroad.py", "actors.py", "arena.py", "bundle_policy.py", "bundles.py", "core.py", "demands.py", "described.py",
-    "devices.py", "echoes.py", "directory.py", "extents.py", "flight.py", "functions.py", "group_places.py", "hosts.py",
+    "devices.py", "directory.py", "echoes.py", "extents.py", "flight.py", "functions.py", "group_places.py", "hosts.py",
     "labels.py", "members.py", "pipeline.py", "placement_groups.py", "policy.py", "pulls.py", "records.py",
     "resources.py", "schedule.py", "sources.py", "view.py",
 }  # fmt: skip
