@@ -67,7 +67,7 @@ def test_with_a_node_go_the_groups_of_its_drivers_but_detached_ones(stage: Stage
 
 
 def test_a_lease_that_waits_for_a_group_is_looked_after_until_that_is_there_or_removed(stage: Stage) -> None:
-    """Of two groups that are made after somebody asks for them one is there; the other was removed before word of it came."""
+    """One of two is made, and there; the other one was removed before word of it came."""
     driver = stage.join(DRIVER)
     group_ids = [object_id(FAR_DRIVER, number) for number in (1, 2)]
     for number, group_id in enumerate(group_ids):

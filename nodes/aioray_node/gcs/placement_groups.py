@@ -11,15 +11,14 @@ it holds meanwhile is idle, and what it waits for may be held by an actor for ev
 
 A node that dies takes its bundles along: those are placed again, the others stay where they are.
 
-What is known of other nodes is late. So what they have come to hold for groups counts at once, and so does what they
-were told to let go of: until they report anew, or `echo_s` have gone by, since then they have nothing to report. And a
-group that was refused again and again, although there seemed to be room, is patient as if there were none.
+What is known of other nodes is late (`echoes.py`). A group that was refused again and again, although there seemed to
+be room, is patient as if there were none.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +26,7 @@ import msgspec
 
 from aioray.wire.control import GroupSpec, GroupUpdate
 from aioray.wire.values import owner_of
+from aioray_node.gcs.echoes import Echoes
 from aioray_node.scheduling.bundle_policy import Ask, OnWay, Rooms, missing, place
 from aioray_node.scheduling.resources import Resources
 
@@ -245,7 +245,6 @@ class Group:
 class State:
     nodes: dict[str, NodeView]  # whoever has the view changes it, and feeds Reported, NodesChanged or NodeGone
     own_id: str = ""  # the node of which the view is never late
-    echo_s: float = 1.0
     patience_s: float = 10.0
     max_removed: int = 1000  # remembered, for the table
     groups: dict[bytes, Group] = field(default_factory=dict)
@@ -254,7 +253,7 @@ class State:
     flying: set[bytes] = field(default_factory=set)  # groups that are in flight
     patient: bytes = b""  # the group that is
     on_way: dict[str, OnWay] = field(default_factory=dict)  # node -> what was asked for there, but by that group
-    echoes: dict[str, deque[tuple[float, Resources, int]]] = field(default_factory=dict)  # node -> see `_believe`
+    echoes: Echoes = field(default_factory=Echoes)  # what other nodes have not reported yet
     watchers: dict[bytes, set[bytes]] = field(default_factory=dict)  # group -> processes
     removed: OrderedDict[bytes, Group] = field(default_factory=OrderedDict)  # the last ones
     newest: dict[bytes, int] = field(default_factory=dict)  # process -> the number of its last group
@@ -289,7 +288,7 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
             if event.held and state.patient == was_patient:
                 return commands + _wake(state, now, [], whole=False)  # nobody has more room than before
         case Reported(node_id):
-            state.echoes.pop(node_id, None)
+            state.echoes.reported(node_id)
             return []
         case NodesChanged():
             commands = []
@@ -304,7 +303,7 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
 def plan(state: State, now: float, some: list[Group] | None = None) -> list[Command]:
     """Place what fits, oldest first; have the oldest that does not wait for it. `some`: all others were tried."""
     commands: list[Command] = []
-    _forget_echoes(state, now)
+    state.echoes.forget(state.nodes, now)
     lacking = [state.groups[group_id] for _, group_id in state.pending] if some is None else some
     movable = [group for group in lacking if not group.in_flight or group.spec.group_id == state.patient]
     if movable:
@@ -363,28 +362,16 @@ def _arrived(state: State, group: Group, index: int) -> None:
             del state.on_way[node_id]
 
 
-def _believe(state: State, node_id: str, demand: Resources, sign: int, now: float) -> None:
-    """Another node has so much more (1) or less (-1) to spare than it has said."""
-    if node_id != state.own_id and node_id in state.nodes:
-        _add(state, node_id, demand, sign)
-        state.echoes.setdefault(node_id, deque()).append((now, demand, sign))
+def _took(state: State, group: Group, index: int, now: float) -> None:
+    """A node holds a bundle."""
+    if group.where[index] != state.own_id:
+        state.echoes.took(state.nodes, group.where[index], group.spec.bundles[index], now)
 
 
-def _add(state: State, node_id: str, demand: Resources, sign: int) -> None:
-    available = state.nodes[node_id].resources.available
-    for name, amount in demand.items():
-        available[name] = available.get(name, 0) + sign * amount
-
-
-def _forget_echoes(state: State, now: float) -> None:
-    """What it has said long ago, and has not changed since, is so."""
-    for node_id, echoes in list(state.echoes.items()):
-        while echoes and now - echoes[0][0] >= state.echo_s:
-            _, demand, sign = echoes.popleft()
-            if node_id in state.nodes:
-                _add(state, node_id, demand, -sign)
-        if not echoes:
-            del state.echoes[node_id]
+def _gave(state: State, group: Group, index: int, now: float) -> None:
+    """It is told to let go of one. Should it still have it when it is asked for another one, it refuses."""
+    if group.where[index] != state.own_id:
+        state.echoes.gave(state.nodes, group.where[index], group.spec.bundles[index], now)
 
 
 def _be_patient(state: State, waiting: list[Group], now: float) -> list[Command]:
@@ -423,7 +410,7 @@ def _beside_groups(state: State) -> Rooms:
 def _wake(state: State, now: float, groups: list[Group], *, whole: bool) -> list[Command]:
     """For the end of patience, of pauses, and of what is believed of nodes. `whole`: these are all that wait."""
     someone_waits = len(state.pending) > len(state.flying)
-    times = [echoes[0][0] + state.echo_s for echoes in state.echoes.values()] if someone_waits else []
+    times = state.echoes.times() if someone_waits else []
     for group in groups:
         if group.patient_until is not None:
             times.append(group.patient_until)
@@ -464,7 +451,7 @@ def _remove(state: State, group_id: bytes, reason: str, now: float) -> list[Comm
     nodes = tuple(sorted(set(group.where.values())))
     commands = _let_go(state, group, now)
     for index in group.booked:
-        _believe(state, group.where[index], group.spec.bundles[index], 1, now)
+        _gave(state, group, index, now)
     if group.spec.name:
         del state.names[group.spec.namespace, group.spec.name]
     _leave_pending(state, group)
@@ -493,7 +480,7 @@ def _let_go(state: State, group: Group, now: float) -> list[Command]:
     for index in sorted(group.asked):
         _arrived(state, group, index)
     for index in group.held:
-        _believe(state, group.where[index], spec.bundles[index], 1, now)
+        _gave(state, group, index, now)
     for index in in_flight:
         del group.where[index]
     group.held.clear()
@@ -533,7 +520,7 @@ def _answered(state: State, event: Answered, now: float) -> list[Command]:
         group.not_before = now + pause_s(group.refusals)
         return _let_go(state, group, now)
     group.held.add(index)
-    _believe(state, node_id, group.spec.bundles[index], -1, now)
+    _took(state, group, index, now)
     return [] if group.asked else _book(state, group, now)
 
 
@@ -566,7 +553,7 @@ def _tell(state: State, group: Group) -> list[Command]:
 
 def _node_gone(state: State, node_id: str, now: float) -> list[Command]:
     commands: list[Command] = []
-    state.echoes.pop(node_id, None)
+    state.echoes.reported(node_id)
     for group in state.groups.values():
         lost = {index for index, where in group.where.items() if where == node_id}
         if not lost:
