@@ -26,6 +26,7 @@ IN_FLIGHT = 1_000
 BIG_PUTS = 100
 ACTORS = 20
 WAIT_AT_A_TIME = 100
+FAN_OUT, FAN_OUT_NODES = 10_000, 10  # tasks at once, over so many nodes
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from bench.measure import (
     rate_async,
     start_seconds,
 )
+from bench.peer_ray_cluster import cluster_of_processes, fan_out
 from bench.processes import Shutdowns, of_this_measurement, pss_mb
 
 if TYPE_CHECKING:
@@ -310,6 +311,8 @@ MEASUREMENTS = {
     "actors": actors,
     "groups_sync": groups_sync,
     "start_sync": start_sync,
+    "cluster_of_processes": cluster_of_processes,
+    "fan_out": fan_out,
     "shutdown_sync": shutdown_sync,
     "pss_20_actors": pss_20_actors,
 }

@@ -46,6 +46,7 @@ class Lease:
     load_us: float = 0.0
     idle_since: float = 0.0  # s
     is_open: bool = False  # is in the queue's `open`
+    is_wanted: bool = False  # asked back: gets nothing more
     reserved: bool = False  # said to be busy for long: gets nothing until a result comes
 
 
@@ -101,7 +102,7 @@ class KeyQueue:
             lease.load_us = 0.0  # no drift
             lease.idle_since = now
         lease.reserved = False
-        if not lease.is_open and lease.lease_id in self.leases:
+        if not lease.is_open and not lease.is_wanted and lease.lease_id in self.leases:
             lease.is_open = True
             self.open.append(lease)
         return task
@@ -114,6 +115,16 @@ class KeyQueue:
         lease.idle_since = now
         lease.is_open = True
         self.open.appendleft(lease)
+
+    def recall(self, lease_id: int) -> Lease | None:
+        """A lease is asked back: it gets no more tasks, and is to go when it has none; None if unknown."""
+        lease = self.leases.get(lease_id)
+        if lease is not None and not lease.is_wanted:
+            lease.is_wanted = True
+            if lease.is_open:
+                lease.is_open = False
+                self.open.remove(lease)
+        return lease
 
     def gone(self, lease_id: int) -> Lease | None:
         """A lease ended, or will not come."""
@@ -157,5 +168,6 @@ def check(queue: KeyQueue) -> None:
         assert (lease.load_us == 0.0) == (not lease.tasks), lease
         assert len(lease.tasks) <= queue.max_depth, lease
         assert lease.lease_id not in queue.requested, lease
+        assert not (lease.is_wanted and lease.is_open), f"what is asked back would get tasks: {lease}"
     assert all(lease.lease_id in queue.leases for lease in queue.open), queue
     assert not queue.enough or queue.requested, f"tasks would wait, and nobody ask: {queue}"

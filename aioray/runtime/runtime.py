@@ -51,6 +51,7 @@ from aioray.wire.control import (
     Hello,
     LeaseGrant,
     LeaseLost,
+    LeaseRecall,
     LogLines,
     Notice,
     Query,
@@ -267,7 +268,7 @@ class Runtime:
 
     def _dispatch(self, message: Any) -> None:
         match message:
-            case LeaseGrant() | LeaseLost() | Spill():
+            case LeaseGrant() | LeaseLost() | LeaseRecall() | Spill():
                 self.tasks.heard(message)
             case ActorUpdate():
                 self.actors.updated(message)

@@ -47,7 +47,7 @@ from aioray.wire.calls import (
     Repeat,
     Yielded,
 )
-from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRequest, LeaseReturn, Spill
+from aioray.wire.control import LeaseGrant, LeaseLost, LeaseRecall, LeaseRequest, LeaseReturn, Spill
 from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value
 
@@ -352,8 +352,18 @@ class TaskSubmitter:
                 self.lost(message)
             case Spill():
                 self._moved(message)
+            case LeaseRecall():
+                self._recalled(message.lease_id)
             case _:
                 self._runtime.heard_from_afar(message)
+
+    def _recalled(self, lease_id: int) -> None:
+        """A lease is to go back when what was sent there is done."""
+        queue = self._by_lease.get(lease_id)
+        lease = None if queue is None else queue.recall(lease_id)
+        if queue is not None and lease is not None and not lease.tasks:
+            self._give_up(queue, lease_id)
+            self._pump(queue)
 
     def _moved(self, spill: Spill) -> None:
         """Another node is to be asked."""
@@ -534,6 +544,8 @@ class TaskSubmitter:
             first: Task = next(iter(lease.tasks.values()))
             if first.force:  # it was next in line when it was cancelled
                 self._force(lease, first)
+        elif lease.is_wanted and lease.lease_id in queue.leases:
+            self._give_up(queue, lease.lease_id)
         self._pump(queue)
 
     def _try_again(self, queue: KeyQueue, task: Task, error: Value) -> None:

@@ -370,6 +370,7 @@ class ProcessEnded(Message, tag=44):
 
     process_id: bytes
     driver: bool
+    req: int = 0  # answered by Ack
 
 
 class Unheld(Message, tag=45):
@@ -384,6 +385,12 @@ class Unwatched(Message, tag=46):
     actor_id: bytes
 
 
+class LeaseRecall(Message, tag=47):
+    """Node -> caller: others have waited long; send no more tasks there, and return it when those sent are done."""
+
+    lease_id: int
+
+
 class GroupSpec(Message, tag=50):
     """Caller -> node: a placement group, please. The process that made the id is the one that tells."""
 
@@ -396,18 +403,21 @@ class GroupSpec(Message, tag=50):
     detached: bool = False
     selectors: list[Selector] = []  # one for each bundle, or none at all
     target_node: str = ""  # STRICT_PACK: rather there
+    req: int = 0  # as in RemoveGroup
 
 
 class RemoveGroup(Message, tag=51):
     """Process -> node: the placement group is needed no more. Safe to send twice."""
 
     group_id: bytes
+    req: int = 0  # from node to head: answered by Ack
 
 
 class WatchGroup(Message, tag=52):
     """Process -> node: tell me what becomes of it (at once, and whenever it changes)."""
 
     group_id: bytes
+    req: int = 0  # as in RemoveGroup
 
 
 class GroupUpdate(Message, tag=53):
@@ -416,6 +426,51 @@ class GroupUpdate(Message, tag=53):
     group_id: bytes
     state: str
     reason: str = ""  # what it waits for, why it was refused
+    where: dict[int, str] = {}  # for nodes: which has which of its bundles
+    bundles: list[dict[str, int]] = []  # as in its GroupSpec, where `where` says of some where they are
+    req: int = 0  # from head to node: answered by Ack
+
+
+class PrepareBundle(Message, tag=54):
+    """Head -> node: hold that much for a bundle. Answered by Answer, with whether it does. Safe to send twice."""
+
+    group_id: bytes
+    attempt: int
+    index: int
+    demand: dict[str, int]
+    patient: bool  # wait for it; else the answer comes at once
+    req: int
+
+
+class CommitBundle(Message, tag=55):
+    """Head -> node: what you hold is a bundle from here on. Answered by Ack. Safe to send twice."""
+
+    group_id: bytes
+    index: int
+    req: int
+
+
+class ReturnBundle(Message, tag=56):
+    """Head -> node: do not hold it, as of that attempt. Answered by Ack. Safe to send twice."""
+
+    group_id: bytes
+    attempt: int
+    index: int
+    req: int
+
+
+class DropGroup(Message, tag=57):
+    """Head -> node: end what is in the group, and let go of its bundles. Answered by Ack. Safe to send twice."""
+
+    group_id: bytes
+    req: int
+
+
+class Notify(Message, tag=58):
+    """Node -> node: a Notice for a process of yours."""
+
+    process_id: bytes
+    text: str
 
 
 class Read(Message, tag=60):
@@ -482,10 +537,16 @@ ControlMessage = (
     | ProcessEnded
     | Unheld
     | Unwatched
+    | LeaseRecall
     | GroupSpec
     | RemoveGroup
     | WatchGroup
     | GroupUpdate
+    | PrepareBundle
+    | CommitBundle
+    | ReturnBundle
+    | DropGroup
+    | Notify
     | Read
     | Write
     | Heard

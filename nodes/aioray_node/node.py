@@ -41,6 +41,9 @@ from aioray.wire.control import (
     LeaseReturn,
     LeaveActor,
     LogLines,
+    Notice,
+    Notify,
+    ProcessEnded,
     Query,
     Read,
     Release,
@@ -63,6 +66,7 @@ from aioray_node.environments.shell import EnvironmentDesk
 from aioray_node.gcs import described
 from aioray_node.gcs.checkpoints import CheckpointKeeper
 from aioray_node.gcs.far import QUESTIONS, FarDirectory
+from aioray_node.gcs.far_groups import FarGroups
 from aioray_node.gcs.groups import GroupDesk
 from aioray_node.gcs.hosting import ActorHosting
 from aioray_node.gcs.journal import Journal
@@ -203,6 +207,8 @@ class Node:
         self.view = ClusterView(self._facts(options), self._leases.own_view())
         self.membership = Membership(reactor, self.view, NodeLoad(self._leases, self._store))
         self._leases.on_change = self.membership.load_changed
+        self._leases.refresh_with(self.membership.refresh)
+        self.membership.on_refreshed = self._leases.view_refreshed
         self._leases.use(self.view)
         self._objects = ObjectRouter(
             reactor, self.view, self._store, self._send, reads_neighbours=config.transfer_share_memory
@@ -220,7 +226,7 @@ class Node:
         self._objects.transfers = self.transfers
         self._far_drivers = FarDrivers(self.view, self._store, segment)
         self._checkpoints = CheckpointKeeper(Journal(session.dir / "journal", self._in_turn), self._store, segment)
-        self._actors = self._actor_directory(is_head=options.join is None)
+        self._actors = self._actor_directory(is_head=options.is_head and options.join is None)
         self._hosting = self._actors.hosting = ActorHosting(
             reactor,
             self._leases,
@@ -229,12 +235,7 @@ class Node:
             max_light_hosts=max(1, min(_MAX_PRESTART, int(totals["CPU"]))),
         )
         warm = config.prestart_workers if config.prestart_workers >= 0 else int(totals["CPU"])
-        self._groups = GroupDesk(
-            reactor, {self.node_id: self._leases.view}, {self.node_id: BundleDesk(self._leases)}, self._send
-        )
-        self._leases.groups = self._groups
-        if isinstance(self._actors, ActorDesk):
-            self._actors.groups = self._groups
+        self._groups = self._leases.groups = self._group_directory()
         self._pool = WorkerPool(
             reactor,
             self._start_zygote,
@@ -278,6 +279,15 @@ class Node:
         return ActorDesk(
             self._reactor, self.node_id, self._store, self._objects, self._send, checkpoints=self._checkpoints
         )
+
+    def _group_directory(self) -> GroupDesk | FarGroups:
+        bundles, on_update = BundleDesk(self._leases), self._leases.group_update
+        if isinstance(self._actors, FarDirectory):
+            return FarGroups(self._actors, bundles, self._send, on_update)
+        desk = self._actors.groups = GroupDesk(
+            self._reactor, self.view, self._neighbours, bundles, self._send, on_update
+        )
+        return desk
 
     @classmethod
     def session_for(cls, options: NodeOptions) -> Session:
@@ -444,6 +454,8 @@ class Node:
                 self._neighbours.send(home_of(process), message)  # what is no answer goes over a line of our own
         elif (peer := self._peers.get(process)) is not None:
             peer.connection.send(message)
+        elif isinstance(message, Notice) and process and home_of(process) != node_prefix(self.node_id):
+            self._neighbours.send(home_of(process), Notify(process, message.text))
 
     def _gone(self, peer: Peer, connection: Connection, reason: str) -> None:
         """A process is gone: what it owned goes elsewhere or away."""
@@ -532,11 +544,19 @@ class Node:
                 self._objects.handle_node(process, line, message)
             case Query():
                 line.send(self.exchange(process, message))
+            case Notify(addressee, text):
+                self._send(addressee, Notice(text))
+            case ProcessEnded(ended, driver, req) if isinstance(self._actors, ActorDesk):
+                self._actors.process_gone(ended, driver=driver)
+                self._groups.process_gone(ended)
+                line.send(Ack(req))
             case ActorUpdate() | HostActor() | LeaveActor() if isinstance(self._actors, FarDirectory):
                 self._actors.heard(message)
             case _ if isinstance(self._actors, ActorDesk) and self._actors.heard(
                 process, self._node_id_of(process), message
             ):
+                pass
+            case _ if self._groups.heard(process, message, line.send):
                 pass
             case _:
                 self._callers.hang_up(process)  # it says what no node of ours would
@@ -553,6 +573,8 @@ class Node:
         self._callers.node_gone(prefix)
         self._objects.node_gone(node_id, prefix)
         self._actors.node_gone(node_id, prefix)
+        if isinstance(self._groups, GroupDesk):
+            self._groups.node_gone(node_id, prefix)
 
     def _side_messages(self, peer: Peer, connection: Connection, messages: list[Any]) -> None:
         for message in messages:
@@ -596,6 +618,13 @@ class Node:
             raise LookupError("this node is not the head, which keeps the directory of actors")
         return self._actors
 
+    @property
+    def _group_desk(self) -> GroupDesk:
+        """Raises LookupError on a node that is not the head."""
+        if not isinstance(self._groups, GroupDesk):
+            raise LookupError("this node is not the head, which keeps the directory of placement groups")
+        return self._groups
+
     def _explain_actor(self, actor_id: bytes) -> str:
         where = self._desk.where(actor_id)
         return f"it is to be on node {where}" if where else self._leases.explain_actor(actor_id)
@@ -624,11 +653,11 @@ class Node:
         "kill_actor": lambda self, process, actor_id, reason, no_restart: self._desk.kill(
             actor_id, reason, no_restart=no_restart
         ),
-        "get_group": lambda self, process, namespace, name: self._groups.find(namespace, name),
-        "group_bundles": lambda self, process, group_id: self._groups.bundles_of(group_id),
-        "group_over": lambda self, process, group_id: self._groups.why_over(group_id),
-        "group_table": lambda self, process, group_id=None: self._groups.table(group_id),
-        "explain_group": lambda self, process, group_id: self._groups.explain(group_id),
+        "get_group": lambda self, process, namespace, name: self._group_desk.find(namespace, name),
+        "group_bundles": lambda self, process, group_id: self._group_desk.bundles_of(group_id),
+        "group_over": lambda self, process, group_id: self._group_desk.why_over(group_id),
+        "group_table": lambda self, process, group_id=None: self._group_desk.table(group_id),
+        "explain_group": lambda self, process, group_id: self._group_desk.explain(group_id),
         "list_named_actors": lambda self, process, namespace: self._desk.names(namespace),
         "store": _store_figures,
         "pids": lambda self, process: self._pool.pids,

@@ -12,7 +12,8 @@ import time
 import pytest
 
 import aioray
-from aioray.exceptions import NodeDiedError, WorkerCrashedError
+from aioray.exceptions import NodeDiedError, TaskUnschedulableError, WorkerCrashedError
+from aioray.testing import LocalCluster
 from aioray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.cluster.hand_fed import HandFedCluster
 
@@ -100,3 +101,15 @@ async def test_tasks_of_a_node_that_dies_are_tried_again_elsewhere(nothing_left:
         assert await retried == other.node_id
         with pytest.raises((NodeDiedError, WorkerCrashedError), match=f"node {doomed.node_id} died|process"):
             await once
+
+
+async def test_a_node_that_has_just_joined_can_be_asked_for(nothing_left: None) -> None:
+    """Before the driver's own node has heard of it; an id that nobody has is an error nevertheless."""
+    async with LocalCluster(nodes=1, in_process=True, _system_config={"prestart_workers": 0}) as cluster:
+        added = await cluster.add_node_async(num_cpus=1)
+        at = aioray.remote(where)
+        affinity = NodeAffinitySchedulingStrategy(added.node_id, soft=False)
+        assert await at.options(scheduling_strategy=affinity).remote() == added.node_id
+        nowhere = NodeAffinitySchedulingStrategy("ab" * 8, soft=False)
+        with pytest.raises(TaskUnschedulableError, match="does not exist"):
+            await at.options(scheduling_strategy=nowhere).remote()

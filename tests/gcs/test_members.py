@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aioray.wire.gcs import Delta, Demand, Join, NodeFacts, Report
+from aioray.wire.gcs import NODES_AT_BASE, Delta, Demand, Join, NodeFacts, Report
 from aioray_node.gcs.members import (
     Admit,
     Command,
@@ -392,3 +392,24 @@ def test_nothing_is_due_where_nobody_is() -> None:
     run = Run()
     assert run.feed(Tick()) == []
     assert run.state.death_at == math.inf
+
+
+def test_of_many_nodes_those_that_join_at_once_are_sent_the_same_view() -> None:
+    """
+    1. up to some dozen, each is sent the view when it joins
+    2. of more, those that join until the next push are sent it with that, in one piece; the others a delta
+    """
+    run = Run()
+    for number in range(NODES_AT_BASE + 1):
+        assert any(isinstance(each, Push) for each in run.feed(Joined(number, join(f"n{number}"))))
+    run.advance(1.0)
+    run.feed(Joined(100, join("n100")))  # it is long since the last push: this one is due
+    for number in (101, 102):
+        assert not any(isinstance(each, Push) for each in run.feed(Joined(number, join(f"n{number}"))))
+    whole, rest = sorted(
+        (each for each in run.advance(1.0) if isinstance(each, Push)), key=lambda each: each.delta.since
+    )
+    assert whole.connections == (101, 102)
+    assert (whole.delta.since, len(whole.delta.changes)) == (0, NODES_AT_BASE + 4)
+    assert len(rest.connections) == NODES_AT_BASE + 2
+    assert [change.node_id for change in rest.delta.changes] == ["n101", "n102"]

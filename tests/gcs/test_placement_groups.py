@@ -26,6 +26,7 @@ from aioray_node.gcs.placement_groups import (
     Prepare,
     ProcessGone,
     Removed,
+    Reported,
     Return,
     State,
     Tell,
@@ -172,8 +173,8 @@ def test_a_group_is_there_when_all_nodes_hold_their_part() -> None:
     (told,) = run(state, Watched(DRIVER, new.group_id))
     assert isinstance(told, Tell)
     assert told.update.state == "pending"
-    assert run(state, Answered(new.group_id, 1, 0, held=True)) == []
-    assert run(state, Answered(new.group_id, 1, 1, held=True)) == [
+    assert run(state, Answered("n0", new.group_id, 1, 0, held=True)) == []
+    assert run(state, Answered("n1", new.group_id, 1, 1, held=True)) == [
         Commit("n0", new.group_id, 0),
         Commit("n1", new.group_id, 1),
         Tell(DRIVER, GroupUpdate(new.group_id, "created")),
@@ -184,17 +185,20 @@ def test_a_group_is_there_when_all_nodes_hold_their_part() -> None:
 def test_when_one_node_refuses_the_other_gets_its_part_back() -> None:
     """
     1. n1's view was late: it refuses, and n0 is to let go of what it holds
-    2. after a pause it is tried again; a late answer to the first attempt means nothing
+    2. after a pause it is tried again; a late answer to the first attempt means nothing, but that n0 is told once more
     """
     state = State(cluster(1, 1))
     new = spec(1, 1, 1, strategy="STRICT_SPREAD")
     run(state, Created(new))
-    run(state, Answered(new.group_id, 1, 0, held=True))
-    assert run(state, Answered(new.group_id, 1, 1, held=False)) == [Return("n0", new.group_id, 0), WakeAt(0.01)]
+    run(state, Answered("n0", new.group_id, 1, 0, held=True))
+    assert run(state, Answered("n1", new.group_id, 1, 1, held=False)) == [
+        Return("n0", new.group_id, 1, 0),
+        WakeAt(0.01),
+    ]
     assert run(state, NodesChanged()) == []
     again = run(state, Tick(), now=0.01)
     assert [type(each) for each in again] == [Prepare, Prepare]
-    assert run(state, Answered(new.group_id, 1, 0, held=True), now=0.01) == []
+    assert run(state, Answered("n0", new.group_id, 1, 0, held=True), now=0.01) == [Return("n0", new.group_id, 1, 0)]
     assert state.groups[new.group_id].held == set()
 
 
@@ -203,14 +207,14 @@ def test_a_group_that_is_removed_on_its_way_holds_nothing() -> None:
     new = spec(1, 1, 1, strategy="STRICT_SPREAD")
     run(state, Created(new))
     run(state, Watched(OTHER, new.group_id))
-    run(state, Answered(new.group_id, 1, 0, held=True))
+    run(state, Answered("n0", new.group_id, 1, 0, held=True))
     assert run(state, Removed(new.group_id)) == [
-        Return("n0", new.group_id, 0),
-        Return("n1", new.group_id, 1),
-        Drop(new.group_id),
+        Return("n0", new.group_id, 1, 0),
+        Return("n1", new.group_id, 1, 1),
+        Drop(new.group_id, ("n0", "n1")),
         Tell(OTHER, GroupUpdate(new.group_id, "removed", "it was removed")),
     ]
-    assert run(state, Answered(new.group_id, 1, 1, held=True)) == []
+    assert run(state, Answered("n1", new.group_id, 1, 1, held=True)) == [Return("n1", new.group_id, 1, 1)]
     assert run(state, Removed(new.group_id)) == []
     assert why_over(state, new.group_id) == "it was removed"
 
@@ -240,15 +244,17 @@ def test_who_is_patient_lets_go_when_its_time_is_over() -> None:
     commands = run(state, Created(first))
     assert [each.patient for each in commands if isinstance(each, Prepare)] == [True, True]
     assert commands[-1] == WakeAt(10.0)
-    nodes["n0"].resources.acquire({"CPU": UNIT})
-    run(state, Answered(first.group_id, 1, 0, held=True))
+    run(state, Answered("n0", first.group_id, 1, 0, held=True))
+    run(state, Reported("n0"))
     assert run(state, Created(second)) == []
     given_up = run(state, Tick(), now=10.0)
-    assert given_up[:2] == [Return("n0", first.group_id, 0), Return("n1", first.group_id, 1)]
-    nodes["n0"].resources.release({"CPU": UNIT})
-    assert Prepare("n0", second.group_id, 1, 0, {"CPU": UNIT}, patient=True) in given_up
-    nodes["n1"].resources.release({"CPU": UNIT})  # and the first one is tried as soon as it fits, turn or not
-    assert [each.node_id for each in run(state, NodesChanged(), now=11.0) if isinstance(each, Prepare)] == ["n0", "n1"]
+    assert given_up[:2] == [Return("n0", first.group_id, 1, 0), Return("n1", first.group_id, 1, 1)]
+    assert Prepare("n0", second.group_id, 1, 0, {"CPU": UNIT}) in given_up
+    run(state, Answered("n0", second.group_id, 1, 0, held=True), now=10.0)
+    nodes["n1"].resources.release({"CPU": UNIT})
+    # And the first one is tried as soon as it fits, turn or not.
+    again = run(state, Removed(second.group_id), now=11.0)
+    assert [each.node_id for each in again if isinstance(each, Prepare)] == ["n0", "n1"]
 
 
 def test_who_is_patient_moves_to_where_there_is_room_meanwhile() -> None:
@@ -265,11 +271,12 @@ def test_who_is_patient_moves_to_where_there_is_room_meanwhile() -> None:
     nodes[other].resources.release({"CPU": UNIT})
     moved = run(state, NodesChanged(), now=1.0)
     assert moved == [
-        Return(waiting.node_id, first.group_id, 0),
+        Return(waiting.node_id, first.group_id, 1, 0),
         Prepare(other, first.group_id, 2, 0, {"CPU": 2 * UNIT}, patient=False),
     ]
-    assert run(state, Answered(first.group_id, 1, 0, held=True), now=1.0) == []  # the old answer, late
-    assert Commit(other, first.group_id, 0) in run(state, Answered(first.group_id, 2, 0, held=True), now=1.0)
+    late = Answered(waiting.node_id, first.group_id, 1, 0, held=True)
+    assert run(state, late, now=1.0) == [Return(waiting.node_id, first.group_id, 1, 0)]
+    assert Commit(other, first.group_id, 0) in run(state, Answered(other, first.group_id, 2, 0, held=True), now=1.0)
 
 
 def test_who_is_patient_stays_where_the_node_will_give_it_what_is_free() -> None:
@@ -279,6 +286,54 @@ def test_who_is_patient_stays_where_the_node_will_give_it_what_is_free() -> None
     run(state, Created(spec(1, 2)))
     nodes["n0"].resources.release({"CPU": UNIT})
     assert run(state, NodesChanged(), now=1.0) == []
+
+
+# views that are late
+
+
+def test_what_other_nodes_hold_counts_before_they_report_it() -> None:
+    """
+    1. n0 holds a bundle, and has reported nothing yet: the next group goes to n1
+    2. the first is removed: n0 has room again, for all we know
+    """
+    state = State(cluster(1, 1))
+    assert Prepare("n0", group_id(1), 1, 0, {"CPU": UNIT}) in run(state, Created(spec(1, 1)))
+    run(state, Answered("n0", group_id(1), 1, 0, held=True))
+    assert Prepare("n1", group_id(2), 1, 0, {"CPU": UNIT}) in run(state, Created(spec(2, 1)))
+    run(state, Removed(group_id(1)))
+    assert Prepare("n0", group_id(3), 1, 0, {"CPU": UNIT}) in run(state, Created(spec(3, 1)))
+
+
+def test_what_was_counted_twice_is_believed_for_a_second_only() -> None:
+    """n0 reported that it holds a bundle before its answer came, and has nothing more to report."""
+    nodes = cluster(2)
+    state = State(nodes)
+    run(state, Created(spec(1, 1)))
+    nodes["n0"].resources.acquire({"CPU": UNIT})
+    run(state, Reported("n0"))
+    run(state, Answered("n0", group_id(1), 1, 0, held=True))
+    (patient, wake) = run(state, Created(spec(2, 1)))
+    assert isinstance(patient, Prepare)
+    assert patient.patient
+    assert wake == WakeAt(10.0)
+    assert Prepare("n0", group_id(3), 1, 0, {"CPU": UNIT}) not in run(state, Created(spec(3, 1)))
+    assert state.wake_at == 1.0
+    assert Prepare("n0", group_id(2), 2, 0, {"CPU": UNIT}) not in run(state, Tick(), now=1.0)
+    assert nodes["n0"].resources.available == {"CPU": UNIT}
+
+
+def test_a_group_that_is_refused_again_and_again_waits_in_turn_at_the_node() -> None:
+    """Each view shows room, and each time somebody smaller was there first."""
+    state = State(cluster(2))
+    (prepare,) = run(state, Created(spec(1, 2)))
+    now = 0.0
+    for attempt in range(1, 5):
+        assert isinstance(prepare, Prepare)
+        assert not prepare.patient
+        run(state, Answered("n0", group_id(1), attempt, 0, held=False), now)
+        now += 1.0
+        prepare = run(state, Tick(), now)[0]
+    assert prepare == Prepare("n0", group_id(1), 5, 0, {"CPU": 2 * UNIT}, patient=True)
 
 
 # deaths
@@ -295,14 +350,14 @@ def test_bundles_are_placed_again_when_their_node_dies_and_the_others_stay() -> 
     run(state, Created(new))
     run(state, Watched(DRIVER, new.group_id))
     for index in (0, 1):
-        run(state, Answered(new.group_id, 1, index, held=True))
+        run(state, Answered(f"n{index}", new.group_id, 1, index, held=True))
     del nodes["n1"]
     commands = run(state, NodeGone("n1"))
     assert commands[0] == Tell(DRIVER, GroupUpdate(new.group_id, "rescheduling"))
     assert "for bundles that were lost with their node" in explain(state, new.group_id)
     nodes["n2"] = view(CPU=1)
     assert run(state, NodesChanged()) == [Prepare("n2", new.group_id, 2, 1, {"CPU": UNIT})]
-    assert run(state, Answered(new.group_id, 2, 1, held=True)) == [
+    assert run(state, Answered("n2", new.group_id, 2, 1, held=True)) == [
         Commit("n2", new.group_id, 1),
         Tell(DRIVER, GroupUpdate(new.group_id, "created")),
     ]
@@ -313,10 +368,10 @@ def test_a_group_whose_node_dies_while_it_is_prepared_starts_afresh() -> None:
     state = State(nodes)
     new = spec(1, 1, 1, strategy="STRICT_SPREAD")
     run(state, Created(new))
-    run(state, Answered(new.group_id, 1, 0, held=True))
+    run(state, Answered("n0", new.group_id, 1, 0, held=True))
     del nodes["n1"]
     commands = run(state, NodeGone("n1"))
-    assert commands[0] == Return("n0", new.group_id, 0)
+    assert commands[0] == Return("n0", new.group_id, 1, 0)
     assert {each.node_id for each in commands if isinstance(each, Prepare)} == {"n0", "n2"}
 
 
@@ -339,7 +394,7 @@ def test_with_an_owner_go_its_groups_but_not_detached_ones() -> None:
     state = State(cluster(4))
     run(state, Created(spec(1, 1)))
     run(state, Created(spec(2, 1, detached=True, name="d")))
-    assert Drop(group_id(1)) in run(state, OwnerGone(DRIVER))
+    assert Drop(group_id(1), ("n0",)) in run(state, OwnerGone(DRIVER))
     run(state, ProcessGone(DRIVER))
     assert list(state.groups) == [group_id(2)]
 
@@ -354,11 +409,24 @@ def test_who_asks_before_word_of_the_group_has_come_hears_when_it_is_there() -> 
     assert run(state, Watched(OTHER, group_id(1))) == []
     assert why_over(state, group_id(1)) == ""
     run(state, Created(spec(1, 1)))
-    assert run(state, Answered(group_id(1), 1, 0, held=True))[-1] == Tell(OTHER, GroupUpdate(group_id(1), "created"))
+    assert run(state, Answered("n0", group_id(1), 1, 0, held=True))[-1] == Tell(
+        OTHER, GroupUpdate(group_id(1), "created")
+    )
     run(state, Watched(OTHER, group_id(7)))
     (told,) = run(state, ProcessGone(DRIVER))
     assert told == Tell(OTHER, GroupUpdate(group_id(7), "removed", "the process that was to create it is gone"))
     assert why_over(state, group_id(8)) == "it was removed"
+
+
+def test_a_group_may_be_removed_before_word_of_it_has_come() -> None:
+    """From another node: it never has a bundle, and who waits for it hears why."""
+    state = State(cluster(1))
+    run(state, Watched(OTHER, group_id(1)))
+    assert run(state, Removed(group_id(1))) == []
+    assert run(state, Created(spec(1, 1))) == [Tell(OTHER, GroupUpdate(group_id(1), "removed", "it was removed"))]
+    assert run(state, Removed(group_id(2))) == []
+    run(state, ProcessGone(DRIVER))
+    assert not state.doomed
 
 
 def test_removed_groups_are_remembered_for_a_while_and_known_to_be_gone_for_ever() -> None:
@@ -379,8 +447,9 @@ def test_a_thousand_groups_find_their_places_on_ten_nodes() -> None:
     for number in range(1, 1001):
         for command in handle(state, Created(spec(number, 1, 1, strategy="STRICT_SPREAD")), 0.0):
             if isinstance(command, Prepare):
-                state.nodes[command.node_id].resources.acquire(command.demand)
-                handle(state, Answered(command.group_id, command.attempt, command.index, held=True), 0.0)
+                handle(
+                    state, Answered(command.node_id, command.group_id, command.attempt, command.index, held=True), 0.0
+                )
     check(state)
     assert not state.pending
     assert all(not any(node.resources.available.values()) for node in state.nodes.values())
@@ -436,16 +505,18 @@ class SimulatedNode:
                 self.next_lease += 1
                 lease = self.next_lease
                 self.held[group_id, index] = attempt, lease
-                self.patient[lease] = Answered(group_id, attempt, index, held=True)
+                self.patient[lease] = Answered(self.node_id, group_id, attempt, index, held=True)
                 self.feed(leases.Request(lease, "group", demand, "a bundle"))
                 if lease not in self.state.granted and not patient:
                     del self.held[group_id, index], self.patient[lease]
                     self.feed(leases.Return(lease))
-                    self.outbox.append(Answered(group_id, attempt, index, held=False))
+                    self.outbox.append(Answered(self.node_id, group_id, attempt, index, held=False))
             case Commit(_, group_id, index):
                 self.feed(leases.CommitBundle(self.held.pop((group_id, index))[1], group_id, index))
-            case Return(_, group_id, index):
-                if held := self.held.pop((group_id, index), None):
+            case Return(_, group_id, attempt, index):
+                held = self.held.get((group_id, index))
+                if held is not None and held[0] == attempt:
+                    del self.held[group_id, index]
                     self.patient.pop(held[1], None)
                     self.feed(leases.Return(held[1]))
             case Drop(group_id):
@@ -471,9 +542,9 @@ class Groups(RuleBasedStateMachine):
                 case Prepare() | Commit() | Return():
                     if command.node_id in self.nodes:
                         self.nodes[command.node_id].inbox.append(command)
-                case Drop():
-                    for node in self.nodes.values():
-                        node.inbox.append(command)
+                case Drop(_, node_ids):
+                    for node_id in node_ids:
+                        self.nodes[node_id].inbox.append(command)
                 case Tell(_, update):
                     self.told[update.group_id] = update.state
                 case WakeAt(when):
@@ -513,6 +584,7 @@ class Groups(RuleBasedStateMachine):
     def report(self, name: str) -> None:
         if node := self.nodes.get(name):
             self.state.nodes[name] = node.view()
+            self.feed(Reported(name))
             self.feed(NodesChanged())
 
     @rule(name=st.sampled_from(["a", "b", "c"]))
@@ -563,6 +635,7 @@ class Groups(RuleBasedStateMachine):
             self.deliver_all()
             for name, node in self.nodes.items():
                 self.state.nodes[name] = node.view()
+                self.feed(Reported(name))
             self.feed(NodesChanged())
             self.pass_time(4.0)
         self.deliver_all()

@@ -99,3 +99,12 @@ def test_a_path_is_an_address_on_its_own_machine_only() -> None:
         view.address_of("mute")
     with pytest.raises(LookupError, match="not known here"):
         view.address_of("nobody")
+
+
+def test_news_of_a_delta_are_heard_one_by_one_and_then_all_at_once() -> None:
+    heard: list[object] = []
+    view = view_of("a")
+    view.subscribe(heard.append)
+    view.subscribe_to_deltas(lambda news: heard.append(len(news)))
+    view.apply(Delta("gcs", 0, 2, (MemberChange("b", 1, facts("b"), CPU), MemberChange("c", 2, facts("c"), CPU))))
+    assert heard == [Joined("b"), Joined("c"), 2]

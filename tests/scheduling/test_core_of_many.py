@@ -13,6 +13,7 @@ from aioray_node.scheduling.core import (
     Ended,
     Event,
     Infeasible,
+    ManyNews,
     NodeNews,
     Place,
     Request,
@@ -386,3 +387,23 @@ class ManyNodes(RuleBasedStateMachine):
 
 TestManyNodes = ManyNodes.TestCase
 TestManyNodes.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+def test_news_of_several_nodes_at_once_are_as_those_of_each() -> None:
+    """
+    1. three wait; two nodes report a free CPU each, and a third one has joined
+    2. one goes to each
+    """
+    state = node(others={"bb": view(CPU=1), "cc": view(CPU=1)}, CPU=1)
+    for other in ("bb", "cc"):
+        state.nodes[other].resources.available["CPU"] = 0
+    assert run(state, request(9, CPU=1)) == [Place(9)]
+    for lease_id in (1, 2, 3):
+        assert run(state, request(lease_id, CPU=1)) == []
+    for other in ("bb", "cc"):
+        state.nodes[other].resources.available["CPU"] = UNIT
+    assert isinstance(state.nodes, dict)
+    state.nodes["dd"] = view(CPU=1)
+    news = ManyNews((NodeNews("bb"), NodeNews("cc"), NodeNews("dd", joined=True)))
+    spilled = [command for command in run(state, news, 2.0) if isinstance(command, Spill)]
+    assert {command.node_id for command in spilled} == {"bb", "cc", "dd"}

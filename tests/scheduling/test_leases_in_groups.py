@@ -10,6 +10,7 @@ from aioray_node.scheduling.core import (
     DropGroup,
     Event,
     Evicted,
+    Locate,
     Place,
     Request,
     Return,
@@ -70,11 +71,11 @@ def test_any_bundle_is_one_of_them_and_none_is_given_twice() -> None:
 
 def test_who_asks_for_a_group_that_is_not_there_yet_waits_without_a_warning() -> None:
     state = node(CPU=1)
-    assert run(state, request(1, A, CPU=1)) == []
+    assert run(state, request(1, A, CPU=1)) == [Locate(A)]
     assert explain(state, 1) == "f waits for its placement group"
     run(state, request(2, CPU=1))
     assert run(state, CommitBundle(2, A, 0)) == [Place(1)]
-    assert run(state, request(3, A, 1, CPU=1)) == []
+    assert run(state, request(3, A, 1, CPU=1)) == [Locate(A)]
     assert explain(state, 3).startswith("f waits for a bundle of its placement group")
 
 

@@ -72,6 +72,7 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
         "list[bytes]": st.lists(st.binary(max_size=20), max_size=3),
         "list[int]": st.lists(integer, max_size=3),
         "dict[str, int]": st.dictionaries(text, integer, max_size=3),
+        "dict[int, str]": st.dictionaries(integer, text, max_size=3),
         "dict[str, str]": st.dictionaries(text, text, max_size=3),
         "dict[str, Any]": st.dictionaries(text, st.none() | text | integer, max_size=3),
         "tuple[str, ...]": st.lists(text, max_size=3).map(tuple),
@@ -179,13 +180,19 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         41 ActorReport actor_id restarts what reason address number error call
         42 HostActor spec hops
         43 LeaveActor actor_id now
-        44 ProcessEnded process_id driver
+        44 ProcessEnded process_id driver req
         45 Unheld actor_id
         46 Unwatched actor_id
-        50 GroupSpec group_id bundles strategy owner name namespace detached selectors target_node
-        51 RemoveGroup group_id
-        52 WatchGroup group_id
-        53 GroupUpdate group_id state reason
+        47 LeaseRecall lease_id
+        50 GroupSpec group_id bundles strategy owner name namespace detached selectors target_node req
+        51 RemoveGroup group_id req
+        52 WatchGroup group_id req
+        53 GroupUpdate group_id state reason where bundles req
+        54 PrepareBundle group_id attempt index demand patient req
+        55 CommitBundle group_id index req
+        56 ReturnBundle group_id attempt index req
+        57 DropGroup group_id req
+        58 Notify process_id text
         60 Read req node_id offset nbytes
         61 Write offset data
         70 Heard count

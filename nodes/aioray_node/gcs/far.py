@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from aioray_node.neighbours import Neighbours
     from aioray_node.objects.store import ObjectStore
 
-QUESTIONS = {"get_actor", "reserve_name", "kill_actor", "list_named_actors", "explain_actor"}
+QUESTIONS = {
+    *("get_actor", "reserve_name", "kill_actor", "list_named_actors", "explain_actor"),
+    *("get_group", "group_bundles", "group_over", "group_table", "explain_group"),
+}
 
 
 class FarDirectory:
@@ -50,24 +53,26 @@ class FarDirectory:
         self._neighbours = neighbours
         self._store = store
         self._send = send
+        self._head_prefix: bytes | None = None
         self._watchers: dict[bytes, set[bytes]] = {}  # actor_id -> processes of this node
         self._unsent: list[tuple[Callable[[int], msgspec.Struct], Callable[[Any], None] | None]] = []
         self.hosting: ActorHosting
         view.subscribe(self._on_news)
 
     def _head(self) -> bytes | None:
-        for facts in self._view.alive():
-            if facts.is_head:
-                return node_prefix(facts.node_id)
-        return None
+        if self._head_prefix is None:  # there is one, always the same
+            heads = [facts.node_id for facts in self._view.alive() if facts.is_head]
+            self._head_prefix = node_prefix(heads[0]) if heads else None
+        return self._head_prefix
 
     def _on_news(self, news: News) -> None:
         if isinstance(news, Joined) and self._unsent and self._head() is not None:
             unsent, self._unsent = self._unsent, []
             for message, then in unsent:
-                self._put(message, then)
+                self.put(message, then)
 
-    def _put(self, message: Callable[[int], msgspec.Struct], then: Callable[[Any], None] | None) -> None:
+    def put(self, message: Callable[[int], msgspec.Struct], then: Callable[[Any], None] | None) -> None:
+        """Say `message(req)` to the head. `then`: with its answer, and said again until there is one."""
         head = self._head()
         if head is None:  # the first we hear of the cluster will have it
             self._unsent.append((message, then))
@@ -78,7 +83,7 @@ class FarDirectory:
 
     def tell(self, message: msgspec.Struct) -> None:
         """Say something to the head."""
-        self._put(lambda _: message, None)
+        self.put(lambda _: message, None)
 
     def ask(self, process: bytes, query: Query, answer: Callable[[Answer], None]) -> None:
         """Pass on a question of a process of this node."""
@@ -91,7 +96,7 @@ class FarDirectory:
                 self._store.feed(Held(process, [found.data["actor_id"]]))
             answer(Answer(query.req, found.data, found.error))
 
-        self._put(lambda req: Query(req, query.what, query.args), answered)
+        self.put(lambda req: Query(req, query.what, query.args), answered)
 
     # as `ActorDesk`, for what processes of this node say
 
@@ -110,9 +115,7 @@ class FarDirectory:
         self.tell(Unheld(actor_id))
 
     def saved(self, process: bytes, message: Checkpoint) -> None:
-        self._put(
-            lambda req: msgspec.structs.replace(message, req=req), lambda _: self._send(process, Ack(message.req))
-        )
+        self.put(lambda req: msgspec.structs.replace(message, req=req), lambda _: self._send(process, Ack(message.req)))
 
     def released(self, process: bytes, actor_ids: list[bytes]) -> None:
         """A process let go of handles."""
@@ -126,7 +129,7 @@ class FarDirectory:
 
     def process_gone(self, process: bytes, *, driver: bool) -> None:
         self.released(process, [each for each, watchers in self._watchers.items() if process in watchers])
-        self.tell(ProcessEnded(process, driver))
+        self.put(lambda req: ProcessEnded(process, driver, req), lambda _: None)
 
     # what nodes say
 

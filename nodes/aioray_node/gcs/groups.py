@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioray.wire.control import Notice
-from aioray.wire.values import owner_of
+from aioray.wire.control import Ack, GroupSpec, Notice, RemoveGroup, WatchGroup
+from aioray.wire.values import PROCESS_ID_NBYTES, home_of, owner_of, process_id_of_node
 from aioray_node.gcs import placement_groups
+from aioray_node.gcs.far_groups import FarBundles, tell_node
+from aioray_node.gcs.view import Changed, Died
 from aioray_node.scheduling.resources import to_floats
 
 if TYPE_CHECKING:
@@ -16,8 +18,9 @@ if TYPE_CHECKING:
     import msgspec
 
     from aioray.runtime.reactor import Reactor
-    from aioray.wire.control import GroupSpec
-    from aioray_node.scheduling.policy import NodeView
+    from aioray.wire.control import GroupUpdate
+    from aioray_node.gcs.view import ClusterView, News
+    from aioray_node.neighbours import Neighbours
 
 
 class Bundles(Protocol):
@@ -34,43 +37,52 @@ class Bundles(Protocol):
         answer: Callable[[bool], None],
     ) -> None: ...
     def commit(self, group_id: bytes, index: int) -> None: ...
-    def give_back(self, group_id: bytes, index: int) -> None: ...
+    def give_back(self, group_id: bytes, attempt: int, index: int) -> None: ...
     def drop(self, group_id: bytes) -> None: ...
 
 
 class GroupDesk:
-    """Creates, finds and removes placement groups. `nodes`: the view of all nodes, which others keep up to date."""
+    """Creates, finds and removes placement groups: at the head, which knows all of them.
+
+    bundles: this node's. send: to a process. on_update: with what this node itself asked for.
+    """
 
     def __init__(
         self,
         reactor: Reactor,
-        nodes: dict[str, NodeView],
-        bundles: dict[str, Bundles],
+        view: ClusterView,
+        neighbours: Neighbours,
+        bundles: Bundles,
         send: Callable[[bytes, msgspec.Struct], None],
+        on_update: Callable[[GroupUpdate], None],
     ) -> None:
         self._reactor = reactor
-        self._state = placement_groups.State(nodes)
+        self._own_id = view.own_id
+        self._own_process = process_id_of_node(view.own_id)
+        self._state = placement_groups.State(view.nodes, own_id=view.own_id)
+        self._neighbours = neighbours
         self._bundles = bundles
         self._send = send
+        self._on_update = on_update
         self._change_due = False
+        view.subscribe(self._on_news)
 
     def feed(self, event: placement_groups.Event) -> None:
         """Let the core decide, and carry it out."""
         for command in placement_groups.handle(self._state, event, self._reactor.time()):
             match command:
                 case placement_groups.Prepare(node_id, group_id, attempt, index, demand, patient):
-                    answer = functools.partial(self._answered, group_id, attempt, index)
-                    node = self._bundles[node_id]
-                    node.prepare(group_id, attempt, index, demand, patient=patient, answer=answer)
+                    answer = functools.partial(self._answered, node_id, group_id, attempt, index)
+                    self._bundles_at(node_id).prepare(group_id, attempt, index, demand, patient=patient, answer=answer)
                 case placement_groups.Commit(node_id, group_id, index):
-                    self._bundles[node_id].commit(group_id, index)
-                case placement_groups.Return(node_id, group_id, index):
-                    self._bundles[node_id].give_back(group_id, index)
-                case placement_groups.Drop(group_id):
-                    for node in list(self._bundles.values()):
-                        node.drop(group_id)
+                    self._bundles_at(node_id).commit(group_id, index)
+                case placement_groups.Return(node_id, group_id, attempt, index):
+                    self._bundles_at(node_id).give_back(group_id, attempt, index)
+                case placement_groups.Drop(group_id, node_ids):
+                    for node_id in {self._own_id, *node_ids}:  # leases may wait here that nobody has asked about
+                        self._bundles_at(node_id).drop(group_id)
                 case placement_groups.Tell(process, update):
-                    self._send(process, update)
+                    self._tell(process, update)
                 case placement_groups.Warn(group_id, text):
                     self._send(
                         owner_of(group_id), Notice(f"{text}. It waits, and is placed if such a node ever joins.")
@@ -79,8 +91,35 @@ class GroupDesk:
                     delay_s = max(0.0, when - self._reactor.time())
                     self._reactor.call_later(delay_s, lambda: self.feed(placement_groups.Tick()))
 
-    def _answered(self, group_id: bytes, attempt: int, index: int, held: bool) -> None:
-        self.feed(placement_groups.Answered(group_id, attempt, index, held))
+    def _bundles_at(self, node_id: str) -> Bundles:
+        return self._bundles if node_id == self._own_id else FarBundles(self._neighbours, node_id)
+
+    def _tell(self, process: bytes, update: GroupUpdate) -> None:
+        if process == self._own_process:
+            self._on_update(update)
+        elif placement_groups.is_node(process):
+            tell_node(self._neighbours, process, update)
+        else:
+            self._send(process, update)
+
+    def _answered(self, node_id: str, group_id: bytes, attempt: int, index: int, held: bool) -> None:
+        self.feed(placement_groups.Answered(node_id, group_id, attempt, index, held))
+
+    def _on_news(self, news: News) -> None:
+        if isinstance(news, Changed):
+            self.feed(placement_groups.Reported(news.node_id))
+        if not isinstance(news, Died):
+            self.nodes_changed()
+
+    def node_gone(self, node_id: str, prefix: bytes) -> None:
+        """Another node is dead: its bundles are placed again, and the groups of its drivers end."""
+        self.feed(placement_groups.NodeGone(node_id))
+        state = self._state
+        processes = {owner_of(group_id) for group_id in [*state.groups, *state.watchers]}
+        processes.update(state.newest, *state.watchers.values(), (group.spec.owner for group in state.groups.values()))
+        for process in processes:
+            if home_of(process) == prefix and len(process) == PROCESS_ID_NBYTES:
+                self.process_gone(process)
 
     def nodes_changed(self) -> None:
         """There may be more room somewhere: have those that wait tried again, once a turn."""
@@ -91,6 +130,25 @@ class GroupDesk:
     def _try_again(self) -> None:
         self._change_due = False
         self.feed(placement_groups.NodesChanged())
+
+    def locate(self, group_id: bytes) -> None:
+        """This node wants to hear where the group is."""
+        if self._own_process not in self._state.watchers.get(group_id, ()):
+            self._reactor.call_soon(functools.partial(self.watch, self._own_process, group_id))
+
+    def heard(self, process: bytes, message: msgspec.Struct, reply: Callable[[msgspec.Struct], None]) -> bool:
+        """Another node has said something; whether it was about groups. `process`: the id that it has as a process."""
+        match message:
+            case GroupSpec(req=req):
+                self.create(message)
+            case RemoveGroup(group_id, req):
+                self.remove(group_id)
+            case WatchGroup(group_id, req):
+                self.watch(process, group_id)
+            case _:
+                return False
+        reply(Ack(req))
+        return True
 
     # what processes want
 

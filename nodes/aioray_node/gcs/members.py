@@ -132,6 +132,7 @@ class State:
     members: dict[str, Member] = field(default_factory=dict)
     version: int = 0
     floor: int = 0  # who has an older view than this must be sent all of it
+    dead: int = 0  # how many of the members
     changed: dict[str, None] = field(default_factory=dict)  # ids of all members, in the order of their versions
     subscribers: dict[int, int] = field(default_factory=dict)  # connection -> the version that it was sent
     node_of: dict[int, str] = field(default_factory=dict)  # connection -> the node that joined over it
@@ -221,6 +222,7 @@ def check(state: State) -> None:
     assert len(versions) == len(set(versions)), f"two changes have one version: {state}"
     assert max(versions, default=0) <= state.version, state
     assert state.floor <= state.version, state
+    assert state.dead == sum(member.end is not None for member in state.members.values()), f"the dead rose: {state}"
     for connection, node_id in state.node_of.items():
         member = state.members[node_id]
         assert member.connection == connection, f"a connection is not its node's: {state}"
@@ -253,6 +255,7 @@ def _join(state: State, connection: int, join: Join, now: float) -> list[Command
     if member is not None and member.end is not None:
         return [Refuse(connection, f"node {node_id} was declared dead ({member.end}), and its work went elsewhere")]
     commands: list[Command] = []
+    is_new = member is None
     if member is None:
         member = Member(
             join.facts, join.available, join.store_used_nbytes, join.waiting, join.seq, connection, heard_at=now
@@ -271,6 +274,11 @@ def _join(state: State, connection: int, join: Join, now: float) -> list[Command
             _load(state, member, join.available, join.store_used_nbytes)
     state.node_of[connection] = node_id
     has = join.version if join.epoch == state.epoch and join.version <= state.version else 0
+    if is_new and not has and len(state.subscribers) > NODES_AT_BASE:
+        state.subscribers[connection] = (
+            0  # very many may join at once: all of these are sent the same view, at the next push
+        )
+        return [*commands, Admit(connection)]
     state.subscribers[connection] = state.version
     return [*commands, Admit(connection), Push((connection,), delta_since(state, has))]
 
@@ -329,6 +337,7 @@ def _end(state: State, member: Member, reason: str) -> list[Command]:
     """It is dead, whatever it may say from now on."""
     connection, member.connection = member.connection, None
     member.end, member.available, member.waiting, member.store_used_nbytes = reason, {}, (), 0
+    state.dead += 1
     _touch(state, member)
     if connection is None:
         return []
@@ -360,11 +369,12 @@ def _death_due(state: State, member: Member) -> tuple[float, str]:
 
 def _forget_oldest(state: State) -> None:
     """Not one by one: who missed it is sent the whole view."""
-    dead = [node_id for node_id in state.changed if state.members[node_id].end is not None]
-    if len(dead) <= 2 * state.max_dead:
+    if state.dead <= 2 * state.max_dead:
         return
-    for node_id in dead[: len(dead) - state.max_dead]:
+    dead = [node_id for node_id in state.changed if state.members[node_id].end is not None]
+    for node_id in dead[: state.dead - state.max_dead]:
         del state.members[node_id], state.changed[node_id]
+        state.dead -= 1
     state.version += 1
     state.floor = state.version
 

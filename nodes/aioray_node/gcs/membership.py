@@ -26,10 +26,12 @@ class NodeLoad:
     def __init__(self, leases: LeaseDesk, store: ObjectStore) -> None:
         self._leases = leases
         self._store = store
+        self._names = tuple(leases.resources.total)  # not of bundles: where they are is told to who asks
 
     def available(self) -> dict[str, int]:
         """Never less than nothing, though a CPU may be overbooked for a moment."""
-        return {name: max(0, amount) for name, amount in self._leases.resources.available.items()}
+        available = self._leases.resources.available
+        return {name: max(0, available[name]) for name in self._names}
 
     def store_used_nbytes(self) -> int:
         return self._store.used_nbytes
@@ -57,6 +59,7 @@ class Membership:
         self._timer: Timer | None = None
         self._timer_due = 0.0
         self.on_admitted: Callable[[], None] | None = None
+        self.on_refreshed: Callable[[], None] | None = None  # all that the GCS knows is in the view
         self.on_refused: Callable[[str], None] | None = None
 
     @property
@@ -100,6 +103,19 @@ class Membership:
             case Delta():
                 if not self._view.apply(frame) and self._line is not None:
                     self._line(Resync())
+                elif not frame.since:
+                    self._refreshed()
+
+    def refresh(self) -> None:
+        """Ask for the whole view; `on_refreshed` is called when it is there, at once where there is no GCS to ask."""
+        if self._line is not None:
+            self._line(Resync())
+        else:
+            self._reactor.call_soon(self._refreshed)
+
+    def _refreshed(self) -> None:
+        if self.on_refreshed is not None:
+            self.on_refreshed()
 
     def load_changed(self) -> None:
         """The node has more or less to spare than before: at once after a pause, else when the interval is over."""

@@ -17,7 +17,6 @@ from aioray.wire.control import (
     HostActor,
     LeaveActor,
     Notice,
-    ProcessEnded,
     Unheld,
     Unwatched,
     WatchActor,
@@ -233,8 +232,6 @@ class ActorDesk:
                 self.released(process, [actor_id])
             case Unheld(actor_id):
                 self.unheld(actor_id)
-            case ProcessEnded(ended, driver):
-                self.process_gone(ended, driver=driver)
             case Checkpoint():
                 self.saved(process, message)
             case _:

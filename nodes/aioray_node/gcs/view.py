@@ -68,10 +68,15 @@ class ClusterView:
         self.epoch = ""  # of the GCS that feeds it; "" while there is none
         self.version = 0
         self._listeners: list[Callable[[News], None]] = []
+        self._readers: list[Callable[[list[News]], None]] = []
 
     def subscribe(self, listener: Callable[[News], None]) -> None:
         """Have it called with all news from now on, when they are in the view, with the node's reactor locked."""
         self._listeners.append(listener)
+
+    def subscribe_to_deltas(self, reader: Callable[[list[News]], None]) -> None:
+        """The same, with all news of a delta at once, when the listeners have heard them one by one."""
+        self._readers.append(reader)
 
     def address_of(self, node_id: str) -> str:
         """How to reach it, for whoever is on this machine or another one; see wire.reach.
@@ -130,6 +135,9 @@ class ClusterView:
         for each in news:
             for listener in self._listeners:
                 listener(each)
+        if news:
+            for reader in self._readers:
+                reader(news)
         return True
 
     def _keep_only(self, node_ids: set[str]) -> list[News]:

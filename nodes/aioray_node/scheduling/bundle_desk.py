@@ -16,11 +16,12 @@ class _Held(NamedTuple):
 
 
 class BundleDesk:
-    """Has bundles held by leases of their own. Whatever it is told twice, or too late, does nothing."""
+    """Has bundles held by leases of their own. Whatever it is told twice, or too late, does nothing but be answered."""
 
     def __init__(self, leases: LeaseDesk) -> None:
         self._leases = leases
         self._held: dict[tuple[bytes, int], _Held] = {}  # not committed yet, or still waiting
+        self._answers: dict[int, Callable[[bool], None]] = {}  # lease -> whom to tell when it holds a bundle
 
     def prepare(
         self,
@@ -35,16 +36,30 @@ class BundleDesk:
         """Hold a bundle, or say that there is no room; one that is patient waits in the queue for it."""
         key = group_id, index
         before = self._held.get(key)
+        if self._leases.has_bundle(group_id, index) or (before is not None and before.attempt > attempt):
+            answer(False)  # to a question of the past
+            return
+        if before is not None and before.attempt == attempt:
+            if before.lease_id in self._answers:
+                self._answers[before.lease_id] = answer
+            else:
+                answer(True)
+            return
         if before is not None:
-            if before.attempt >= attempt:
-                return
-            self.give_back(group_id, index)
-        lease_id = self._leases.new_reservation(group_id, lambda: answer(True))
+            self.give_back(group_id, before.attempt, index)
+        lease_id = self._leases.new_reservation(group_id, lambda held: self._settled(key, lease_id, held=held))
         self._held[key] = _Held(attempt, lease_id)
-        if not self._leases.reserve(lease_id, demand) and not patient:
-            del self._held[key]
-            self._leases.release(lease_id)
+        self._answers[lease_id] = answer
+        self._leases.reserve(lease_id, demand)
+        if lease_id in self._answers and not patient:
+            self.give_back(group_id, attempt, index)
             answer(False)
+
+    def _settled(self, key: tuple[bytes, int], lease_id: int, *, held: bool) -> None:
+        answer = self._answers.pop(lease_id)
+        if not held:
+            del self._held[key]
+        answer(held)
 
     def commit(self, group_id: bytes, index: int) -> None:
         """The group is there: leases may be in the bundle."""
@@ -52,10 +67,12 @@ class BundleDesk:
         if held is not None:
             self._leases.commit(held.lease_id, group_id, index)
 
-    def give_back(self, group_id: bytes, index: int) -> None:
-        """The bundle is not to be here."""
-        held = self._held.pop((group_id, index), None)
-        if held is not None:
+    def give_back(self, group_id: bytes, attempt: int, index: int) -> None:
+        """The bundle is not to be here, as of that attempt."""
+        held = self._held.get((group_id, index))
+        if held is not None and held.attempt == attempt:
+            del self._held[group_id, index]
+            self._answers.pop(held.lease_id, None)
             self._leases.release(held.lease_id)
 
     def drop(self, group_id: bytes) -> None:

@@ -36,16 +36,40 @@ class Ask(msgspec.Struct, frozen=True):
     target: str = ""  # STRICT_PACK: rather this node
 
 
+class OnWay(msgspec.Struct):
+    """What a node was asked for, and has not answered yet."""
+
+    amounts: Resources = {}
+    gpus: list[int] = []  # those of each bundle by themselves
+
+    def add(self, demand: Resources) -> None:
+        for name, amount in demand.items():
+            self.amounts[name] = self.amounts.get(name, 0) + amount
+        if "GPU" in demand:
+            self.gpus.append(demand["GPU"])
+
+    def remove(self, demand: Resources) -> None:
+        for name, amount in demand.items():
+            self.amounts[name] -= amount
+            if not self.amounts[name]:
+                del self.amounts[name]
+        if "GPU" in demand:
+            self.gpus.remove(demand["GPU"])
+
+
 class Rooms:
     """What live nodes have to spare, to plan with: what is taken here is taken in the plan, not in the view.
 
-    `whole`: as if nothing were in use.
+    `whole`: as if nothing were in use. `on_way`: by node, what is taken beside what the view says.
     """
 
-    def __init__(self, nodes: Mapping[str, NodeView], *, whole: bool = False) -> None:
+    def __init__(
+        self, nodes: Mapping[str, NodeView], *, whole: bool = False, on_way: Mapping[str, OnWay] | None = None
+    ) -> None:
         self._nodes = {node_id: node for node_id, node in nodes.items() if node.alive}
         self._whole = whole
-        self._taken: dict[str, Resources] = {}
+        self._on_way = on_way or {}
+        self._taken: dict[str, Resources] = {node_id: dict(each.amounts) for node_id, each in self._on_way.items()}
         self._devices: dict[str, Devices] = {}
 
     def __iter__(self) -> Iterator[str]:
@@ -59,8 +83,9 @@ class Rooms:
 
     def free(self, node_id: str, name: str) -> int:
         resources = self._nodes[node_id].resources
-        amounts = resources.total if self._whole else resources.available
-        return amounts.get(name, 0) - self._taken.get(node_id, {}).get(name, 0)
+        total = resources.total.get(name, 0)
+        amount = total if self._whole else min(total, resources.available.get(name, 0))  # more, if views cross answers
+        return amount - self._taken.get(node_id, {}).get(name, 0)
 
     def fits(self, node_id: str, demand: Resources) -> bool:
         if any(amount > self.free(node_id, name) for name, amount in demand.items()):
@@ -93,6 +118,10 @@ class Rooms:
             devices = self._devices[node_id] = known.copy()
             if self._whole:
                 devices.free = list(devices.capacity)
+            on_way = self._on_way.get(node_id)
+            for gpus in () if on_way is None else on_way.gpus:
+                if devices.fits(gpus):
+                    devices.acquire(gpus)
         return devices
 
 

@@ -6,6 +6,9 @@ that what comes free gathers for it. A bar lasts `bar_s` at most, and the next o
 what the front waits for may be held by an actor for ever, or by a task that waits for one of those behind the bar, and
 neither may hang the node.
 
+A caller with an endless stream of tasks keeps its leases, and nothing comes free. Who has waited `patience_s` beside
+leases of others, or of other tasks of its own, has as many asked back as it needs (`Recall`, see `recalls.py`).
+
 Where there are other nodes, `policy.choose` says whether a request is for one of them: then its owner is to ask there
 (`Spill`), and it is forgotten here. That is asked when it comes, and, while it waits, when another node has news. Views
 are late, so two nodes may each believe that the other has room. Therefore:
@@ -18,7 +21,9 @@ are late, so two nodes may each believe that the other has room. Therefore:
 
 A bundle of a placement group is booked by a lease of its own, which waits in the queue as others do. When the group is
 there, that lease is committed: what it holds becomes resources of the group (`bundles.py`), for leases that ask for it.
-Those wait without a word until then; when the group is dropped, all of them are over.
+Those wait without a word until then; when the group is dropped, all of them are over. Who could be in a bundle that
+another node has is sent there as soon as it is known where that is (`Locate`, `GroupPlaced`; see `group_places.py`).
+Only what comes from a node that has a bundle itself has made a hop then, and there are as many as there are others.
 """
 
 import heapq
@@ -30,8 +35,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from aioray.wire.strategies import InGroup, Strategy
-from aioray_node.scheduling import policy
+from aioray_node.scheduling import group_places, policy, recalls
 from aioray_node.scheduling.bundles import booked, capacity, group_of, is_cpu, is_of_a_group
+from aioray_node.scheduling.candidates import MANY, Candidates
 from aioray_node.scheduling.devices import Devices
 from aioray_node.scheduling.resources import UNIT, NodeResources, Resources, in_words, without_zeros
 
@@ -46,6 +52,7 @@ class Request(msgspec.Struct, frozen=True):
     strategy: Strategy | None = None
     hops: int = 0  # how often it was sent to another node
     argument_nbytes: Mapping[str, int] = {}  # node id -> how much of what it reads lies there
+    is_lent: bool = False  # for one task after the other: it can be asked back
 
 
 class Withdraw(msgspec.Struct, frozen=True):
@@ -90,12 +97,30 @@ class NodeNews(msgspec.Struct, frozen=True):
     joined: bool = False
 
 
+class ManyNews(msgspec.Struct, frozen=True):
+    """Of several nodes at once: no more is to be looked through than for one."""
+
+    of: tuple[NodeNews, ...]
+
+
+class ViewRefreshed(msgspec.Struct, frozen=True):
+    """All that the GCS knew, when it was asked last, is in `State.nodes`."""
+
+
 class CommitBundle(msgspec.Struct, frozen=True):
     """What this lease holds is a bundle from here on: leases may be in it."""
 
     lease_id: int
     group_id: bytes
     index: int
+
+
+class GroupPlaced(msgspec.Struct, frozen=True):
+    """Where bundles of a placement group are, of all that are booked now."""
+
+    group_id: bytes
+    where: dict[int, str]  # index -> node
+    bundles: list[Resources]
 
 
 class DropGroup(msgspec.Struct, frozen=True):
@@ -135,12 +160,22 @@ class Evicted(msgspec.Struct, frozen=True):
     lease_id: int
 
 
+class Recall(msgspec.Struct, frozen=True):
+    """Others have waited long: its owner is to give it back when what it runs now is done."""
+
+    lease_id: int
+
+
 class Infeasible(msgspec.Struct, frozen=True):
     """No node can have it. Said once; the request stays until it is withdrawn, or a node has joined that can."""
 
     lease_id: int
     owner: str
     text: str
+
+
+class RefreshView(msgspec.Struct, frozen=True):
+    """Ask the GCS which nodes there are, and say ViewRefreshed: one was asked for that is not known here."""
 
 
 class Unschedulable(msgspec.Struct, frozen=True):
@@ -151,6 +186,12 @@ class Unschedulable(msgspec.Struct, frozen=True):
     group_removed: bool = False  # what it waited for was a placement group that was removed
 
 
+class Locate(msgspec.Struct, frozen=True):
+    """Feed GroupPlaced as soon as it is known where the group has bundles, and whenever that changes; or DropGroup."""
+
+    group_id: bytes
+
+
 class WakeAt(msgspec.Struct, frozen=True):
     """Feed Tick at loop time `when` (s). One timer is enough: a new WakeAt replaces the one before."""
 
@@ -158,9 +199,22 @@ class WakeAt(msgspec.Struct, frozen=True):
 
 
 Event = (
-    Request | Withdraw | Return | Blocked | Unblocked | Shrink | OwnerGone | NodeNews | CommitBundle | DropGroup | Tick
+    Request
+    | Withdraw
+    | Return
+    | Blocked
+    | Unblocked
+    | Shrink
+    | OwnerGone
+    | NodeNews
+    | ManyNews
+    | ViewRefreshed
+    | CommitBundle
+    | GroupPlaced
+    | DropGroup
+    | Tick
 )
-Command = Place | Ended | Evicted | Spill | Infeasible | Unschedulable | WakeAt
+Command = Place | Ended | Evicted | Recall | RefreshView | Spill | Infeasible | Unschedulable | Locate | WakeAt
 
 GroupKey = tuple[frozenset[tuple[str, int]], Strategy | None]
 _MAX_TURNS = 1000  # of kinds of requests that are spread: of so many it is known whose turn is next
@@ -222,41 +276,74 @@ class State:
     max_hops: int = 3
     rest_s: float = 1.0
     echo_s: float = 1.0
+    patience_s: float = 0.1
+    can_refresh: bool = False  # there is a GCS that knows more
+    refresh_s: float = 1.0  # for which its answer is waited for
     waiting: dict[int, Waiting] = field(default_factory=dict)
     groups: dict[GroupKey, Group] = field(default_factory=dict)  # `waiting` by what they ask for; no empty group
     infeasible: dict[int, Request] = field(default_factory=dict)  # apart from `waiting`: never anybody's front
+    unknown: dict[int, float] = field(default_factory=dict)  # of those, who asks for a node not known yet; until when
     granted: dict[int, Lease] = field(default_factory=dict)
     owners: dict[str, dict[int, None]] = field(default_factory=dict)  # owner -> all its lease ids, oldest first
     front: Front | None = None
+    lent: int = 0  # how many of the leases can be asked back
+    recalled: dict[int, None] = field(default_factory=dict)  # leases that were asked back
+    recalled_for: int | None = None  # which request
+    recalls_at: float = -math.inf  # when it was last seen whether any should be, loop time (s)
+    first_seq: int = 0
     next_seq: int = 0
     wake_at: float | None = None  # what the shell was last told
     sent: dict[str, deque[tuple[float, Resources]]] = field(default_factory=dict)  # node id -> when, what; see `echo_s`
+    echoes: deque[tuple[float, str]] = field(default_factory=deque)  # when what was sent to which node: all of `sent`
     turns: OrderedDict[GroupKey, str] = field(default_factory=OrderedDict)  # where the last one went that was spread
     draws: int = 0
     looked_at: float = -math.inf  # when it was last seen who could go elsewhere, loop time (s)
     devices: Devices = field(init=False)
     own: policy.NodeView = field(init=False)
+    candidates: Candidates = field(init=False)
     nodes: Mapping[str, policy.NodeView] = field(init=False)  # all that live, this one as well: not ours to fill
     bundles: dict[bytes, dict[int, int]] = field(default_factory=dict)  # group -> index -> the lease that holds it
     pools: dict[bytes, dict[int, Devices]] = field(default_factory=dict)  # the same -> its GPUs
+    places: dict[bytes, group_places.Places] = field(default_factory=dict)  # group -> bundles elsewhere, where known
+    sent_to: dict[bytes, deque[tuple[float, NodeResources, Resources]]] = field(default_factory=dict)  # `sent`, there
     in_group: dict[bytes, dict[int, None]] = field(default_factory=dict)  # group -> leases that ask for it, in order
 
     def __post_init__(self) -> None:
         self.devices = Devices(self.resources.total.get("GPU", 0) // UNIT)
         self.own = policy.NodeView(self.resources, self.labels, self.devices)
         self.nodes = {self.node_id: self.own}
+        self.candidates = Candidates(self.node_id)
 
     @property
     def is_alone(self) -> bool:
         return len(self.nodes) == 1
 
-    def choose(self, request: Request, nodes: Mapping[str, policy.NodeView] | None = None) -> policy.Decision:
-        """Where it goes, of all nodes, or of these."""
+    def choose(
+        self, request: Request, *, own: policy.NodeView | None = None, only: str | None = None
+    ) -> policy.Decision:
+        """Where it goes, of all nodes. `own`: as if this node were like that. `only`: as if there were one node."""
         wish = policy.Wish(_booked(request, request.demand), request.strategy, request.argument_nbytes)
         if self.is_alone:
             return policy.choose(wish, self.nodes, policy.Here(self.node_id))
         here = policy.Here(self.node_id, self.turns.get(_key(request), ""), self.draws)
-        return policy.choose(wish, self.nodes if nodes is None else nodes, here)
+        nodes = self.nodes if only is None else {only: self.nodes[only]}
+        group = group_of(request.strategy)
+        is_part = group is None and len(nodes) > MANY and (own is not None or not policy.stays_here(wish, nodes, here))
+        if is_part:
+            nodes = self.candidates.narrow(wish, nodes, here)
+        if own is not None:
+            nodes = {**nodes, self.node_id: own}
+        if group is not None:
+            nodes = group_places.views(nodes, self.node_id, self.places.get(group.group_id), wish.demand)
+        decision = policy.choose(wish, nodes, here)
+        if is_part and isinstance(decision, policy.Infeasible):
+            return policy.choose(wish, self.nodes, here)  # it is to say what the best of all nodes lacks
+        return decision
+
+    def hops_allowed(self, request: Request) -> int:
+        """After so many it waits where it is."""
+        group = group_of(request.strategy)
+        return self.max_hops if group is None else min(self.max_hops, len(self.places.get(group.group_id, ())))
 
 
 def handle(state: State, event: Event, now: float) -> list[Command]:
@@ -282,18 +369,24 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
                 if lease_id in state.granted:
                     commands.append(Ended(lease_id))
                 _forget(state, lease_id)
-        case NodeNews(node_id, joined):
-            state.sent.pop(node_id, None)
-            if joined:
-                commands += _ask_again(state, now)
-            commands += _look_elsewhere(state, now, node_id)
+        case NodeNews():
+            commands += _hear(state, (event,), now)
+        case ManyNews(news):
+            commands += _hear(state, news, now)
         case CommitBundle():
             commands += _commit(state, event, now)
+        case GroupPlaced():
+            commands += _group_placed(state, event, now)
         case DropGroup(group_id):
             commands += _drop(state, group_id)
+        case ViewRefreshed():
+            commands += _decide_unknown(state, [*state.unknown], now)
         case Tick():
             state.wake_at = None  # timers may fire a hair early: `plan` asks again if it is not time yet
+            late = [lease_id for lease_id, until in state.unknown.items() if now >= until]
+            commands += _decide_unknown(state, late, now)
             commands += _look_elsewhere(state, now)
+            commands += _recall(state, now)
     return commands + plan(state, now)
 
 
@@ -380,6 +473,8 @@ def _request(state: State, request: Request, now: float) -> list[Command]:
         _forget_sent(state, now)
         decision = _decide(state, request)
     if isinstance(decision, policy.Infeasible) and decision.for_good:
+        if state.can_refresh and _asks_for_unknown(state, request):
+            return _await_view(state, request, now)
         return [Unschedulable(lease_id, decision.reason)]
     if not isinstance(decision, policy.Infeasible) and decision.node_id != state.node_id:
         return [_send(state, request, key, decision, now)]
@@ -392,17 +487,22 @@ def _request(state: State, request: Request, now: float) -> list[Command]:
         state.infeasible[lease_id] = request
         # A group that is not there comes by itself, as a rule: who asks for it knows that it has to wait.
         text = f"{request.name} {decision.reason}"
-        return [Infeasible(lease_id, request.owner, text)] if group is None else []
+        return [Infeasible(lease_id, request.owner, text)] if group is None else _locate(state, group)
     _enter_queue(state, request, now)
-    return []
+    could_be_elsewhere = group is not None and group.index < 0 and isinstance(decision, policy.Wait)
+    return _locate(state, group) if group is not None and could_be_elsewhere else []
+
+
+def _locate(state: State, group: InGroup) -> list[Command]:
+    return [] if group.group_id in state.places else [Locate(group.group_id)]
 
 
 def _decide(state: State, request: Request) -> policy.Decision:
     """Where a request that has come is to be."""
     if request.hops and not state.is_alone:
-        decision = state.choose(request, {state.node_id: state.own})
+        decision = state.choose(request, only=state.node_id)
         can_run = not isinstance(decision, policy.Infeasible)
-        if isinstance(decision, policy.Chosen) or (can_run and request.hops >= state.max_hops):
+        if isinstance(decision, policy.Chosen) or (can_run and request.hops >= state.hops_allowed(request)):
             return decision
     return state.choose(request)
 
@@ -410,13 +510,22 @@ def _decide(state: State, request: Request) -> policy.Decision:
 def _send(state: State, request: Request, key: GroupKey, to: policy.Chosen | policy.Wait, now: float) -> Spill:
     """Have another node asked. What it is believed to have to spare is less by that."""
     node_id = to.node_id
-    if isinstance(to, policy.Chosen):
+    group = group_of(request.strategy)
+    if group is not None:  # those that are to wait count, too, so that they wait in several places
+        there = state.places[group.group_id][node_id]
+        there.acquire_forced(dict(key[0]))
+        state.sent_to.setdefault(group.group_id, deque()).append((now, there, dict(key[0])))
+        _took_turn(state, request, key, node_id)
+    elif isinstance(to, policy.Chosen):
         demand = dict(key[0])
         state.nodes[node_id].resources.acquire_forced(demand)
         state.sent.setdefault(node_id, deque()).append((now, demand))
+        state.echoes.append((now, node_id))
+        state.candidates.changed(node_id, state.nodes[node_id])
         _took_turn(state, request, key, node_id)
     state.draws += 1
-    return Spill(request.lease_id, node_id, request.hops + 1)
+    is_hop = group is None or group.group_id in state.bundles
+    return Spill(request.lease_id, node_id, request.hops + is_hop)
 
 
 def _took_turn(state: State, request: Request, key: GroupKey, node_id: str = "") -> None:
@@ -427,10 +536,72 @@ def _took_turn(state: State, request: Request, key: GroupKey, node_id: str = "")
             state.turns.popitem(last=False)
 
 
-def _ask_again(state: State, now: float) -> list[Command]:
+def _hear(state: State, news: tuple[NodeNews, ...], now: float) -> list[Command]:
+    commands: list[Command] = []
+    for each in news:
+        state.sent.pop(each.node_id, None)
+        state.candidates.changed(each.node_id, state.nodes.get(each.node_id))
+    if state.infeasible:
+        for each in news:
+            if each.joined and each.node_id in state.nodes:
+                commands += _ask_again(state, each.node_id, now)
+    return commands + _look_elsewhere(state, now, tuple(each.node_id for each in news))
+
+
+def _recall(state: State, now: float) -> list[Command]:
+    """Have leases asked back for one who has waited long; that one goes first then."""
+    state.recalls_at = now
+    found = recalls.due(state, now)
+    if found is None:
+        return []
+    entry, lease_ids = found
+    group = state.groups[entry.key]
+    state.first_seq -= 1
+    entry.seq = state.first_seq
+    group.queue.move_to_end(entry.request.lease_id, last=False)
+    state.front = Front(
+        entry.request.lease_id, group.demand, state.max_overtakes, state.max_overtakes, now + state.bar_s
+    )
+    state.recalled_for = entry.request.lease_id
+    state.recalled.update(dict.fromkeys(lease_ids))
+    return [Recall(lease_id) for lease_id in lease_ids]
+
+
+def _asks_for_unknown(state: State, request: Request) -> bool:
+    affinity = None if request.strategy is None else request.strategy.affinity
+    return affinity is not None and affinity.node_id not in state.nodes
+
+
+def _await_view(state: State, request: Request, now: float) -> list[Command]:
+    """Its node may have joined just now: who asks for it may have heard of it before this node has."""
+    is_asked = bool(state.unknown)
+    state.unknown[request.lease_id] = now + state.refresh_s
+    state.infeasible[request.lease_id] = request
+    state.owners.setdefault(request.owner, {})[request.lease_id] = None
+    if group := group_of(request.strategy):
+        state.in_group.setdefault(group.group_id, {})[request.lease_id] = None
+    return [] if is_asked else [RefreshView()]
+
+
+def _decide_unknown(state: State, lease_ids: list[int], now: float) -> list[Command]:
+    commands: list[Command] = []
+    for lease_id in lease_ids:
+        request = state.infeasible[lease_id]
+        decision = state.choose(request)
+        _forget(state, lease_id)
+        if isinstance(decision, policy.Infeasible) and decision.for_good:
+            commands.append(Unschedulable(lease_id, decision.reason))
+        else:
+            commands += _request(state, request, now)
+    return commands
+
+
+def _ask_again(state: State, node_id: str, now: float) -> list[Command]:
     """A node has joined: perhaps it can have what no other could."""
     commands: list[Command] = []
     for lease_id, request in list(state.infeasible.items()):
+        if group_of(request.strategy) is None and isinstance(state.choose(request, only=node_id), policy.Infeasible):
+            continue
         decision = state.choose(request)
         if not isinstance(decision, policy.Infeasible):
             _forget(state, lease_id)
@@ -438,25 +609,28 @@ def _ask_again(state: State, now: float) -> list[Command]:
     return commands
 
 
-def _look_elsewhere(state: State, now: float, node_id: str | None = None) -> list[Command]:
-    """Send on what waits and could go to another node by now; `node_id`: it is news of this one only."""
+def _look_elsewhere(
+    state: State, now: float, node_ids: tuple[str, ...] | None = None, group_id: bytes | None = None
+) -> list[Command]:
+    """Send on what waits and could go to another node by now.
+
+    `node_ids`: it is news of these only. `group_id`: only what is to be in this placement group.
+    """
     commands: list[Command] = []
-    if state.is_alone:
+    if state.is_alone or not state.groups:
         return commands
     _forget_sent(state, now)
-    state.looked_at = now if node_id is None else state.looked_at
-    # As if nothing were free here: what could be had here, `plan` gives.
-    full = NodeResources(state.resources.total)
-    full.available = dict.fromkeys(full.total, 0)
-    nodes = {**state.nodes, state.node_id: policy.NodeView(full, state.labels)}
+    state.looked_at = now if node_ids is None and group_id is None else state.looked_at
     for key, group in sorted(state.groups.items(), key=lambda item: item[1].first().seq):
-        while group.queue and (node_id is None or _has_room(state, node_id, group.demand)):
+        if group_id is not None and (group.of is None or group.of.group_id != group_id):
+            continue
+        while group.queue and (node_ids is None or _have_room(state, node_ids, group.demand)):
             entry = group.first()
-            decision = state.choose(entry.request, nodes)
+            decision = state.choose(entry.request, own=_as_if_full(state))
             if not isinstance(decision, policy.Chosen) or decision.node_id == state.node_id:
                 break
-            rested = now - entry.since >= state.rest_s
-            if entry.request.hops >= state.max_hops and not rested:
+            rested = now >= entry.since + state.rest_s
+            if entry.request.hops >= state.hops_allowed(entry.request) and not rested:
                 break
             request = entry.request if not rested else msgspec.structs.replace(entry.request, hops=0)
             _forget(state, request.lease_id)
@@ -464,21 +638,38 @@ def _look_elsewhere(state: State, now: float, node_id: str | None = None) -> lis
     return commands
 
 
-def _has_room(state: State, node_id: str, demand: Resources) -> bool:
-    return node_id in state.nodes and state.nodes[node_id].fits(demand)
+def _as_if_full(state: State) -> policy.NodeView:
+    """This node, if nothing were free: what could be had here, `plan` gives."""
+    full = NodeResources(state.resources.total)
+    full.available = dict.fromkeys(full.total, 0)
+    return policy.NodeView(full, state.labels)
+
+
+def _have_room(state: State, node_ids: tuple[str, ...], demand: Resources) -> bool:
+    return any(node_id in state.nodes and state.nodes[node_id].fits(demand) for node_id in node_ids)
 
 
 def _forget_sent(state: State, now: float) -> None:
     """What was sent long ago and never reported was not taken there, or is over."""
-    for node_id, sent in list(state.sent.items()):
-        while sent and now - sent[0][0] >= state.echo_s:
-            _, demand = sent.popleft()
-            if node_id in state.nodes:
-                resources = state.nodes[node_id].resources
-                for name, amount in demand.items():
-                    resources.available[name] = min(resources.available[name] + amount, resources.total[name])
+    while state.echoes and now >= state.echoes[0][0] + state.echo_s:  # as in `_next_time`, to the last bit
+        when, node_id = state.echoes.popleft()
+        sent = state.sent.get(node_id)
+        if not sent or sent[0][0] > when:
+            continue  # it has reported since
+        _, demand = sent.popleft()
         if not sent:
             del state.sent[node_id]
+        if node_id in state.nodes:
+            resources = state.nodes[node_id].resources
+            for name, amount in demand.items():
+                resources.available[name] = min(resources.available[name] + amount, resources.total[name])
+            state.candidates.changed(node_id, state.nodes[node_id])
+    for group_id, sent_to in list(state.sent_to.items()):
+        while sent_to and now >= sent_to[0][0] + state.echo_s:
+            _, there, demand = sent_to.popleft()
+            there.release(demand)
+        if not sent_to:
+            del state.sent_to[group_id]
 
 
 def _next_time(state: State, now: float) -> float | None:
@@ -486,9 +677,17 @@ def _next_time(state: State, now: float) -> float | None:
     times = []
     if state.front and state.front.barred_until is not None:
         times.append(state.front.barred_until)
+    times += state.unknown.values()
+    if state.waiting and recalls.could_be(state):
+        times.append(max(recalls.oldest(state).since, state.recalls_at) + state.patience_s)
     if not state.is_alone and state.waiting:
-        times += [sent[0][0] + state.echo_s for sent in state.sent.values()]
-        tired = [group.first() for group in state.groups.values() if group.first().request.hops >= state.max_hops]
+        while state.echoes and state.echoes[0][1] not in state.sent:
+            state.echoes.popleft()
+        if state.echoes:  # gathered for a while: there may be as many as there are nodes
+            times.append(max(state.echoes[0][0] + state.echo_s, state.looked_at + state.echo_s / 10))
+        times += [sent_to[0][0] + state.echo_s for sent_to in state.sent_to.values()]
+        firsts = [group.first() for group in state.groups.values()]
+        tired = [entry for entry in firsts if entry.request.hops >= state.hops_allowed(entry.request)]
         times += [entry.since + state.rest_s for entry in tired if entry.since + state.rest_s > state.looked_at]
     return max(now, min(times)) if times else None
 
@@ -528,8 +727,25 @@ def _commit(state: State, event: CommitBundle, now: float) -> list[Command]:
     return []
 
 
+def _group_placed(state: State, event: GroupPlaced, now: float) -> list[Command]:
+    """Send on what is to be in a bundle that another node has."""
+    commands: list[Command] = []
+    group_id = event.group_id
+    state.places[group_id] = group_places.learn(group_id, event.where, event.bundles, state.node_id)
+    state.sent_to.pop(group_id, None)
+    for lease_id in list(state.in_group.get(group_id, ())):
+        request = state.infeasible.get(lease_id)
+        decision = None if request is None else state.choose(request)
+        if request is not None and isinstance(decision, (policy.Chosen, policy.Wait)):
+            _forget(state, lease_id)
+            commands.append(_send(state, request, _key(request), decision, now))
+    return commands + (_look_elsewhere(state, now, group_id=group_id) if group_id in state.in_group else [])
+
+
 def _drop(state: State, group_id: bytes) -> list[Command]:
     commands: list[Command] = []
+    state.places.pop(group_id, None)
+    state.sent_to.pop(group_id, None)
     for lease_id in list(state.in_group.get(group_id, ())):
         if lease_id in state.granted:
             commands.append(Evicted(lease_id))
@@ -558,6 +774,7 @@ def _place(state: State, group: Group) -> Place:
     assert pool is not None, group
     gpus = pool.acquire(group.gpus)
     state.granted[lease_id] = Lease(entry.request, group.demand, pool, gpus)
+    state.lent += entry.request.is_lent
     return Place(lease_id, tuple(gpus))
 
 
@@ -587,11 +804,14 @@ def _forget(state: State, lease_id: int) -> None:
     if lease_id in state.waiting:
         request = _leave_queue(state, lease_id)
     elif lease := state.granted.pop(lease_id, None):
+        state.recalled.pop(lease_id, None)
+        state.lent -= lease.request.is_lent
         state.resources.release(lease.held())
         lease.pool.release(lease.gpus)
         request = lease.request
     elif lease_id in state.infeasible:
         request = state.infeasible.pop(lease_id)
+        state.unknown.pop(lease_id, None)
     else:
         return
     if group := group_of(request.strategy):
@@ -729,6 +949,9 @@ def _check_bundles(state: State) -> None:
     assert state.pools.keys() == state.bundles.keys(), state
     of_groups = {name: n for name, n in state.resources.total.items() if is_of_a_group(name)}
     assert of_groups == more, f"resources of groups do not match their bundles: {state}"
+    assert state.unknown.keys() <= state.infeasible.keys(), f"who waits for a node is not there: {state}"
+    assert state.lent == sum(lease.request.is_lent for lease in state.granted.values()), state
+    assert state.recalled.keys() <= state.granted.keys(), f"what was asked back is not there: {state}"
     requests = [*(lease.request for lease in state.granted.values()), *state.infeasible.values()]
     requests += [entry.request for entry in state.waiting.values()]
     in_groups = {(group.group_id, each.lease_id) for each in requests if (group := group_of(each.strategy))}

@@ -87,7 +87,7 @@ _ANY = Strategy()
 
 def choose(wish: Wish, nodes: Mapping[str, NodeView], here: Here) -> Decision:
     """Where to. Of several selectors the first counts that some free node matches, else the first that could be."""
-    if wish.strategy is None and not wish.argument_nbytes and _stays_here(wish, nodes, here):
+    if stays_here(wish, nodes, here):
         return Chosen(here.node_id)  # as below, but most requests end here: no need to look at all nodes
     strategy = wish.strategy or _ANY
     alive = {node_id: node for node_id, node in nodes.items() if node.alive}
@@ -120,11 +120,13 @@ def strategy_in_words(strategy: Strategy | None) -> str:
     return f" {', '.join(parts)}" if parts else ""
 
 
-def _stays_here(wish: Wish, nodes: Mapping[str, NodeView], here: Here) -> bool:
-    """Whether the node that asks is free, not crowded, and not to be left to who needs its GPUs."""
+def stays_here(wish: Wish, nodes: Mapping[str, NodeView], here: Here) -> bool:
+    """Whether nothing speaks for another node, and this one is free, not crowded, and not for who needs its GPUs."""
     node = nodes.get(here.node_id)
     return (
-        node is not None
+        wish.strategy is None
+        and not wish.argument_nbytes
+        and node is not None
         and node.alive
         and node.fits(wish.demand)
         and bool(wish.demand.get("GPU") or not node.resources.total.get("GPU"))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from aioray.wire.control import Exit, LeaseGrant, LeaseLost, Notice, Spill
+from aioray.wire.control import Exit, LeaseGrant, LeaseLost, LeaseRecall, Notice, Spill
+from aioray.wire.strategies import Affinity, Strategy
 from aioray_node.environments import core as environments
 from aioray_node.gcs.view import Joined
 from aioray_node.pool.core import Kind, Need
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
+    from aioray.wire.control import GroupUpdate
     from aioray.wire.gcs import Demand
-    from aioray.wire.strategies import Strategy
     from aioray_node.environments.shell import EnvironmentDesk
     from aioray_node.gcs.view import ClusterView, News
     from aioray_node.pool.shell import Worker, WorkerPool
@@ -50,11 +51,15 @@ class ActorHost(Protocol):
 
 
 class GroupNews(Protocol):
-    """Who knows what becomes of placement groups, and is told when there is more room for them."""
+    """Who knows what becomes of placement groups, and is told when there is more room for them.
+
+    locate: `LeaseDesk.group_update` is to be called with what there is to know, and with news of it, in a later turn.
+    """
 
     def why_over(self, group_id: bytes) -> str: ...
     def explain(self, group_id: bytes) -> str: ...
     def nodes_changed(self) -> None: ...
+    def locate(self, group_id: bytes) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +75,7 @@ class _Grant:
     running: dict[str, int] | None = None  # what an actor keeps once it is placed
     exit_limit: Timer | None = None  # of an actor that was asked to go
     wants_worker: bool = True  # False: just the resources
-    holds: Callable[[], None] | None = None  # of a bundle: whom to tell when it has them
+    holds: Callable[[bool], None] | None = None  # of a bundle: whom to tell when it has them, or never will
 
 
 class LeaseDesk:
@@ -102,6 +107,7 @@ class LeaseDesk:
         self.actors: ActorHost
         self.environments: EnvironmentDesk
         self.groups: GroupNews
+        self._refresh_view: Callable[[], None] = _nobody_asks
         self.on_change: Callable[[], None] = _nobody_asks  # there may be more or less to spare than before
 
     @property
@@ -121,10 +127,19 @@ class LeaseDesk:
         """Choose among all nodes that it has, from here on."""
         self._view = view
         self._state.nodes = view.nodes
-        view.subscribe(self._on_news)
+        view.subscribe_to_deltas(self._on_news)
 
-    def _on_news(self, news: News) -> None:
-        self.feed(core.NodeNews(news.node_id, joined=isinstance(news, Joined)))
+    def _on_news(self, news: list[News]) -> None:
+        self.feed(core.ManyNews(tuple(core.NodeNews(each.node_id, joined=isinstance(each, Joined)) for each in news)))
+
+    def refresh_with(self, ask: Callable[[], None]) -> None:
+        """Where a node is asked for that is not known here: `ask` the GCS, which ends with `view_refreshed`."""
+        self._refresh_view = ask
+        self._state.can_refresh = True
+
+    def view_refreshed(self) -> None:
+        """The view has all that the GCS knew."""
+        self.feed(core.ViewRefreshed())
 
     def own_view(self) -> NodeView:
         """The same, for the view of the cluster that it is a part of."""
@@ -147,6 +162,11 @@ class LeaseDesk:
                 case core.Ended(lease_id):
                     self._forget(lease_id)
                     self.pool.free(lease_id, reusable=False)
+                case core.RefreshView():
+                    self._refresh_view()
+                case core.Recall(lease_id):
+                    grant = self._grants[lease_id]
+                    self._send(grant.process, LeaseRecall(grant.number))
                 case core.Spill(lease_id, node_id, hops):
                     self._spill(lease_id, node_id, hops)
                 case core.Evicted(lease_id):
@@ -155,6 +175,8 @@ class LeaseDesk:
                     self._warn(lease_id, text)
                 case core.Unschedulable(lease_id, reason, group_removed):
                     self._turn_away(lease_id, reason, group_removed=group_removed)
+                case core.Locate(group_id):
+                    self.groups.locate(group_id)
                 case core.WakeAt(when):
                     delay_s = max(0.0, when - self._reactor.time())
                     self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
@@ -165,7 +187,7 @@ class LeaseDesk:
     def _placed(self, lease_id: int, gpus: tuple[int, ...]) -> None:
         grant = self._grants[lease_id]
         if grant.holds is not None:
-            grant.holds()
+            grant.holds(True)
             return
         if grant.wants_worker:
             kind = Kind(grant.environment, tuple(self._gpu_ids[gpu] for gpu in gpus))
@@ -193,7 +215,9 @@ class LeaseDesk:
         """It is not to wait for what it would need."""
         grant = self._grants[lease_id]
         self._forget(lease_id)
-        if not grant.actor_id:
+        if grant.holds is not None:
+            grant.holds(False)
+        elif not grant.actor_id:
             lost = LeaseLost(grant.number, reason, unschedulable=not group_removed, group_removed=group_removed)
             self._send(grant.process, lost)
         elif group_removed:
@@ -241,7 +265,9 @@ class LeaseDesk:
         if (process, number) in self._by_owner:
             return  # sent twice
         lease_id = next(self._ids)
-        request = core.Request(lease_id, process.hex(), demand, name, strategy, hops, argument_nbytes or {})
+        request = core.Request(
+            lease_id, process.hex(), demand, name, strategy, hops, argument_nbytes or {}, is_lent=True
+        )
         self._grants[lease_id] = _Grant(process, number, request, environment)
         self._by_owner[process, number] = lease_id
         self._queue(lease_id, environment)
@@ -361,19 +387,19 @@ class LeaseDesk:
 
     # for placement groups
 
-    def new_reservation(self, group_id: bytes, holds: Callable[[], None]) -> int:
-        """A lease that is to hold a bundle; `holds` is called when it does."""
+    def new_reservation(self, group_id: bytes, holds: Callable[[bool], None]) -> int:
+        """A lease that is to hold a bundle here; `holds` is called when it does, or when it never will."""
         lease_id = next(self._ids)
-        request = core.Request(lease_id, f"group:{group_id.hex()}", {}, "a bundle of a placement group")
+        here = Strategy(affinity=Affinity(self.node_id))
+        request = core.Request(lease_id, f"group:{group_id.hex()}", {}, "a bundle of a placement group", here)
         self._grants[lease_id] = _Grant(b"", 0, request, holds=holds)
         return lease_id
 
-    def reserve(self, lease_id: int, demand: dict[str, int]) -> bool:
-        """Have it hold that much: whether it does so at once."""
+    def reserve(self, lease_id: int, demand: dict[str, int]) -> None:
+        """Have it hold that much, as soon as there is room for it."""
         grant = self._grants[lease_id]
         grant.request = msgspec.structs.replace(grant.request, demand=demand)
         self.feed(grant.request)
-        return lease_id in self._state.granted
 
     def release(self, lease_id: int) -> None:
         """It is to hold nothing, or to wait no more."""
@@ -385,9 +411,20 @@ class LeaseDesk:
         self._forget(lease_id)
         self.feed(core.CommitBundle(lease_id, group_id, index))
 
+    def has_bundle(self, group_id: bytes, index: int) -> bool:
+        """Whether that is committed here."""
+        return index in self._state.bundles.get(group_id, {})
+
     def drop_group(self, group_id: bytes) -> None:
         """All that is in the group ends, and the node has its bundles back."""
         self.feed(core.DropGroup(group_id))
+
+    def group_update(self, update: GroupUpdate) -> None:
+        """Where a placement group stands, as the head says."""
+        if update.state == "removed":
+            self.drop_group(update.group_id)
+        elif update.where or update.state != "pending":
+            self.feed(core.GroupPlaced(update.group_id, update.where, update.bundles))
 
     # what the pool says
 
