@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from aioray.wire.events import TaskGroup
 from aioray.wire.strategies import Selector, Strategy
 from aioray.wire.values import Value
 
@@ -32,6 +33,7 @@ class Hello(Message, tag=1):
     sys_path: list[str] = []
     address: str = ""  # where a worker listens
     log_to_driver: bool = True
+    entrypoint: str = ""  # of a driver: its command line
 
 
 class Welcome(Message, tag=2):
@@ -189,6 +191,7 @@ class ActorSpec(Message, tag=18):
     restarts: int = 0  # how often it was constructed again so far; tells one life of it from the next
     checkpoint: Value | None = None  # node -> worker: what to go on from, after the constructor
     strategy: Strategy | None = None
+    quiet: bool = False  # its tasks are left out of task events
 
 
 class ActorUpdate(Message, tag=19):
@@ -410,6 +413,30 @@ class GroupUpdate(Message, tag=53):
     reason: str = ""  # what it waits for, why it was refused
 
 
+class TaskEvents(Message, tag=60):
+    """Process -> node: what became of tasks since the last time, and those that run or wait now."""
+
+    ended: list[TaskGroup]
+    now: list[TaskGroup]
+
+
+class TaskPace(Message, tag=61):
+    """Node -> process: when to tell of tasks next, and of how many that have ended in detail."""
+
+    interval_s: float
+    room: int
+
+
+class DriverStarted(Message, tag=62):
+    """Node -> head: a driver is there."""
+
+    process_id: bytes
+    namespace: str
+    pid: int
+    entrypoint: str
+    started_at: float  # Unix time (s)
+
+
 ControlMessage = (
     Hello
     | Welcome
@@ -456,4 +483,7 @@ ControlMessage = (
     | RemoveGroup
     | WatchGroup
     | GroupUpdate
+    | TaskEvents
+    | TaskPace
+    | DriverStarted
 )

@@ -26,6 +26,7 @@ from aioray.wire.control import (
     Blocked,
     CancelCall,
     Checkpoint,
+    DriverStarted,
     Exit,
     Fetch,
     Fetched,
@@ -38,6 +39,7 @@ from aioray.wire.control import (
     LeaseReturn,
     LeaveActor,
     LogLines,
+    ProcessEnded,
     Query,
     Release,
     RemoveGroup,
@@ -45,24 +47,28 @@ from aioray.wire.control import (
     Reserved,
     Seal,
     Share,
+    TaskEvents,
     WatchActor,
     WatchGroup,
     Welcome,
 )
 from aioray.wire.framing import control_decoder
 from aioray.wire.gcs import NodeFacts
+from aioray.wire.state import ASKS
 from aioray.wire.values import home_of, node_prefix
 from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
 from aioray_node.gcs import described
 from aioray_node.gcs.checkpoints import CheckpointKeeper
+from aioray_node.gcs.events.desks import TaskLogDesk
 from aioray_node.gcs.far import QUESTIONS, FarDirectory
 from aioray_node.gcs.groups import GroupDesk
 from aioray_node.gcs.hosting import ActorHosting
 from aioray_node.gcs.journal import Journal
 from aioray_node.gcs.membership import Membership, NodeLoad
 from aioray_node.gcs.shell import ActorDesk
-from aioray_node.gcs.view import ClusterView, Joined
+from aioray_node.gcs.state_desk import StateDesk
+from aioray_node.gcs.view import ClusterView, Died, Joined
 from aioray_node.neighbours import Neighbours
 from aioray_node.objects.nearby import NearbyPuller
 from aioray_node.objects.routing import ObjectRouter
@@ -80,6 +86,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioray.runtime.reactor import Reactor
+    from aioray.wire.gcs import TaskReport
     from aioray_node.gcs.view import News
 
 _DRIVER_READS_WITHIN_S = 30.0  # while it ends: its stdout may be a pipe that somebody reads slowly
@@ -153,6 +160,10 @@ class Peer:
     worker: Worker | None = None
 
 
+def _state_answer(what: str, node: Node, process: bytes, **args: Any) -> Any:
+    return node.state.answer(what, **args)
+
+
 class Node:
     """One node. Everything runs on `reactor`, whose lock is held in every call but `open` and `close`."""
 
@@ -209,8 +220,15 @@ class Node:
             reactor, {self.node_id: self._leases.view}, {self.node_id: BundleDesk(self._leases)}, self._send
         )
         self._leases.groups = self._groups
+        self._state: StateDesk | None = None
         if isinstance(self._actors, ActorDesk):
             self._actors.groups = self._groups
+            self._state = StateDesk(reactor, config, self.view, self._actors, self._groups)
+        self._tasks = TaskLogDesk(reactor, config, self._send)
+        if self._state is not None and options.is_head:
+            self._tasks.connected(self._to_own_table)
+        else:
+            self.membership.tasks = self._tasks
         self._pool = WorkerPool(
             reactor,
             self._start_zygote,
@@ -243,6 +261,23 @@ class Node:
             is_head=options.is_head and options.join is None,
             ip_address=options.ip_address,
         )
+
+    @property
+    def state(self) -> StateDesk:
+        """What the GCS has beside members. Raises LookupError on a node that is not the head."""
+        if self._state is None:
+            raise LookupError("this node is not the head, which keeps the tables of the cluster")
+        return self._state
+
+    def _to_own_table(self, report: TaskReport) -> None:
+        """What goes to the GCS, on the node where that is: in a turn of its own, as from elsewhere."""
+
+        def take_in() -> None:
+            pace = self.state.tasks.reported(self.node_id, report)
+            if pace is not None:
+                self._tasks.paced(pace)
+
+        self._reactor.call_soon(take_in)
 
     def _actor_directory(self, *, is_head: bool) -> ActorDesk | FarDirectory:
         if not is_head:
@@ -367,6 +402,8 @@ class Node:
             connection.on_messages = functools.partial(self._messages, peer)
             connection.on_close = functools.partial(self._gone, peer)
             connection.send(self._welcome())
+            if hello.role == "driver":
+                self._driver_started(hello)
             if hello.role == "worker":
                 peer.worker = self._pool.connected(hello.process_id.hex(), connection, hello.pid, hello.address)
                 if peer.worker is None:  # of a zygote that was given up: it may have outlived that by a moment
@@ -376,6 +413,13 @@ class Node:
                     return
         if len(messages) > 1:
             connection.on_messages(connection, messages[1:])
+
+    def _driver_started(self, hello: Hello) -> None:
+        driver = DriverStarted(hello.process_id, hello.namespace, hello.pid, hello.entrypoint, time.time())
+        if self._state is not None:
+            self._state.driver_started(driver)
+        elif isinstance(self._actors, FarDirectory):
+            self._actors.tell(driver)
 
     def _welcome(self, error: str = "") -> Welcome:
         session = self._session
@@ -401,6 +445,9 @@ class Node:
             return  # it comes again, or the GCS says that it is dead
         if peer.worker is not None:
             self._pool.kill(peer.worker, "")
+        self._tasks.process_gone(process)
+        if self._state is not None:
+            self._state.driver_ended(process)
         self._actors.process_gone(process, driver=peer.role == "driver")
         self._leases.process_gone(process)
         self._groups.process_gone(process)
@@ -461,6 +508,8 @@ class Node:
                 self._groups.remove(group_id)
             case WatchGroup(group_id):
                 self._groups.watch(process, group_id)
+            case TaskEvents():
+                self._tasks.told(process, message)
             case Exit():
                 if peer.worker is not None:
                     peer.worker.why_killed = peer.worker.why_killed or message.reason
@@ -471,7 +520,11 @@ class Node:
 
     def _handle_node(self, peer: Peer, message: Any) -> None:
         """Another node has said something."""
+        if isinstance(message, ProcessEnded) and self._state is not None:
+            self._state.driver_ended(message.process_id)
         match message:
+            case DriverStarted() if self._state is not None:
+                self._state.driver_started(message)
             case Share() | Hold() | Release() | Fetch() | Seal() | CancelCall():
                 self._objects.handle_node(peer.process_id, peer.connection, message)
             case Query():
@@ -492,6 +545,8 @@ class Node:
     def _on_news(self, news: News) -> None:
         if isinstance(news, Joined):
             self._objects.joined()
+        elif isinstance(news, Died) and self._state is not None:
+            self._state.node_died(news.node_id)
 
     def _node_gone(self, node_id: str, prefix: bytes) -> None:
         """Another node is dead, and so are its processes."""
@@ -580,4 +635,5 @@ class Node:
         "list_named_actors": lambda self, process, namespace: self._desk.names(namespace),
         "store": _store_figures,
         "pids": lambda self, process: self._pool.pids,
+        **{what: functools.partial(_state_answer, what) for what in ASKS},
     }

@@ -13,6 +13,7 @@ from aioray.runtime.reactor import Reactor
 from aioray.wire.gcs import Demand, NodeFacts
 from aioray_node.gcs.app import GcsApp
 from aioray_node.gcs.client import GcsClient, NodeLine
+from aioray_node.gcs.events.desks import TaskTableDesk
 from aioray_node.gcs.member_desk import MemberDesk
 from aioray_node.gcs.membership import Membership
 from aioray_node.gcs.view import ClusterView
@@ -78,7 +79,8 @@ class GcsStage:
         self.app: GcsApp | None = None
 
     async def open(self, epoch: str = "gcs", port: int | None = None, tls: ssl.SSLContext | None = None) -> GcsApp:
-        self.desk = MemberDesk(self.reactor, self.config, epoch)
+        self.tasks = TaskTableDesk(self.reactor, self.config)
+        self.desk = MemberDesk(self.reactor, self.config, epoch, self.tasks)
         questions = {"status": lambda: msgspec.to_builtins(self.desk.status())}
         self.app = GcsApp(self.reactor, self.desk, TOKEN, questions)
         await self.app.open(path=self.path, host="127.0.0.1", port=port, tls=tls)

@@ -21,6 +21,7 @@ from aioray.wire.control import (
     Unwatched,
     WatchActor,
 )
+from aioray.wire.state import ASKS
 from aioray.wire.values import node_prefix
 from aioray_node.gcs.view import Joined
 from aioray_node.objects.directory import Held
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from aioray_node.neighbours import Neighbours
     from aioray_node.objects.store import ObjectStore
 
-QUESTIONS = {"get_actor", "reserve_name", "kill_actor", "list_named_actors", "explain_actor"}
+QUESTIONS = {"get_actor", "reserve_name", "kill_actor", "list_named_actors", "explain_actor", *ASKS}
 
 
 class FarDirectory:

@@ -17,6 +17,7 @@ from aioray_node.gcs.member_desk import MemberDesk
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from aioray_node.gcs.state_desk import StateDesk
     from aioray_node.node import HeadOptions, JoinOptions, Node, NodeOptions
 
 GCS_SOCKET = "gcs.sock"  # in the session directory of the head
@@ -55,10 +56,11 @@ async def in_cluster(node: Node, options: NodeOptions, on_end: Callable[[str], N
 async def _as_head(node: Node, options: NodeOptions, head: HeadOptions) -> AsyncIterator[dict[str, Any]]:
     from aioray_node.gcs.app import GcsApp
 
-    desk = MemberDesk(node.reactor, options.config, epoch=node.node_id)
+    state = node.state
+    desk = MemberDesk(node.reactor, options.config, epoch=node.node_id, tasks=state.tasks)
     LocalLine(desk, node.reactor, node.membership, node.reactor).open()
     path = str(node.session.dir / GCS_SOCKET)
-    questions = {"status": lambda: msgspec.to_builtins(desk.status())}
+    questions = {"status": lambda: _status(desk, state), **state.questions()}
     app = GcsApp(node.reactor, desk, make_token(node.session.dir, os.environ), questions)
     try:
         tls = None if head.port is None else server_tls(os.environ)
@@ -67,6 +69,10 @@ async def _as_head(node: Node, options: NodeOptions, head: HeadOptions) -> Async
         yield {"gcs_address": address, "gcs_socket": path, "token_path": str(node.session.dir / TOKEN_FILE)}
     finally:
         await app.close()
+
+
+def _status(desk: MemberDesk, state: StateDesk) -> Any:
+    return msgspec.to_builtins(msgspec.structs.replace(desk.status(), tasks_left_out=state.tasks.left_out()))
 
 
 @contextlib.asynccontextmanager
