@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Callable
 
+    from aioray_node.gcs.state_desk import StateDesk
+
 TOKEN = "the token"
 CPU = {"CPU": 2 * UNIT}
 
@@ -77,11 +79,14 @@ class GcsStage:
         self.path = str(directory / "gcs.sock")
         self.reactor = Reactor("stage")
         self.app: GcsApp | None = None
+        self.tasks = TaskTableDesk(self.reactor, self.config)
+        self.state: StateDesk | None = None
 
     async def open(self, epoch: str = "gcs", port: int | None = None, tls: ssl.SSLContext | None = None) -> GcsApp:
-        self.tasks = TaskTableDesk(self.reactor, self.config)
         self.desk = MemberDesk(self.reactor, self.config, epoch, self.tasks)
-        questions = {"status": lambda: msgspec.to_builtins(self.desk.status())}
+        questions: dict[str, Any] = {"status": lambda: msgspec.to_builtins(self.desk.status())}
+        if self.state is not None:
+            questions.update(self.state.questions())
         self.app = GcsApp(self.reactor, self.desk, TOKEN, questions)
         await self.app.open(path=self.path, host="127.0.0.1", port=port, tls=tls)
         return self.app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -78,13 +79,13 @@ steps = st.one_of(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(steps, max_size=40))
-def test_it_is_a_dict_with_bounds(story: list[tuple[str, bytes, bytes, bool]]) -> None:
+def test_it_is_a_dict_with_bounds(story: list[tuple[str, bytes, object, object]]) -> None:
     store, model = Store(max_nbytes=600), dict[bytes, bytes]()
     for what, key, *args in story:
         if what == "delete":
             assert store.delete(key) == (model.pop(key, None) is not None)
             continue
-        value, overwrite = args
+        value, overwrite = cast("tuple[bytes, bool]", args)
         try:
             is_new = store.put(key, value, overwrite=overwrite)
         except kv.KvFull:
