@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import InvalidOptionError
@@ -102,7 +103,7 @@ def _get(given: argparse.Namespace) -> int:
     """Show all that is known of one node, actor, task, placement group or job, as JSON."""
     found = _ask(given, _KINDS[given.kind], filters=[(_IDS[given.kind], "=", given.id)], limit=1)
     if not found["rows"]:
-        print(f"aioray: no such entry among {given.kind}: {given.id}")
+        print(f"aioray: no such entry among {given.kind}: {given.id}", file=sys.stderr)
         return 1
     print(json.dumps(found["rows"][0], indent=2))
     return 0
