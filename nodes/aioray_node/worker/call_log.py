@@ -45,7 +45,7 @@ class CallLog:
         self._reporter = reporter
         self._process_id = process_id
         self._running = running
-        self._room = reporter.room
+        self.room = reporter.room  # for calls that are told one by one
         self._failures_room = _FAILURES_APART
         self._samples: list[tuple[Caller, int, str, str, int, float, HostedActor | None, str]] = []
         self._failures: dict[Key, int] = {}  # that are only counted
@@ -56,8 +56,8 @@ class CallLog:
         """A call is through; with that error, if any."""
         if call.quiet or (actor is not None and actor.spec.quiet):
             return
-        if self._room > 0:
-            self._room -= 1
+        if self.room > 0:
+            self.room -= 1
         elif error_type:
             if self._failures_room <= 0:
                 key = _key(caller, call.name, call.fn, actor)
@@ -70,13 +70,14 @@ class CallLog:
             try:
                 caller.counts[name] += 1
             except KeyError:
-                self._count_first(caller, name, actor)
+                self.count_first(caller, name, actor)
             return
         self._samples.append((caller, call.seq, call.name, call.fn, exec_us, time.time(), actor, error_type))
         if not self._reporter.armed:
             self._reporter.arm()
 
-    def _count_first(self, caller: Caller, name: str | tuple[str, str], actor: HostedActor | None) -> None:
+    def count_first(self, caller: Caller, name: str | tuple[str, str], actor: HostedActor | None) -> None:
+        """Begin to count calls of that name, for there is no room for more of them."""
         counts = caller.counts
         if not counts:
             self._callers.append(caller)
@@ -112,7 +113,7 @@ class CallLog:
             caller.counts.clear()
         self._callers.clear()
         self._samples.clear()
-        self._room, self._failures_room = self._reporter.room, _FAILURES_APART
+        self.room, self._failures_room = self._reporter.room, _FAILURES_APART
         return [
             TaskGroup(*key, finished.get(key, 0), failed.get(key, 0), records=tuple(records.get(key, ())))
             for key in {**finished, **failed}

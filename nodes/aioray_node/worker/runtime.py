@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import copy
 import pickle
 import sys
 import threading
@@ -49,7 +48,7 @@ class Caller:
 
     def repeated(self, message: Repeat) -> Call:
         """The whole call that `message` stands for."""
-        call = copy.copy(self.patterns[message.pattern])
+        call: Call = self.patterns[message.pattern].__copy__()  # type: ignore[attr-defined] # copy.copy takes 3 times as long
         call.seq, call.args = message.seq, message.args
         return call
 
