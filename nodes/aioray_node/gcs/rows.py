@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import heapq
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -54,32 +55,33 @@ def _passes(found: Any, sign: str, value: Any) -> bool:
     return bool(same) == (sign == "=")
 
 
-def task_row(job_id: bytes, known: Known) -> asked.TaskRow:
-    record = known.record
-    has_ended = record.state in ENDED_STATES
-    return asked.TaskRow(
-        task_id=record.task_id.hex(),
-        name=known.name,
-        state=record.state,
-        type=known.kind,
-        job_id=job_id.hex(),
-        actor_id=record.actor_id.hex() or None,
-        node_id=known.node_id,
-        worker_id=record.worker_id.hex() or None,
-        error_type=record.error_type or None,
-        start_time_ms=_ms(record.started_at) if record.started_at else None,
-        end_time_ms=_ms(record.at) if has_ended else None,
-    )
+# The fields of a TaskRow.
+_TASK_FIELDS: dict[str, Callable[[bytes, Known], Any]] = {
+    "task_id": lambda job_id, known: known.record.task_id.hex(),
+    "name": lambda job_id, known: known.name,
+    "state": lambda job_id, known: known.record.state,
+    "type": lambda job_id, known: known.kind,
+    "job_id": lambda job_id, known: job_id.hex(),
+    "actor_id": lambda job_id, known: known.record.actor_id.hex() or None,
+    "node_id": lambda job_id, known: known.node_id,
+    "worker_id": lambda job_id, known: known.record.worker_id.hex() or None,
+    "error_type": lambda job_id, known: known.record.error_type or None,
+    "start_time_ms": lambda job_id, known: _ms(known.record.started_at) if known.record.started_at else None,
+    "end_time_ms": lambda job_id, known: _ms(known.record.at) if known.record.state in ENDED_STATES else None,
+}
 
 
 def tasks(ask: asked.ListTasks, state: task_table.State) -> asked.Listing:
     check_filters(ask, asked.TaskRow)
-    if ask.filters:
-        newest = sorted(task_table.known(state), key=lambda each: -each[1].record.at)
-        return listing(ask, (task_row(*each) for each in newest), task_table.left_out(state))
-    rows = [msgspec.structs.asdict(task_row(*each)) for each in task_table.newest(state, ask.limit)]
-    total = sum(1 for _ in task_table.known(state))
-    return asked.Listing(rows=rows, total=total, left_out=task_table.left_out(state))
+    wanted = [(_TASK_FIELDS[name], sign, value) for name, sign, value in ask.filters]
+    found = [
+        (job_id, known)  # a row is made of those only that are shown: there may be many
+        for job_id, known in task_table.known(state)
+        if all(_passes(field(job_id, known), sign, value) for field, sign, value in wanted)
+    ]
+    newest = heapq.nlargest(ask.limit, found, key=lambda each: each[1].record.at)
+    rows = [{name: field(*each) for name, field in _TASK_FIELDS.items()} for each in newest]
+    return asked.Listing(rows=rows, total=len(found), left_out=task_table.left_out(state))
 
 
 def task_summary(state: task_table.State) -> list[asked.TaskSummaryRow]:

@@ -28,7 +28,6 @@ from aioray_node.gcs.events.task_table import (
     handle,
     known,
     left_out,
-    newest,
     summary,
 )
 
@@ -154,11 +153,22 @@ def test_a_gcs_that_gets_more_than_it_has_time_for_says_so() -> None:
     assert (answer.pace.interval_s, answer.pace.room) == (1.0, 1000), "it comes back by itself"
 
 
-def test_the_newest_come_first() -> None:
+def test_a_job_whose_last_words_come_after_its_end_is_forgotten_as_well() -> None:
     run = Run()
-    run.report(group(*(record(n, at=float(n % 7)) for n in range(20)), finished=20))
-    found = [each.record.at for _, each in newest(run.state, 5)]
-    assert found == [6.0, 6.0, 5.0, 5.0, 5.0]
+    for number in range(150):
+        run.feed(JobEnded(b"job %d" % number))
+        run.report(group(record(1), finished=1, job=b"job %d" % number))
+    assert run.state.wake_at is not None
+    run.feed(Tick())
+    assert len(run.state.jobs) == 100
+
+
+def test_jobs_share_the_room_for_tasks() -> None:
+    run = Run(max_per_job=10_000)
+    for number in range(200):
+        run.report(group(*(record(n) for n in range(1000)), finished=1000, job=b"job %d" % number))
+    run.feed(Tick())
+    assert {len(job.tasks) for job in run.state.jobs.values()} == {500}
 
 
 # a GCS and its nodes

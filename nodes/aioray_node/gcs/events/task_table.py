@@ -6,9 +6,8 @@ It says to each node how often it wants to hear, so that all of them together ar
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -23,6 +22,8 @@ RECORDS_PER_S = 10_000.0  # the same: each takes some 5 us
 _LEAST_ROOM = 10
 _MAX_NAMES = 1000  # of a job; of more, tasks are counted together
 _MAX_JOBS = 100  # that have ended
+_MAX_TASKS = 100_000  # of all jobs together, which share that
+_MAX_REMEMBERED = 10_000  # ids of jobs that have ended, and of nodes that died
 
 Key = tuple[str, str]  # name, kind
 
@@ -106,7 +107,10 @@ class State:
     max_per_job: int
     cleaning_interval_s: float
     jobs: dict[bytes, Job] = field(default_factory=dict)
-    ended: dict[bytes, None] = field(default_factory=dict)  # jobs, oldest first
+    ended: dict[bytes, None] = field(default_factory=dict)  # those of them that have ended, oldest first
+    over: dict[bytes, None] = field(
+        default_factory=dict
+    )  # jobs that have ended: the last words of their tasks are late
     nodes: dict[str, NodePart] = field(default_factory=dict)
     dead: dict[str, None] = field(default_factory=dict)  # nodes whose late words mean nothing
     second_began: float = 0.0
@@ -123,12 +127,13 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
         case NodeDied(node_id, unix_time):
             _node_died(state, node_id, unix_time)
         case JobEnded(job_id):
+            _remember(state.over, job_id)
             if job_id in state.jobs:
                 state.ended[job_id] = None
         case Tick():
             state.wake_at = None
             _clean(state)
-    if state.wake_at is None and any(_is_too_much(state, job) for job in state.jobs.values()):
+    if state.wake_at is None and _is_untidy(state):
         state.wake_at = now + state.cleaning_interval_s
         commands.append(WakeAt(state.wake_at))
     return commands
@@ -143,8 +148,8 @@ def check(state: State) -> None:
         told = sum(tally.told for tally in job.tallies.values())
         assert told <= ended, f"more were told of than there were: {job}"
         assert len(job.tasks) + job.forgotten <= told, job
-        assert not _is_too_much(state, job) or state.wake_at is not None, f"nobody will clean: {state}"
-    assert state.ended.keys() <= state.jobs.keys(), state
+    assert not _is_untidy(state) or state.wake_at is not None, f"nobody will clean: {state}"
+    assert state.ended.keys() == state.jobs.keys() & state.over.keys(), state
     assert not (state.nodes.keys() & state.dead.keys()), state
 
 
@@ -163,7 +168,11 @@ def _reported(state: State, node_id: str, report: TaskReport, now: float) -> lis
 
 
 def _count(state: State, node_id: str, group: TaskGroup) -> None:
-    job = state.jobs.setdefault(group.job_id, Job())
+    job = state.jobs.get(group.job_id)
+    if job is None:
+        job = state.jobs[group.job_id] = Job()
+        if group.job_id in state.over:
+            state.ended[group.job_id] = None
     key = group.name, group.kind
     if key not in job.tallies and len(job.tallies) >= _MAX_NAMES:
         key = OTHERS, group.kind
@@ -201,9 +210,7 @@ def _pace(state: State, seq: int) -> GcsPace:
 
 def _node_died(state: State, node_id: str, unix_time: float) -> None:
     part = state.nodes.pop(node_id, None)
-    state.dead[node_id] = None
-    if len(state.dead) > 1000:
-        del state.dead[next(iter(state.dead))]
+    _remember(state.dead, node_id)
     if part is None:
         return
     for group in part.live:
@@ -216,21 +223,39 @@ def _node_died(state: State, node_id: str, unix_time: float) -> None:
             _count(state, node_id, TaskGroup(*group.key, failed=group.running, records=records))
 
 
+T = TypeVar("T", bytes, str)
+
+
+def _remember(ids: dict[T, None], some_id: T) -> None:
+    ids[some_id] = None
+    if len(ids) > _MAX_REMEMBERED:
+        del ids[next(iter(ids))]
+
+
+def _is_untidy(state: State) -> bool:
+    return len(state.ended) > _MAX_JOBS or any(_is_too_much(state, job) for job in state.jobs.values())
+
+
+def _limit(state: State) -> int:
+    """How many tasks are kept of each job."""
+    return min(state.max_per_job, max(1, _MAX_TASKS // max(1, len(state.jobs))))
+
+
 def _is_too_much(state: State, job: Job) -> bool:
-    return len(job.tasks) > state.max_per_job
+    return len(job.tasks) > _limit(state)
 
 
 def _clean(state: State) -> None:
     """Keep the newest tasks of each job, and the newest of jobs that have ended."""
-    for job in state.jobs.values():
-        _shorten(state, job)
     while len(state.ended) > _MAX_JOBS:
         job_id = next(iter(state.ended))
         del state.ended[job_id], state.jobs[job_id]
+    for job in state.jobs.values():
+        _shorten(state, job)
 
 
 def _shorten(state: State, job: Job) -> None:
-    surplus = len(job.tasks) - state.max_per_job
+    surplus = len(job.tasks) - _limit(state)
     if surplus > 0:
         job.forgotten += surplus
         for task_id in [task_id for task_id, _ in zip(job.tasks, range(surplus), strict=False)]:
@@ -257,11 +282,6 @@ def known(state: State) -> Iterator[tuple[bytes, Known]]:
             live.pop(task_id, None)
             yield job_id, each
     yield from live.values()
-
-
-def newest(state: State, count: int) -> list[tuple[bytes, Known]]:
-    """The newest first."""
-    return heapq.nlargest(count, known(state), key=lambda each: each[1].record.at)
 
 
 @dataclass(slots=True)
