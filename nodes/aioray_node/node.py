@@ -26,7 +26,6 @@ from aioray.wire.control import (
     Blocked,
     CancelCall,
     Checkpoint,
-    DriverStarted,
     Exit,
     Fetch,
     Fetched,
@@ -39,7 +38,6 @@ from aioray.wire.control import (
     LeaseReturn,
     LeaveActor,
     LogLines,
-    ProcessEnded,
     Query,
     Release,
     RemoveGroup,
@@ -60,15 +58,14 @@ from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
 from aioray_node.gcs import described
 from aioray_node.gcs.checkpoints import CheckpointKeeper
-from aioray_node.gcs.events.desks import TaskLogDesk
 from aioray_node.gcs.far import QUESTIONS, FarDirectory
 from aioray_node.gcs.groups import GroupDesk
 from aioray_node.gcs.hosting import ActorHosting
 from aioray_node.gcs.journal import Journal
 from aioray_node.gcs.membership import Membership, NodeLoad
+from aioray_node.gcs.node_state import NodeState
 from aioray_node.gcs.shell import ActorDesk
-from aioray_node.gcs.state_desk import StateDesk
-from aioray_node.gcs.view import ClusterView, Died, Joined
+from aioray_node.gcs.view import ClusterView, Joined
 from aioray_node.neighbours import Neighbours
 from aioray_node.objects.nearby import NearbyPuller
 from aioray_node.objects.routing import ObjectRouter
@@ -86,7 +83,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioray.runtime.reactor import Reactor
-    from aioray.wire.gcs import TaskReport
+    from aioray_node.gcs.state_desk import StateDesk
     from aioray_node.gcs.view import News
 
 _DRIVER_READS_WITHIN_S = 30.0  # while it ends: its stdout may be a pipe that somebody reads slowly
@@ -220,15 +217,18 @@ class Node:
             reactor, {self.node_id: self._leases.view}, {self.node_id: BundleDesk(self._leases)}, self._send
         )
         self._leases.groups = self._groups
-        self._state: StateDesk | None = None
         if isinstance(self._actors, ActorDesk):
             self._actors.groups = self._groups
-            self._state = StateDesk(reactor, config, self.view, self._actors, self._groups)
-        self._tasks = TaskLogDesk(reactor, config, self._send)
-        if self._state is not None and options.is_head:
-            self._tasks.connected(self._to_own_table)
-        else:
-            self.membership.tasks = self._tasks
+        self._state = NodeState(
+            reactor,
+            config,
+            self.view,
+            self.membership,
+            self._actors,
+            self._groups,
+            self._send,
+            is_head=options.is_head and options.join is None,
+        )
         self._pool = WorkerPool(
             reactor,
             self._start_zygote,
@@ -265,19 +265,7 @@ class Node:
     @property
     def state(self) -> StateDesk:
         """What the GCS has beside members. Raises LookupError on a node that is not the head."""
-        if self._state is None:
-            raise LookupError("this node is not the head, which keeps the tables of the cluster")
-        return self._state
-
-    def _to_own_table(self, report: TaskReport) -> None:
-        """What goes to the GCS, on the node where that is: in a turn of its own, as from elsewhere."""
-
-        def take_in() -> None:
-            pace = self.state.tasks.reported(self.node_id, report)
-            if pace is not None:
-                self._tasks.paced(pace)
-
-        self._reactor.call_soon(take_in)
+        return self._state.tables
 
     def _actor_directory(self, *, is_head: bool) -> ActorDesk | FarDirectory:
         if not is_head:
@@ -403,7 +391,7 @@ class Node:
             connection.on_close = functools.partial(self._gone, peer)
             connection.send(self._welcome())
             if hello.role == "driver":
-                self._driver_started(hello)
+                self._state.driver_started(hello)
             if hello.role == "worker":
                 peer.worker = self._pool.connected(hello.process_id.hex(), connection, hello.pid, hello.address)
                 if peer.worker is None:  # of a zygote that was given up: it may have outlived that by a moment
@@ -413,13 +401,6 @@ class Node:
                     return
         if len(messages) > 1:
             connection.on_messages(connection, messages[1:])
-
-    def _driver_started(self, hello: Hello) -> None:
-        driver = DriverStarted(hello.process_id, hello.namespace, hello.pid, hello.entrypoint, time.time())
-        if self._state is not None:
-            self._state.driver_started(driver)
-        elif isinstance(self._actors, FarDirectory):
-            self._actors.tell(driver)
 
     def _welcome(self, error: str = "") -> Welcome:
         session = self._session
@@ -445,9 +426,7 @@ class Node:
             return  # it comes again, or the GCS says that it is dead
         if peer.worker is not None:
             self._pool.kill(peer.worker, "")
-        self._tasks.process_gone(process)
-        if self._state is not None:
-            self._state.driver_ended(process)
+        self._state.process_gone(process)
         self._actors.process_gone(process, driver=peer.role == "driver")
         self._leases.process_gone(process)
         self._groups.process_gone(process)
@@ -509,7 +488,7 @@ class Node:
             case WatchGroup(group_id):
                 self._groups.watch(process, group_id)
             case TaskEvents():
-                self._tasks.told(process, message)
+                self._state.told(process, message)
             case Exit():
                 if peer.worker is not None:
                     peer.worker.why_killed = peer.worker.why_killed or message.reason
@@ -520,11 +499,9 @@ class Node:
 
     def _handle_node(self, peer: Peer, message: Any) -> None:
         """Another node has said something."""
-        if isinstance(message, ProcessEnded) and self._state is not None:
-            self._state.driver_ended(message.process_id)
+        if self._state.heard(message):
+            return
         match message:
-            case DriverStarted() if self._state is not None:
-                self._state.driver_started(message)
             case Share() | Hold() | Release() | Fetch() | Seal() | CancelCall():
                 self._objects.handle_node(peer.process_id, peer.connection, message)
             case Query():
@@ -545,8 +522,6 @@ class Node:
     def _on_news(self, news: News) -> None:
         if isinstance(news, Joined):
             self._objects.joined()
-        elif isinstance(news, Died) and self._state is not None:
-            self._state.node_died(news.node_id)
 
     def _node_gone(self, node_id: str, prefix: bytes) -> None:
         """Another node is dead, and so are its processes."""
