@@ -137,6 +137,15 @@ async def test_what_a_node_tells_while_the_gcs_is_away_is_not_lost(gcs: StateSta
         await until_counted(client, finished=11)
 
 
+async def test_a_node_that_is_to_tell_nothing_tells_nothing(gcs: StateStage) -> None:
+    log = TaskLogDesk(gcs.reactor, Config(task_events_reporting_interval_ms=0), lambda process, message: None)
+    reports: list[object] = []
+    log.connected(reports.append)
+    with gcs.reactor.lock:
+        log.told(b"driver", TaskEvents([group(finished=1)], []))
+    assert reports == []
+
+
 async def test_nodes_actors_groups_and_jobs_are_listed(gcs: StateStage, client: GcsClient) -> None:
     gcs.tables.driver_started(DRIVER)
     gcs.tables.driver_started(DriverStarted(b"\0\0\0\x0bdriv", "other", 78, "b.py", 6.0))

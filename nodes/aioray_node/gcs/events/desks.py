@@ -41,8 +41,9 @@ class TaskLogDesk:
         self._feed(task_log.Disconnected())
 
     def told(self, process: bytes, events: TaskEvents) -> None:
-        """A process of this node tells of tasks."""
-        self._feed(task_log.Told(process, events))
+        """A process of this node tells of tasks: a driver may, though the node is to tell nothing."""
+        if self._state.base_interval_s:
+            self._feed(task_log.Told(process, events))
 
     def process_gone(self, process: bytes) -> None:
         self._feed(task_log.ProcessGone(process, time.time()))
