@@ -70,6 +70,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     node_reconnect_grace_ms: Milliseconds = 100.0
     # How long a node tries to reach a GCS that does not answer, before it ends.
     gcs_reconnect_timeout_s: Seconds = 60.0
+    # What became of tasks is told by each process to its node, and by nodes to the GCS, this often; 0: never. Where the
+    # GCS has too much to do, less often.
+    task_events_reporting_interval_ms: Milliseconds = 1000.0
+    # So many tasks a node tells of one by one in a report; of more than that, only how many there were.
+    task_events_report_max: Count = 1000
+    # The GCS forgets the oldest tasks, beyond those that it keeps, this often;
+    task_events_cleaning_interval_ms: Annotated[float, Meta(ge=1)] = 10_000.0
+    # it keeps so many of each job.
+    task_events_max_per_job: Count = 10_000
+    # What the key-value store of the GCS may hold, keys and values together.
+    gcs_kv_max_nbytes: Nbytes = 256 * 1024 * 1024
     # The piece of arena a process asks its node for at a time, to fill with small puts.
     extent_nbytes: Annotated[int, Meta(ge=4096, le=2**62)] = 8 * 1024 * 1024
     # Objects go from node to node in chunks of this size,

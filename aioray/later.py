@@ -9,9 +9,9 @@ _BY_MODULE = {
         "data": "the library",
         "integrations": "integrations (ours)",
         "job_submission": "jobs",
-        "progress": "task events",
+        "progress": "progress of tasks",
         "serve": "the library",
-        "timeline": "task events",
+        "timeline": "the time that tasks took, as a trace",
         "train": "the library",
         "tune": "the library",
     },
@@ -20,7 +20,6 @@ _BY_MODULE = {
         "iter": "parallel iterators",
         "metrics": "metrics",
         "rpdb": "a debugger that attaches",
-        "state": "the state API",
     },
 }
 

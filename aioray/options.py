@@ -2,8 +2,8 @@
 
 `task_options`, `actor_options` and `method_options` turn what a user gave into final values, or raise
 InvalidOptionError. Nothing is accepted and then ignored: an option, or a value of one, that Ray has and this release
-has not is refused with the values that do work. (`enable_task_events` is fine: there are none yet, so nothing would
-be left out.) To add an option: write its row, and a field where it is to arrive.
+has not is refused with the values that do work.
+To add an option: write its row, and a field where it is to arrive.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ _ROWS = [
         "PlacementGroupSchedulingStrategy(...)",
     ),
     Option("name", ALL, None, _text, "a str that is not empty"),
-    Option("enable_task_events", ALL, True, _flag, "True, False"),  # no effect as long as there are no task events
+    Option("enable_task_events", ALL, True, _flag, "True, False"),
     _planned("object_store_memory", BOTH, 0),
     Option("accelerator_type", BOTH, None, _text, "the name of a kind of GPU, such as 'A100'"),
     Option("label_selector", BOTH, {}, _label_selector, SELECTOR_ALLOWED),
@@ -389,7 +389,7 @@ class TaskOptions:
     label_selector: Mapping[str, str] = dataclasses.field(hash=False)
     fallback_strategy: list[dict[str, Any]] = dataclasses.field(hash=False)
     name: str | None
-    enable_task_events: bool  # makes no difference yet: there are no task events to leave out
+    enable_task_events: bool  # False: it is left out of what the cluster tells of tasks
     accelerator_type: str | None
     runtime_env: RuntimeEnv = dataclasses.field(hash=False)
     num_returns: int | str | None  # see `returns_of`
@@ -435,7 +435,7 @@ class ActorOptions:
     label_selector: Mapping[str, str] = dataclasses.field(hash=False)
     fallback_strategy: list[dict[str, Any]] = dataclasses.field(hash=False)
     name: str | None
-    enable_task_events: bool
+    enable_task_events: bool  # False: all calls of its methods are left out
     accelerator_type: str | None
     runtime_env: RuntimeEnv = dataclasses.field(hash=False)
     max_concurrency: int | None  # None: 1, or 1000 if the class has async methods

@@ -47,7 +47,7 @@ PRESENT = {
         ActorPool as_completed map_unordered inspect_serializability register_serializer deregister_serializer
         list_named_actors get_node_ip_address ActorGroup Executor log_once tqdm
         placement_group placement_group_table get_placement_group get_current_placement_group remove_placement_group
-        queue multiprocessing joblib collective actor_group
+        queue multiprocessing joblib collective actor_group state
         """,
     "aioray.util.actor_group": "ActorGroup",
     "aioray.util.joblib": "register_ray register_aioray",
@@ -60,6 +60,10 @@ PRESENT = {
     "aioray.util.scheduling_strategies": """
         NodeAffinitySchedulingStrategy NodeLabelSchedulingStrategy In NotIn Exists DoesNotExist
         PlacementGroupSchedulingStrategy
+        """,
+    "aioray.util.state": """
+        list_actors list_jobs list_nodes list_placement_groups list_tasks
+        get_actor get_node get_placement_group get_task summarize_actors summarize_tasks
         """,
 }
 
@@ -80,7 +84,7 @@ LATER = {
         LoggingConfig timeline progress data tune serve train job_submission autoscaler integrations
         """,
     "aioray.util": """
-        metrics state accelerators iter rpdb
+        metrics accelerators iter rpdb
         """,
 }
 
@@ -232,7 +236,7 @@ WORKS = {
     "tests/api/test_actor_restarts.py": "max_restarts max_task_retries max_pending_calls allow_out_of_order_execution",
     "tests/api/test_concurrency_groups.py": "concurrency_groups",
     "tests/api/test_light_actors.py": "isolation",
-    "tests/test_options.py": "enable_task_events",  # there are no events that could be left out
+    "tests/util/test_state.py": "enable_task_events",
     "tests/api/test_placement_groups.py": """
         placement_group placement_group_bundle_index placement_group_capture_child_tasks
         """,

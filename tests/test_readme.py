@@ -17,6 +17,7 @@ EXPECTED = [
     "['us', 'us']\n",
     "True\n",
     "3.0\n8.0\n[True, True, False]\n",
+    "failed\nwork ZeroDivisionError ",
     "fetched\nanswer its time was up",
     "[0, 30, 60, 90, 120]\n",
     "5\n10\n",
@@ -24,14 +25,26 @@ EXPECTED = [
 
 
 def test_readme_shows_an_async_program_and_sync_ones() -> None:
-    assert len(PROGRAMS) == len(EXPECTED) == 10
+    assert len(PROGRAMS) == len(EXPECTED) == 11
 
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize(
     ("program", "expected"),
     list(zip(PROGRAMS, EXPECTED, strict=True)),
-    ids=["async", "sync", "typed", "environment", "where", "groups", "nodes", "failing", "compiled", "actors"],
+    ids=[
+        "async",
+        "sync",
+        "typed",
+        "environment",
+        "where",
+        "groups",
+        "nodes",
+        "events",
+        "failing",
+        "compiled",
+        "actors",
+    ],
 )
 def test_a_program_of_the_readme_runs(program: str, expected: str, tmp_path: Path) -> None:
     script = tmp_path / "program.py"

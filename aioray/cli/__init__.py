@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from aioray.cli import nodes, status
+from aioray.cli import listing, nodes, status
 from aioray.exceptions import InvalidOptionError, RayError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     nodes.add_commands(commands)
     status.add_command(commands)
+    listing.add_commands(commands)
     given = parser.parse_args(arguments)
     try:
         sys.exit(given.run(given))

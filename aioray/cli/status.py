@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -28,31 +27,14 @@ def add_command(commands: Any) -> None:
 
 def _status(given: argparse.Namespace) -> int:
     """Tell how a cluster is: its nodes, what of their resources is in use, and which demands wait, and why."""
-    import asyncio
-
-    from aioray.addresses import find_node
-    from aioray_node.gcs.access import find_token
-
-    address, token_path = given.address, None
-    try:
-        known = find_node(given.address, given.temp_dir)
-        address, token_path = known["gcs_address"], known["token_path"]
-    except ConnectionError:
-        if given.address == "auto":
-            raise
-    status = asyncio.run(_ask(address, find_token(os.environ, token_path)))
-    print("\n".join(rendered(address, status, time.time())))
-    return 0
-
-
-async def _ask(address: str, token: str) -> ClusterStatus:
     import msgspec
 
+    from aioray.cluster_questions import ask_cluster
     from aioray.wire.gcs import ClusterStatus
-    from aioray_node.gcs.client import GcsClient
 
-    async with GcsClient(address, token) as client:
-        return msgspec.convert(await client.ask("status"), ClusterStatus)
+    address, answer = ask_cluster(given.address, given.temp_dir, "status")
+    print("\n".join(rendered(address, msgspec.convert(answer, ClusterStatus), time.time())))
+    return 0
 
 
 def rendered(address: str, status: ClusterStatus, now: float) -> Iterator[str]:
@@ -75,6 +57,9 @@ def rendered(address: str, status: ClusterStatus, now: float) -> Iterator[str]:
     for member, demand in waiting:
         amounts = ", ".join(_amount(name, amount) for name, amount in demand.amounts.items()) or "nothing"
         yield f"  {demand.count} x {amounts} at node {member.facts.node_id}: {demand.why}"
+    if status.tasks_left_out:
+        yield ""
+        yield f"Task events: {status.tasks_left_out} tasks were only counted, not told one by one."
 
 
 def _used(member: MemberStatus) -> Iterator[str]:

@@ -80,7 +80,7 @@ class MethodTarget:
 
     __slots__ = (
         "ahead", "generates", "given_name", "group", "limits", "max_retries", "method", "name", "num_returns",
-        "retry_on",
+        "quiet", "retry_on",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +102,7 @@ class MethodTarget:
         retries = options.max_task_retries
         self.max_retries = rules.max_task_retries if retries is None else retries
         self.retry_on = options.retry_exceptions
+        self.quiet = not options.enable_task_events
 
 
 class ActorCallRecord(msgspec.Struct, eq=False, weakref=True):
@@ -610,5 +611,5 @@ def _call(line: ActorLine, record: ActorCallRecord, wired: Sequence[tuple[int, V
     """A Call, but for what goes with a deadline or a stream."""
     target, arguments = record.target, record.arguments
     call = Call(record.seq, target.method, arguments.data, arguments.kwnames, list(wired), target.num_returns)
-    call.slot, call.group, call.name = line.slot, target.group, target.given_name
+    call.slot, call.group, call.name, call.quiet = line.slot, target.group, target.given_name, target.quiet
     return call

@@ -95,6 +95,7 @@ def create_actor(
                     environment=environment,
                     max_restarts=options.max_restarts,
                     strategy=strategy,
+                    quiet=not options.enable_task_events,
                 )
             )
 

@@ -36,6 +36,7 @@ from aioray.runtime.passes import Pass
 from aioray.runtime.serialization import load_plain, serialize_code
 from aioray.runtime.shared_memory import SharedMemory
 from aioray.runtime.streams import Streams
+from aioray.runtime.task_reporter import TaskReporter
 from aioray.runtime.tasks import Function, Task, TaskSubmitter, TaskTarget
 from aioray.runtime.unseen import looked_at
 from aioray.runtime_env import checked_env
@@ -57,6 +58,7 @@ from aioray.wire.control import (
     Query,
     Reserve,
     Spill,
+    TaskPace,
     Welcome,
 )
 from aioray.wire.values import Value, owner_of
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from aioray.wire.strategies import InGroup
 
 
+_MAX_ENTRYPOINT = 1000  # characters
 _BROUGHT_AHEAD = 16  # values that `get` has on their way from other nodes at once
 _LATE_S = 1.0  # how long after its deadline a call is stopped whose parent, which has the same, should have ended it
 
@@ -140,6 +143,7 @@ class Runtime:
         self.link = NodeLink(reactor, dialer, node_address, self._dispatch, self._lost)
         self.objects = ObjectTable(self)
         self.streams = Streams(self)
+        self.reporter = TaskReporter(self)
         self.tasks = TaskSubmitter(self)
         self.actors = ActorCaller(self)
         self.groups = GroupClient(self)
@@ -157,6 +161,7 @@ class Runtime:
             sys_path=self.sys_path,
             address=address,
             log_to_driver=self._log_to_driver,
+            entrypoint=" ".join(sys.argv)[:_MAX_ENTRYPOINT] if role == "driver" else "",
         )
 
     def visitors_hello(self) -> Hello:
@@ -278,6 +283,8 @@ class Runtime:
                 self.objects.fetched(message)
             case CancelCall():
                 self._cancel_for_borrower(message)
+            case TaskPace():
+                self.reporter.paced(message)
             case Notice(text):
                 self.log.warning("%s", text)
             case LogLines():

@@ -52,6 +52,8 @@ from aioray.wire.framing import call_decoder
 from aioray.wire.values import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aioray.options import TaskOptions
     from aioray.runtime.connection import Connection
     from aioray.runtime.runtime import Runtime
@@ -175,6 +177,7 @@ class TaskSubmitter:
         self._dying: dict[int, Lease] = {}  # the worker hung up; the node will say what it died of
         self._surplus_due = False
         self._waiting_for_arguments: dict[int, Task] = {}
+        self._reporter = runtime.reporter
         self._idle_s = runtime.config.lease_idle_ms / 1000
         self._visits = Visits(
             runtime.reactor, runtime.dialer, runtime.link, runtime.visitors_hello, self.heard, self._node_lost
@@ -201,6 +204,8 @@ class TaskSubmitter:
         deps = task.arguments.deps
         if deps:
             self._waiting_for_arguments[task.seq] = task
+            if not self._reporter.armed:
+                self._reporter.arm()
             when_ready(deps, lambda: self._enqueue(task))
         else:
             self._start(task)
@@ -270,6 +275,7 @@ class TaskSubmitter:
             task.retries == 0,
             retry=target.retry,
             max_calls=options.max_calls,
+            quiet=not options.enable_task_events,
         )
         if target.num_returns < 0:
             call.streaming = self._runtime.streams.start(task.seq, worker.connection)
@@ -293,6 +299,8 @@ class TaskSubmitter:
             self._plan_surplus(queue)
 
     def _ask(self, queue: KeyQueue) -> None:
+        if not self._reporter.armed:
+            self._reporter.arm()
         for _ in range(queue.missing_leases()):
             lease_id = next(self._lease_ids)
             queue.requested.add(lease_id)
@@ -682,6 +690,14 @@ class TaskSubmitter:
                 if task.seq == seq and task.cancelled:
                     return self.state_of(task)[0]
         return ""
+
+    def waiting(self, limit: int) -> Iterator[tuple[Task | None, int]]:
+        """Tasks that wait for arguments or for a worker, each with 1; those beyond `limit` as None, and how many."""
+        for tasks in (self._waiting_for_arguments.values(), *(queue.waiting for queue in self._queues.values())):
+            yield from ((task, 1) for task in itertools.islice(tasks, limit))
+            if len(tasks) > limit:
+                yield None, len(tasks) - limit
+            limit = max(0, limit - len(tasks))
 
     def _tasks_of(self, queue: KeyQueue) -> list[Task]:
         """All that wait for a worker or for arguments, or have a worker."""

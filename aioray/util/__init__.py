@@ -42,7 +42,16 @@ _WHERE = {
     "register_serializer": "serializers",
     "tqdm": "progress",
 }
-_MODULES = {"actor_group", "actor_pool", "collective", "joblib", "multiprocessing", "queue", "scheduling_strategies"}
+_MODULES = {
+    "actor_group",
+    "actor_pool",
+    "collective",
+    "joblib",
+    "multiprocessing",
+    "queue",
+    "scheduling_strategies",
+    "state",
+}
 
 __all__ = [
     "ActorGroup",

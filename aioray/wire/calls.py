@@ -61,6 +61,7 @@ class Call(msgspec.Struct, array_like=True, tag=3, gc=False):
     max_calls: int = 0  # the worker goes after so many runs of `fn`; 0: it stays
     streaming: Streaming | None = None  # where num_returns is STREAMING or DYNAMIC
     placement: InGroup | None = None  # the placement group that a task is in
+    quiet: bool = False  # it is left out of task events
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=4):

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from aioray.wire.events import TaskGroup
 from aioray.wire.strategies import Selector, Strategy
 from aioray.wire.values import Value
 
@@ -32,6 +33,7 @@ class Hello(Message, tag=1):
     sys_path: list[str] = []
     address: str = ""  # where a worker listens, see wire.reach
     log_to_driver: bool = True
+    entrypoint: str = ""  # of a driver: its command line
     first: int = 0  # of a node: with which of its words it begins, counted over all connections of this line,
     heard: int = 0  # and how many of ours it has heard
 
@@ -196,6 +198,7 @@ class ActorSpec(Message, tag=18):
     restarts: int = 0  # how often it was constructed again so far; tells one life of it from the next
     checkpoint: Value | None = None  # node -> worker: what to go on from, after the constructor
     strategy: Strategy | None = None
+    quiet: bool = False  # its tasks are left out of task events
 
 
 class ActorUpdate(Message, tag=19):
@@ -489,6 +492,30 @@ class Write(Message, tag=61):
     data: bytes
 
 
+class TaskEvents(Message, tag=62):
+    """Process -> node: what became of tasks since the last time, and those that run or wait now."""
+
+    ended: list[TaskGroup]
+    now: list[TaskGroup]
+
+
+class TaskPace(Message, tag=63):
+    """Node -> process: when to tell of tasks next, and of how many that have ended in detail."""
+
+    interval_s: float
+    room: int
+
+
+class DriverStarted(Message, tag=64):
+    """Node -> head: a driver is there."""
+
+    process_id: bytes
+    namespace: str
+    pid: int
+    entrypoint: str
+    started_at: float  # Unix time (s)
+
+
 class Heard(Message, tag=70):
     """Node <-> node: so many of your words have come, counted over all connections of this line."""
 
@@ -549,5 +576,8 @@ ControlMessage = (
     | Notify
     | Read
     | Write
+    | TaskEvents
+    | TaskPace
+    | DriverStarted
     | Heard
 )

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from aioray.wire.events import TaskGroup
+
 PROTOCOL_VERSION = 1
 PROTOCOL_HEADER = "X-Aioray-Protocol"
 NODE_PATH, QUESTION_PATH = "/v1/node", "/v1/question"
@@ -92,6 +94,14 @@ class Resync(NodeFrame, frozen=True, tag=4):
     """A delta is missing: send the whole view."""
 
 
+class TaskReport(NodeFrame, frozen=True, tag=5):
+    """What became of tasks since the report before. Safe to send twice: one that is no newer counts for nothing."""
+
+    seq: int
+    ended: tuple[TaskGroup, ...] = ()
+    live: tuple[TaskGroup, ...] | None = None  # all that run or wait there now; None: as before
+
+
 class GcsFrame(msgspec.Struct, array_like=True, frozen=True):
     """GCS -> node, over its WebSocket."""
 
@@ -117,6 +127,14 @@ class Delta(GcsFrame, frozen=True, tag=3):
     since: int
     version: int
     changes: tuple[MemberChange, ...] = ()
+
+
+class GcsPace(GcsFrame, frozen=True, tag=4):
+    """That TaskReport is taken in; the next is to come after this time, and to tell of so many tasks one by one."""
+
+    seq: int
+    interval_s: float
+    room: int
 
 
 class Question(msgspec.Struct, array_like=True, frozen=True):
@@ -149,10 +167,11 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     epoch: str
     version: int
     members: tuple[MemberStatus, ...]
+    tasks_left_out: int = 0  # of task events: how many tasks are known by their number only
 
 
-AnyNodeFrame = Join | Report | Leave | Resync
-AnyGcsFrame = Admitted | Refused | Delta
+AnyNodeFrame = Join | Report | Leave | Resync | TaskReport
+AnyGcsFrame = Admitted | Refused | Delta | GcsPace
 node_frame_decoder: msgspec.msgpack.Decoder[AnyNodeFrame] = msgspec.msgpack.Decoder(AnyNodeFrame)
 gcs_frame_decoder: msgspec.msgpack.Decoder[AnyGcsFrame] = msgspec.msgpack.Decoder(AnyGcsFrame)
 question_decoder: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)

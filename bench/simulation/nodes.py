@@ -15,6 +15,7 @@ import msgspec
 from aioray.config import Config
 from aioray.wire.control import LeaseGrant, LeaseRequest, LeaseReturn, Spill
 from aioray.wire.gcs import NodeFacts, gcs_frame_decoder, node_frame_decoder
+from aioray_node.gcs.events.desks import TaskTableDesk
 from aioray_node.gcs.member_desk import MemberDesk
 from aioray_node.gcs.membership import Membership, NodeLoad
 from aioray_node.gcs.view import ClusterView, Joined, KnownNode
@@ -69,7 +70,7 @@ class Gcs:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._desk = MemberDesk(world.reactor, world.config, "epoch")
+        self._desk = MemberDesk(world.reactor, world.config, "epoch", TaskTableDesk(world.reactor, world.config))
         # Its timer is the desk's work, too.
         timeline, meter = world.timeline, world.meter
 

@@ -52,6 +52,7 @@ from aioray.wire.control import (
     Reserved,
     Seal,
     Share,
+    TaskEvents,
     WatchActor,
     WatchGroup,
     Welcome,
@@ -60,6 +61,7 @@ from aioray.wire.control import (
 from aioray.wire.framing import control_decoder
 from aioray.wire.gcs import NodeFacts
 from aioray.wire.reach import host_and_port
+from aioray.wire.state import ASKS
 from aioray.wire.values import home_of, node_prefix
 from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
@@ -71,6 +73,7 @@ from aioray_node.gcs.groups import GroupDesk
 from aioray_node.gcs.hosting import ActorHosting
 from aioray_node.gcs.journal import Journal
 from aioray_node.gcs.membership import Membership, NodeLoad
+from aioray_node.gcs.node_state import NodeState
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.gcs.view import ClusterView, Joined
 from aioray_node.neighbours import Callers, Neighbours, NodeLine
@@ -90,6 +93,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioray.runtime.reactor import Reactor
+    from aioray_node.gcs.state_desk import StateDesk
     from aioray_node.gcs.view import News
 
 _DRIVER_READS_WITHIN_S = 30.0  # while it ends: its stdout may be a pipe that somebody reads slowly
@@ -170,6 +174,10 @@ class Peer:
     worker: Worker | None = None
 
 
+def _state_answer(what: str, node: Node, process: bytes, **args: Any) -> Any:
+    return node.state.answer(what, **args)
+
+
 class Node:
     """One node. Everything runs on `reactor`, whose lock is held in every call but `open` and `close`."""
 
@@ -236,6 +244,15 @@ class Node:
         )
         warm = config.prestart_workers if config.prestart_workers >= 0 else int(totals["CPU"])
         self._groups = self._leases.groups = self._group_directory()
+        self._state = NodeState(
+            reactor,
+            config,
+            self.view,
+            self.membership,
+            self._actors,
+            self._groups,
+            self._send,
+        )
         self._pool = WorkerPool(
             reactor,
             self._start_zygote,
@@ -272,6 +289,11 @@ class Node:
             segment=self._session.segment if self._config.transfer_share_memory else "",
             transfer_addresses=(self.transfer_address,),
         )
+
+    @property
+    def state(self) -> StateDesk:
+        """What the GCS has beside members. Raises LookupError on a node that is not the head."""
+        return self._state.tables
 
     def _actor_directory(self, *, is_head: bool) -> ActorDesk | FarDirectory:
         if not is_head:
@@ -432,6 +454,8 @@ class Node:
             connection.on_messages = functools.partial(self._messages, peer)
             connection.on_close = functools.partial(self._gone, peer)
             connection.send(self._welcome())
+            if hello.role == "driver":
+                self._state.driver_started(hello)
             if hello.role == "worker":
                 peer.worker = self._pool.connected(hello.process_id.hex(), connection, hello.pid, hello.address)
                 if peer.worker is None:  # of a zygote that was given up: it may have outlived that by a moment
@@ -470,6 +494,7 @@ class Node:
             return
         if peer.worker is not None:
             self._pool.kill(peer.worker, "")
+        self._state.process_gone(process)
         self._actors.process_gone(process, driver=peer.role == "driver")
         self._leases.process_gone(process)
         self._groups.process_gone(process)
@@ -529,6 +554,8 @@ class Node:
                 self._groups.remove(group_id)
             case WatchGroup(group_id):
                 self._groups.watch(process, group_id)
+            case TaskEvents():
+                self._state.told(process, message)
             case Exit():
                 if peer.worker is not None:
                     peer.worker.why_killed = peer.worker.why_killed or message.reason
@@ -539,6 +566,8 @@ class Node:
 
     def _handle_node(self, process: bytes, line: NodeLine, message: Any) -> None:
         """Another node has said something."""
+        if self._state.heard(message):
+            return
         match message:
             case Hold() | Release() | Fetch() | Seal() | CancelCall():
                 self._objects.handle_node(process, line, message)
@@ -661,4 +690,5 @@ class Node:
         "list_named_actors": lambda self, process, namespace: self._desk.names(namespace),
         "store": _store_figures,
         "pids": lambda self, process: self._pool.pids,
+        **{what: functools.partial(_state_answer, what) for what in ASKS},
     }

@@ -136,6 +136,27 @@ def test_the_status_tells_what_is_used_and_what_waits_and_why(shell: Shell) -> N
         del waits, never
 
 
+def test_what_there_is_can_be_listed_and_summed_up(shell: Shell) -> None:
+    shell.start_head("--system-config", '{"task_events_reporting_interval_ms": 20}')
+    with aioray.init(address="auto", _temp_dir=shell.temp_dir):
+        ref = add.remote(1, 2)
+        actor = aioray.remote(Holder).options(name="holder").remote()
+        aioray.get([ref, actor.ready.remote()])
+        deadline = time.monotonic() + 10
+        while "2 in all" not in (tasks := shell("list", "tasks", "--filter", "state=FINISHED")):
+            assert time.monotonic() < deadline, tasks
+        assert re.search(rf"{ref.task_id().hex()} +add +FINISHED +NORMAL_TASK", tasks), tasks
+        assert re.search(r"add +NORMAL_TASK +0 +0 +1 +0", shell("summary", "tasks"))
+        assert json.loads(shell("get", "tasks", ref.task_id().hex()))["name"] == "add"
+        assert "no such entry among tasks" in shell("get", "tasks", "00", code=1)
+        (row,) = json.loads(shell("list", "actors", "--format", "json", "--filter", "name!=other"))
+        assert (row["name"], row["state"]) == ("holder", "ALIVE")
+        assert "1 in all" in shell("list", "nodes")
+        assert "program" not in shell("list", "jobs", "--filter", "status!=RUNNING")
+        assert "no filter 'colour': there are node_id" in shell("list", "nodes", "--filter", "colour=red", code=1)
+        assert "FIELD=VALUE" in shell("list", "nodes", "--filter", "colour", code=2)
+
+
 def test_stop_ends_what_start_has_started_and_nothing_else(shell: Shell) -> None:
     shell.start_head()
     with LocalCluster(nodes=1, _temp_dir=shell.temp_dir) as cluster:

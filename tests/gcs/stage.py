@@ -13,6 +13,7 @@ from aioray.runtime.reactor import Reactor
 from aioray.wire.gcs import Demand, NodeFacts
 from aioray_node.gcs.app import GcsApp
 from aioray_node.gcs.client import GcsClient, NodeLine
+from aioray_node.gcs.events.desks import TaskTableDesk
 from aioray_node.gcs.member_desk import MemberDesk
 from aioray_node.gcs.membership import Membership
 from aioray_node.gcs.view import ClusterView
@@ -22,6 +23,8 @@ from aioray_node.scheduling.resources import UNIT, NodeResources
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Callable
+
+    from aioray_node.gcs.state_desk import StateDesk
 
 TOKEN = "the token"
 CPU = {"CPU": 2 * UNIT}
@@ -76,10 +79,14 @@ class GcsStage:
         self.path = str(directory / "gcs.sock")
         self.reactor = Reactor("stage")
         self.app: GcsApp | None = None
+        self.tasks = TaskTableDesk(self.reactor, self.config)
+        self.state: StateDesk | None = None
 
     async def open(self, epoch: str = "gcs", port: int | None = None, tls: ssl.SSLContext | None = None) -> GcsApp:
-        self.desk = MemberDesk(self.reactor, self.config, epoch)
-        questions = {"status": lambda: msgspec.to_builtins(self.desk.status())}
+        self.desk = MemberDesk(self.reactor, self.config, epoch, self.tasks)
+        questions: dict[str, Any] = {"status": lambda: msgspec.to_builtins(self.desk.status())}
+        if self.state is not None:
+            questions.update(self.state.questions())
         self.app = GcsApp(self.reactor, self.desk, TOKEN, questions)
         await self.app.open(path=self.path, host="127.0.0.1", port=port, tls=tls)
         return self.app

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioray.wire import calls, control, plans
+from aioray.wire import calls, control, events, plans
 from aioray.wire.calls import Call, CallMessage
 from aioray.wire.control import Ack, ControlMessage, Query
 from aioray.wire.framing import (
@@ -35,7 +35,7 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.Export("f", b"code"), "9302a166c404636f6465"),
     (
         Call(7, "f", b"args", ("k",), [(0, Value(b"v"))], 2, "name", 0.5, True),
-        "dc00110307a166c4046172677391a16b91920099c40176900000c40090c2a0a002a46e616d65cb3fe0000000000000c300a000a000c0c0",
+        "dc00120307a166c4046172677391a16b91920099c40176900000c40090c2a0a002a46e616d65cb3fe0000000000000c300a000a000c0c0c2",
     ),
     (calls.Cancel(7), "95040700c3c2"),
     (calls.Done(7, b"data", 12), "940507c404646174610c"),
@@ -46,12 +46,12 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.GiveBack([1, 2]), "9307920102c2"),
     (
         Call(1, "f", b"", num_returns=-1, streaming=calls.Streaming(8, 2, 1, [9])),
-        "dc00110301a166c4009090ffa0cb3ff0000000000000c200a000a000940802019109c0",
+        "dc00120301a166c4009090ffa0cb3ff0000000000000c200a000a000940802019109c0c2",
     ),
     (calls.Yielded(7, [b"a", b"bc"]), "94080792c40161c4026263c0"),
     (calls.Proceed(7, 3, 5), "9409070305"),
     (calls.CloseStream(7, 1), "930a0701"),
-    (calls.Pattern(5, Call(0, "f", b"")), "930b05dc00110300a166c400909001a0cb3ff0000000000000c200a000a000c0c0"),
+    (calls.Pattern(5, Call(0, "f", b"")), "930b05dc00120300a166c400909001a0cb3ff0000000000000c200a000a000c0c0c2"),
     (calls.Repeat(7, 5, b"args"), "940c0705c40461726773"),
     (plans.Link(b"p", -1, 2), "940dc40170ff02"),
     (plans.Passed(7, 1, b"v"), "970e0701c4017690c0c400"),
@@ -106,6 +106,12 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
     by_type["list[dict[str, int]]"] = st.lists(by_type["dict[str, int]"], max_size=2)
     by_type["list[Value]"] = st.lists(by_type["Value"], max_size=2)
     by_type["list[tuple[int, Value]]"] = st.lists(st.tuples(integer, by_type["Value"]), max_size=2)
+    record = st.builds(
+        events.TaskRecord, by_type["bytes"], text, by_type["float"], by_type["float"], by_type["bytes"], text
+    )
+    records = st.lists(record, max_size=2).map(tuple)
+    group = st.builds(events.TaskGroup, by_type["bytes"], text, text, integer, integer, integer, integer, records)
+    by_type["list[TaskGroup]"] = st.lists(group, max_size=2)
     annotations: dict[str, str] = {}
     for cls in reversed(kind.__mro__):
         annotations |= getattr(cls, "__annotations__", {})
@@ -140,7 +146,7 @@ def test_the_bytes_of_calls_and_results_are_pinned(message: msgspec.Struct, pinn
 def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
     """Tag and fields of every control message, in order: what an older and a newer process must agree on."""
     pinned = """
-        1 Hello process_id role pid version namespace sys_path address log_to_driver first heard
+        1 Hello process_id role pid version namespace sys_path address log_to_driver entrypoint first heard
         2 Welcome node_id session_dir segment capacity_nbytes error
         3 LeaseRequest lease_id demand name environment strategy hops argument_nbytes
         4 LeaseGrant lease_id worker_id address
@@ -159,7 +165,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         17 GiveExtent offset nbytes
         18 ActorSpec actor_id cls cls_data call placement running creator name namespace max_concurrency
            detached methods is_async num_cpus sys_path get_if_exists error isolation slot concurrency_groups
-           job_id environment max_restarts restarts checkpoint strategy
+           job_id environment max_restarts restarts checkpoint strategy quiet
         19 ActorUpdate actor_id state address reason error slot ended_by
         20 ActorStarted actor_id error restarts
         21 WatchActor actor_id
@@ -195,6 +201,9 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         58 Notify process_id text
         60 Read req node_id offset nbytes
         61 Write offset data
+        62 TaskEvents ended now
+        63 TaskPace interval_s room
+        64 DriverStarted process_id namespace pid entrypoint started_at
         70 Heard count
     """
     found: list[str] = []

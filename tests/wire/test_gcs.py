@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from aioray.wire import gcs
+from aioray.wire import events, gcs
 
 PINNED = """
     NodeFacts node_id addresses boot_id total labels hostname ip_address pid started_at is_head session_dir store_nbytes
@@ -15,9 +15,11 @@ PINNED = """
     2 Report seq available store_used_nbytes waiting
     3 Leave reason
     4 Resync
+    5 TaskReport seq ended live
     1 Admitted epoch report_interval_s heartbeat_interval_s
     2 Refused reason
     3 Delta epoch since version changes
+    4 GcsPace seq interval_s room
     Question what args
     Answered data error
 """
@@ -26,8 +28,8 @@ PINNED = """
 def test_the_frames_between_nodes_and_the_gcs_are_pinned_to_their_version() -> None:
     """Change PROTOCOL_VERSION when a field is put anywhere but at the end, with a default."""
     kinds = (
-        gcs.NodeFacts, gcs.Demand, gcs.MemberChange, gcs.Join, gcs.Report, gcs.Leave, gcs.Resync, gcs.Admitted,
-        gcs.Refused, gcs.Delta, gcs.Question, gcs.Answered,
+        gcs.NodeFacts, gcs.Demand, gcs.MemberChange, gcs.Join, gcs.Report, gcs.Leave, gcs.Resync, gcs.TaskReport,
+        gcs.Admitted, gcs.Refused, gcs.Delta, gcs.GcsPace, gcs.Question, gcs.Answered,
     )  # fmt: skip
     lines = []
     for kind in kinds:
@@ -38,6 +40,8 @@ def test_the_frames_between_nodes_and_the_gcs_are_pinned_to_their_version() -> N
 
 
 def test_frames_come_out_as_they_went_in() -> None:
+    record = events.TaskRecord(b"task", events.FAILED, 2.0, 1.0, b"worker", "KeyError")
+    group = events.TaskGroup(b"job", "f", events.NORMAL_TASK, finished=3, failed=1, records=(record,))
     facts = gcs.NodeFacts("a", ("/a.sock", "10.0.0.1:7000"), "boot", {"CPU": 20_000}, {"region": "us"})
     for frame in (
         gcs.Join(facts, {"CPU": 10_000}, 7, "epoch", 3, 100, (gcs.Demand({"GPU": 10_000}, 2, "none is here"),)),
@@ -45,8 +49,15 @@ def test_frames_come_out_as_they_went_in() -> None:
         gcs.Report(9),
         gcs.Leave("it was stopped"),
         gcs.Resync(),
+        gcs.TaskReport(3, (group,), ()),
+        gcs.TaskReport(4),
     ):
         assert gcs.node_frame_decoder.decode(msgspec.msgpack.encode(frame)) == frame
     change = gcs.MemberChange("a", 4, facts, {"CPU": 1}, None, 9)
-    for pushed in (gcs.Admitted("e"), gcs.Refused("no"), gcs.Delta("e", 3, 4, (change, gcs.MemberChange("b", 4)))):
+    for pushed in (
+        gcs.Admitted("e"),
+        gcs.GcsPace(3, 1.0, 9),
+        gcs.Refused("no"),
+        gcs.Delta("e", 3, 4, (change, gcs.MemberChange("b", 4))),
+    ):
         assert gcs.gcs_frame_decoder.decode(msgspec.msgpack.encode(pushed)) == pushed

@@ -156,6 +156,8 @@ class GcsApp:
         with self._reactor.lock:
             try:
                 return _body(Answered(answer(**question.args)))
+            except LookupError as exc:
+                return _body(Answered(error=str(exc.args[0])))
             except TypeError:
                 return _body(Answered(error=f"{question.what!r} cannot be asked with {question.args!r:.200}"))
 

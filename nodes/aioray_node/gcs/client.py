@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 from typing import TYPE_CHECKING, Any, Self
@@ -63,7 +64,7 @@ class GcsClient:
 
     async def ask(self, what: str, **args: Any) -> Any:
         """Raises AuthenticationError, and RaySystemError when there is no answer, with the reason."""
-        body = msgspec.msgpack.encode(Question(what, args))
+        body = io.BytesIO(msgspec.msgpack.encode(Question(what, args)))  # a large one is sent in pieces
         timeout = aiohttp.ClientTimeout(total=_QUESTION_TIMEOUT_S)
         try:
             async with self._session.post(self._url + QUESTION_PATH, data=body, timeout=timeout) as response:

@@ -21,6 +21,7 @@ from aioray.wire.control import (
     Unwatched,
     WatchActor,
 )
+from aioray.wire.state import ASKS
 from aioray.wire.values import node_prefix
 from aioray_node.gcs.view import Joined
 from aioray_node.objects.directory import Held
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 QUESTIONS = {
     *("get_actor", "reserve_name", "kill_actor", "list_named_actors", "explain_actor"),
     *("get_group", "group_bundles", "group_over", "group_table", "explain_group"),
+    *ASKS,
 }
 
 

@@ -19,6 +19,7 @@ from aioray_node.gcs.member_desk import MemberDesk
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from aioray_node.gcs.state_desk import StateDesk
     from aioray_node.node import HeadOptions, JoinOptions, Node, NodeOptions
     from aioray_node.session import Session
 
@@ -67,10 +68,11 @@ async def _as_head(node: Node, options: NodeOptions, head: HeadOptions) -> Async
     from aioray.runtime.tls import server_tls
     from aioray_node.gcs.app import GcsApp
 
-    desk = MemberDesk(node.reactor, options.config, epoch=node.node_id)
+    state = node.state
+    desk = MemberDesk(node.reactor, options.config, epoch=node.node_id, tasks=state.tasks)
     LocalLine(desk, node.reactor, node.membership, node.reactor).open()
     path = str(node.session.dir / GCS_SOCKET)
-    questions = {"status": lambda: msgspec.to_builtins(desk.status())}
+    questions = {"status": lambda: _status(desk, state), **state.questions()}
     app = GcsApp(node.reactor, desk, (node.session.dir / TOKEN_FILE).read_text(), questions)
     try:
         tls = None if head.port is None else server_tls(os.environ)
@@ -79,6 +81,10 @@ async def _as_head(node: Node, options: NodeOptions, head: HeadOptions) -> Async
         yield {"gcs_address": address, "gcs_socket": path, "token_path": str(node.session.dir / TOKEN_FILE)}
     finally:
         await app.close()
+
+
+def _status(desk: MemberDesk, state: StateDesk) -> Any:
+    return msgspec.to_builtins(msgspec.structs.replace(desk.status(), tasks_left_out=state.tasks.left_out()))
 
 
 @contextlib.asynccontextmanager

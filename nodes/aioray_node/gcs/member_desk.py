@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from aioray.wire.gcs import Admitted, Join, Leave, Refused, Report, Resync
+from aioray.wire.gcs import Admitted, Join, Leave, Refused, Report, Resync, TaskReport
 from aioray_node.gcs import members
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
     from aioray.wire.gcs import AnyGcsFrame, AnyNodeFrame, ClusterStatus
+    from aioray_node.gcs.events.desks import TaskTableDesk
 
 _HEARTBEATS_IN_TIMEOUT = 5
 
@@ -41,8 +42,9 @@ class Outlet(Protocol):
 class MemberDesk:
     """Every method is called with the reactor's lock held."""
 
-    def __init__(self, reactor: Reactor, config: Config, epoch: str) -> None:
+    def __init__(self, reactor: Reactor, config: Config, epoch: str, tasks: TaskTableDesk) -> None:
         self._reactor = reactor
+        self._tasks = tasks
         self._state = members.State(
             epoch,
             heartbeat_timeout_s=config.heartbeat_timeout_ms / 1000,
@@ -70,6 +72,11 @@ class MemberDesk:
                 self._feed(members.Left(connection, reason))
             case Resync():
                 self._feed(members.ResyncAsked(connection))
+            case TaskReport():
+                node_id = self._state.node_of.get(connection)
+                pace = None if node_id is None else self._tasks.reported(node_id, frame)
+                if pace is not None:
+                    self._send((connection,), Packet(pace))
 
     def gone(self, connection: int, reason: str) -> None:
         """The other end is gone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioray.wire.gcs import NODES_AT_BASE, Admitted, Delta, Join, Leave, Refused, Report, Resync
+from aioray.wire.gcs import NODES_AT_BASE, Admitted, Delta, GcsPace, Join, Leave, Refused, Report, Resync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
     from aioray.wire.gcs import AnyGcsFrame, AnyNodeFrame, Demand
+    from aioray_node.gcs.events.desks import TaskLogDesk
     from aioray_node.gcs.view import ClusterView
     from aioray_node.objects.store import ObjectStore
     from aioray_node.scheduling.shell import LeaseDesk
@@ -58,6 +59,7 @@ class Membership:
         self._told_at = self._looked_at = self._waited_at = 0.0
         self._timer: Timer | None = None
         self._timer_due = 0.0
+        self.tasks: TaskLogDesk | None = None  # where it is told over this line
         self.on_admitted: Callable[[], None] | None = None
         self.on_refreshed: Callable[[], None] | None = None  # all that the GCS knows is in the view
         self.on_refused: Callable[[str], None] | None = None
@@ -81,6 +83,8 @@ class Membership:
         """There is none any more; what is known stays."""
         self._line = self._admitted = None
         self._cancel_timer()
+        if self.tasks is not None:
+            self.tasks.disconnected()
 
     def leave(self, reason: str) -> None:
         """The node ends on purpose."""
@@ -94,12 +98,17 @@ class Membership:
             case Admitted():
                 self._admitted = frame
                 self._look_again(self._told_at + frame.heartbeat_interval_s)
+                if self.tasks is not None and self._line is not None:
+                    self.tasks.connected(self._line)
                 if self.on_admitted is not None:
                     self.on_admitted()
             case Refused(reason):
                 self.disconnected()
                 if self.on_refused is not None:
                     self.on_refused(reason)
+            case GcsPace():
+                if self.tasks is not None:
+                    self.tasks.paced(frame)
             case Delta():
                 if not self._view.apply(frame) and self._line is not None:
                     self._line(Resync())

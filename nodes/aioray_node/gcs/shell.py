@@ -242,6 +242,15 @@ class ActorDesk:
         """Which other node hosts it, or is to; "" when none does."""
         return self._where.get(actor_id, "")
 
+    @property
+    def table(self) -> actors.State:
+        """To look at."""
+        return self._state
+
+    def node_of(self, actor_id: bytes) -> str:
+        """Which node hosts it, or is to."""
+        return self._where.get(actor_id, self._node_id)
+
     def unheld(self, actor_id: bytes) -> None:
         """The last handle is gone."""
         self.feed(actors.Unheld(actor_id))

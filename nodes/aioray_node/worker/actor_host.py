@@ -11,6 +11,7 @@ import collections
 import concurrent.futures
 import functools
 import inspect
+import itertools
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from aioray_node.worker.hosted_actor import ASYNC_CONCURRENCY, ActorKind, Hosted
 from aioray_node.worker.runtime import Caller, RunningCall, id_of_call_here, running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     from aioray.wire.control import ActorSpec
     from aioray.wire.values import Value
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _SPARE_THREADS = 32  # beyond those for sync methods of async actors: user code has to_thread, too
 _SHARED_THREADS = 64  # for sync methods of all light actors of a process
+_ACTORS_LOOKED_AT = 1000  # for calls that run
 _CONSTRUCT_FOR_S = 0.005  # how long constructors of light actors may go on before calls of others have a turn
 
 
@@ -298,6 +300,11 @@ class ActorHost:
             self._services.runtime.link.send(leaving)
             # One that will be constructed again must not answer any more.
             self.end(spec.slot, now=crashed)
+
+    def running_calls(self) -> Iterator[RunningCall]:
+        """Calls that run now, but for those in the main thread; of so many actors, not of all. The lock is held."""
+        for actor in itertools.islice(list(self.by_slot.values()), _ACTORS_LOOKED_AT):
+            yield from actor.running_calls()
 
     @property
     def on_loop(self) -> bool:

@@ -22,6 +22,7 @@ from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greet
 from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray.wire.plans import Link
 from aioray_node.worker.actor_host import ActorHost
+from aioray_node.worker.call_log import CallLog
 from aioray_node.worker.exits import is_crash, reason_of, status_of
 from aioray_node.worker.functions import FunctionCache
 from aioray_node.worker.lanes import Services
@@ -31,7 +32,7 @@ from aioray_node.worker.streams import Stopped, Streams
 from aioray_node.worker.threads import ThreadLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterator
 
     from aioray.runtime.connection import Connection
     from aioray_node.worker.checkpoints import Saver
@@ -83,6 +84,10 @@ class Executor:
         self._interrupting: Item | None = None
         self._handed_over = False  # the interrupt is for the reactor to raise
         services = self._services = Services(runtime, self._replier, MainLane(self._queue), self._streams)
+        self._log = CallLog(runtime.reporter, runtime.process_id, self._running_calls)
+        if runtime.reporter.is_on:
+            self._replier.log = self._log
+        services.log = self._log
         self._host = runtime.host = ActorHost(services, self._exit, self._save_soon)
         self._save_due: Saver | None = None
         self._actor: HostedActor | None = None  # whose calls the main thread runs
@@ -185,12 +190,19 @@ class Executor:
     def helper_leads(self) -> None:
         """Nobody has waited for the cluster for a while: the current call takes long."""
         if self._current is not None:
+            self._log.begun()
             self.give_back()
 
     def before_block(self) -> None:
         """The main thread is about to wait inside a call."""
         with self._reactor.lock:
+            self._log.begun()
             self.give_back()
+
+    def _running_calls(self) -> Iterator[RunningCall]:
+        if self._current_call is not None:
+            yield self._current_call
+        yield from self._host.running_calls()
 
     # cancelling
 
@@ -199,7 +211,7 @@ class Executor:
         for item in self._queue:
             if item[0] is connection and item[1].seq == seq:
                 self._queue.remove(item)
-                self._replier.cancelled(item)
+                self._replier.cancelled(item, self._actor)
                 return
         actor = self._host.by_slot.get(message.slot)
         if actor is not None and actor.cancel(connection, seq, recursive=recursive):
@@ -250,7 +262,7 @@ class Executor:
         if not call.spares_children:
             with self._reactor.lock:
                 self._runtime.tasks.cancel_children(call)
-        self._replier.cancelled(item)
+        self._replier.cancelled(item, self._actor)
 
     def on_signal(self, *_: Any) -> None:
         """SIGINT, which only `_cancel` sends: raise in user code, but never in the middle of our own."""
@@ -301,6 +313,8 @@ class Executor:
         """Do what others still wait for; whatever user code has left running is its own to end at exit."""
         if self._actor is not None:
             self._actor.join_threads()
+        with self._reactor.lock:
+            self._runtime.reporter.tell()
         self._reactor.run_until(lambda: self._runtime.link.lost or not self._runtime.objects.owes())
         self._reactor.flush()
         self.stopping = True
@@ -339,6 +353,7 @@ class Executor:
             self._worn_out = True
             connection.send(GiveBack([], leaving=True))  # so that who has the lease ends it
             self._queue.clear()
+            self._runtime.reporter.tell()
         self._reactor.flush()
         return True
 
@@ -347,7 +362,7 @@ class Executor:
         connection, call = item
         caller: Caller = connection.tag
         token = running.set(running_call)
-        started = time.perf_counter()
+        started = running_call.started
         exec_us = 0
         try:
             try:
@@ -460,6 +475,7 @@ class Executor:
 
     def _async_is_long(self) -> None:
         with self._reactor.lock:
+            self._log.begun()
             self.give_back()
 
     def _exit(self, exc: Exiting) -> None:
@@ -469,6 +485,7 @@ class Executor:
                 return
             self._exit_with = exc if isinstance(exc, SystemExit) else SystemExit(status_of(exc))
             self._crashed = is_crash(exc)
+            self._runtime.reporter.tell()
             self._runtime.link.send(Exit(reason_of(exc), self._crashed, id_of_call_here()))
             self._reactor.flush()
         self.stop()

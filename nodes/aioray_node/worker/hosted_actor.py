@@ -17,11 +17,12 @@ from aioray_node.worker.lanes import LoopLane, ThreadLane
 from aioray_node.worker.methods import TERMINATE, method_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from aioray.runtime.connection import Connection
     from aioray.wire.control import ActorSpec
     from aioray_node.worker.lanes import Item, Lane, Services
+    from aioray_node.worker.runtime import RunningCall
 
 TERMINATED = "it exited on purpose: __ray_terminate__ was called"
 ASYNC_CONCURRENCY = 1000  # calls of an async actor at once, unless max_concurrency says otherwise
@@ -114,6 +115,12 @@ class HostedActor:
             self._services.replier.error(connection, call, error, 0)
         else:
             lane.take(item)
+
+    def running_calls(self) -> Iterator[RunningCall]:
+        """Calls that run now, but for those in the main thread. The lock is held."""
+        for lane in self._lanes.values():
+            if isinstance(lane, (ThreadLane, LoopLane)):
+                yield from lane.running_calls()
 
     # the end
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from aioray.runtime.connection import Connection
     from aioray.wire.calls import Call
+    from aioray_node.worker.call_log import CallLog
     from aioray_node.worker.checkpoints import Saver
     from aioray_node.worker.exits import Exiting
     from aioray_node.worker.hosted_actor import HostedActor
@@ -53,6 +54,7 @@ class Services:
         self.main_lane = main_lane
         self.streams = streams
         self.plans = Plans(self)
+        self.log: CallLog
         self.on_exit: Callable[[HostedActor, Exiting], None]
         self.on_save_due: Callable[[Saver], None]
         self.loop: asyncio.AbstractEventLoop | None = None  # of async actors
@@ -95,7 +97,7 @@ class ThreadLane:
             return False
         if future.cancel():
             del self._under_way[key]
-            self._services.replier.cancelled(item)
+            self._services.replier.cancelled(item, self._actor)
             return True
         call = self._running.get(key)
         if call is None:  # its thread is about to begin
@@ -109,6 +111,10 @@ class ThreadLane:
             self._services.runtime.tasks.cancel_children(call)
             return False
         return True
+
+    def running_calls(self) -> list[RunningCall]:
+        """Those that are in a thread now. The lock is held."""
+        return list(self._running.values())
 
     def under_way(self) -> list[concurrent.futures.Future[None]]:
         """All that has come and is not through, but for those that wait for the others themselves."""
@@ -128,12 +134,13 @@ class ThreadLane:
         with services.reactor.lock:  # `take` may not have noted it yet
             if self._running.pop(key, None) is not None:  # it was cancelled before it began
                 del self._under_way[key]
-                services.replier.cancelled(item)
+                services.replier.cancelled(item, self._actor)
                 return
             running_call = self._running[key] = self._running_call(item)
+            services.log.begun()
         caller: bytes = connection.tag.process_id
         token = running.set(running_call)
-        started = time.perf_counter()
+        started = running_call.started
         try:
             method = running_call.function = self._actor.method(call.fn)
             args, kwargs = services.runtime.arguments(call)
@@ -148,7 +155,7 @@ class ThreadLane:
                 if services.streams.is_asked(item, result):
                     result = services.streams.finish(item, result)
         except (Stopped, asyncio.CancelledError):
-            services.replier.cancelled(item)
+            services.replier.cancelled(item, self._actor)
         except SystemExit as exc:
             services.on_exit(self._actor, exc)
         except BaseException as exc:  # whatever user code raises is its caller's
@@ -223,13 +230,14 @@ class LoopLane:
         key = (id(item[0]), item[1].seq)
         running_call = RunningCall(item[1], item[0].tag, self._actor)
         self._tasks[key] = loop.create_task(self._run(item, key, running_call)), item, running_call
+        self._services.log.begun()
 
     async def _run(self, item: Item, key: Key, running_call: RunningCall) -> None:
         connection, call = item
         services, actor = self._services, self._actor
         caller: bytes = connection.tag.process_id
         running.set(running_call)
-        started = time.perf_counter()
+        started = running_call.started = time.perf_counter()
         try:
             method = running_call.function = actor.method(call.fn)
             if call.deps and services.runtime.must_bring(call):
@@ -251,7 +259,7 @@ class LoopLane:
                 result = await services.streams.finish_async(item, result)
         except (asyncio.CancelledError, Stopped):
             if not self._closed:
-                services.replier.cancelled(item)
+                services.replier.cancelled(item, self._actor)
         except (SystemExit, KeyboardInterrupt, AsyncioActorExit) as exc:
             services.on_exit(actor, exc)
         except BaseException as exc:  # whatever user code raises is its caller's
@@ -285,6 +293,10 @@ class LoopLane:
     def idle(self) -> bool:
         return not self._tasks
 
+    def running_calls(self) -> list[RunningCall]:
+        """Those that have begun."""
+        return [call for _, _, call in self._tasks.values()]
+
     def under_way(self) -> list[asyncio.Task[None]]:
         """All that has begun and is not through, but for those that wait for the others themselves."""
         return [task for task, item, _ in self._tasks.values() if item[1].fn != TERMINATE]
@@ -310,7 +322,7 @@ class LoopLane:
             if item[0] is connection and item[1].seq == seq:
                 assert self._backlog is not None
                 self._backlog.remove(item)
-                self._services.replier.cancelled(item)
+                self._services.replier.cancelled(item, self._actor)
                 return True
         found = self._tasks.get((id(connection), seq))
         if found is None:
@@ -327,7 +339,7 @@ class LoopLane:
         entry = self._tasks.get(key)
         if entry is not None and entry[0] is task:
             if not self._closed:
-                self._services.replier.cancelled(item)
+                self._services.replier.cancelled(item, self._actor)
             self._over(key)
 
 

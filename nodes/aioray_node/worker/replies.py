@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.serialization import Serialized
     from aioray.wire.values import Value
+    from aioray_node.worker.call_log import CallLog
     from aioray_node.worker.hosted_actor import HostedActor
     from aioray_node.worker.lanes import Item
 
@@ -31,6 +32,7 @@ class Replier:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.unsent = 0  # answers that wait until the node knows what they need
+        self.log: CallLog | None = None
 
     def result(
         self,
@@ -58,6 +60,16 @@ class Replier:
             ):
                 with self._runtime.reactor.lock:
                     connection.send(Done(call.seq, part.data, exec_us))
+                    log = self.log
+                    if log is None:
+                        return
+                    if actor is not None or call.quiet or log.room:
+                        log.ended(connection.tag, call, exec_us, actor)
+                        return
+                    try:  # what `ended` would do, here: a call of it is felt where there are 100,000 a second
+                        connection.tag.counts[call.name] += 1
+                    except KeyError:
+                        log.count_first(connection.tag, call.name, None)
                 return
         values: list[Value] = []
         try:
@@ -69,6 +81,7 @@ class Replier:
             self.error(connection, call, exc, exec_us, actor=actor)
             return
         oids = [object_id(caller, call.seq, index) for index in range(len(parts))]
+        self._note(connection, call, exec_us, actor)
         self._send_when_safe(connection, Finished(call.seq, values, exec_us), oids, parts, actor)
 
     def error(
@@ -82,6 +95,7 @@ class Replier:
         actor: HostedActor | None = None,
     ) -> None:
         """The call raised; `retry`: what its options call worth another try."""
+        self._note(connection, call, exec_us, actor, type(exc).__name__)
         name = call.name or call.fn
         value, serialized = serialized_error(exc if _is_ours(exc) else task_error(exc, name))
         exc.__traceback__ = None  # its frames hold the arguments
@@ -91,9 +105,17 @@ class Replier:
             connection, Finished(call.seq, [value], exec_us, retry), oids, [serialized] if held else [], actor
         )
 
-    def cancelled(self, item: Item) -> None:
-        """The call was cancelled, before it began or while it ran."""
+    def _note(
+        self, connection: Connection, call: Call, exec_us: int, actor: HostedActor | None, error_type: str = ""
+    ) -> None:
+        if self.log is not None:
+            with self._runtime.reactor.lock:
+                self.log.ended(connection.tag, call, exec_us, actor, error_type)
+
+    def cancelled(self, item: Item, actor: HostedActor | None = None) -> None:
+        """The call was cancelled, before it began or while it ran. `actor`: whose it was."""
         connection, call = item
+        self._note(connection, call, 0, actor, TaskCancelledError.__name__)
         task_id = object_id(connection.tag.process_id, call.seq)[:14].hex()
         value = error_value(TaskCancelledError(task_id))
         with self._runtime.reactor.lock:

@@ -1,0 +1,1 @@
+"""Task events: gathered on each node, kept by the GCS."""

@@ -1,0 +1,104 @@
+"""What a node tells the GCS beside what it has to spare: its tasks and its drivers. On the head, the tables as well."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from aioray.wire.control import DriverStarted, ProcessEnded
+from aioray_node.gcs.events.desks import TaskLogDesk
+from aioray_node.gcs.groups import GroupDesk
+from aioray_node.gcs.shell import ActorDesk
+from aioray_node.gcs.state_desk import StateDesk
+from aioray_node.gcs.view import Died
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import msgspec
+
+    from aioray.config import Config
+    from aioray.runtime.reactor import Reactor
+    from aioray.wire.control import Hello, TaskEvents
+    from aioray.wire.gcs import TaskReport
+    from aioray_node.gcs.far import FarDirectory
+    from aioray_node.gcs.far_groups import FarGroups
+    from aioray_node.gcs.membership import Membership
+    from aioray_node.gcs.view import ClusterView, News
+
+
+class NodeState:
+    """Every method is called with the reactor's lock held."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        config: Config,
+        view: ClusterView,
+        membership: Membership,
+        actors: ActorDesk | FarDirectory,
+        groups: GroupDesk | FarGroups,
+        send: Callable[[bytes, msgspec.Struct], None],
+    ) -> None:
+        self._reactor = reactor
+        self._own_id = view.own_id
+        self._actors = actors
+        self._tasks = TaskLogDesk(reactor, config, send)
+        self._tables: StateDesk | None = None
+        if isinstance(actors, ActorDesk) and isinstance(groups, GroupDesk):
+            self._tables = StateDesk(reactor, config, view, actors, groups)
+            view.subscribe(self._on_news)
+            self._tasks.connected(self._to_own_table)
+        else:
+            membership.tasks = self._tasks
+
+    @property
+    def tables(self) -> StateDesk:
+        """Raises LookupError on a node that is not the head."""
+        if self._tables is None:
+            raise LookupError("this node is not the head, which keeps the tables of the cluster")
+        return self._tables
+
+    def told(self, process: bytes, events: TaskEvents) -> None:
+        """A process of this node tells of tasks."""
+        self._tasks.told(process, events)
+
+    def driver_started(self, hello: Hello) -> None:
+        """A driver of this node is there."""
+        driver = DriverStarted(hello.process_id, hello.namespace, hello.pid, hello.entrypoint, time.time())
+        if isinstance(self._actors, ActorDesk):
+            self.tables.driver_started(driver)
+        else:
+            self._actors.tell(driver)
+
+    def process_gone(self, process: bytes) -> None:
+        """A process of this node is gone. Of a driver, the head hears where actors end with it."""
+        self._tasks.process_gone(process)
+        if self._tables is not None:
+            self._tables.driver_ended(process)
+
+    def heard(self, message: msgspec.Struct) -> bool:
+        """Another node has said something; whether nobody else need hear it."""
+        if self._tables is None:
+            return False
+        match message:
+            case ProcessEnded(process):
+                self._tables.driver_ended(process)
+            case DriverStarted():
+                self._tables.driver_started(message)
+                return True
+        return False
+
+    def _on_news(self, news: News) -> None:
+        if isinstance(news, Died):
+            self.tables.node_died(news.node_id)
+
+    def _to_own_table(self, report: TaskReport) -> None:
+        """What goes to the GCS, on the node where that is: in a turn of its own, as from elsewhere."""
+
+        def take_in() -> None:
+            pace = self.tables.tasks.reported(self._own_id, report)
+            if pace is not None:
+                self._tasks.paced(pace)
+
+        self._reactor.call_soon(take_in)

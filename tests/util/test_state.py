@@ -1,0 +1,206 @@
+"""The state API, and with it what is told of tasks on their way from workers to the GCS."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import aioray
+from aioray.exceptions import InvalidOptionError
+from aioray.util import placement_group, remove_placement_group, state
+from tests.api.support import Meeting, eventually, started
+
+if TYPE_CHECKING:
+    import pathlib
+    from collections.abc import Iterator
+
+QUICK = {"task_events_reporting_interval_ms": 50}
+
+
+@pytest.fixture(scope="module")
+def quick_ray() -> Iterator[Any]:
+    with started(num_cpus=2, namespace="tests", _system_config=QUICK) as ray:
+        yield ray
+
+
+@aioray.remote
+def double(x: int) -> int:
+    return 2 * x
+
+
+@aioray.remote
+def fail() -> None:
+    raise KeyError("no such thing")
+
+
+@aioray.remote
+def wait_for(path: str) -> None:
+    with open(path, "rb", buffering=0) as pipe:
+        pipe.read()
+
+
+class CounterClass:
+    def __init__(self) -> None:
+        self.total = 0
+
+    def add(self, n: int) -> int:
+        self.total += n
+        return self.total
+
+
+class AsyncClass:
+    async def wait(self) -> None:
+        await asyncio.Event().wait()
+
+
+Counter, Waiter = aioray.remote(CounterClass), aioray.remote(AsyncClass)
+
+
+def states(name: str) -> dict[str, int]:
+    """Of tasks of a name, as they are known one by one."""
+    return dict(collections.Counter(task.state for task in state.list_tasks(filters=[("name", "=", name)])))
+
+
+def counts(name: str) -> dict[str, int]:
+    """The same, counted."""
+    entry = state.summarize_tasks()["cluster"]["summary"].get(name, {"state_counts": {}})
+    found: dict[str, int] = entry["state_counts"]
+    return found
+
+
+def until_states(name: str, wanted: dict[str, int]) -> None:
+    eventually(lambda: states(name) == wanted, lambda: f"{name}: {states(name)}, not {wanted}")
+
+
+def test_what_becomes_of_tasks_is_told(quick_ray: Any) -> None:
+    refs = [double.options(name="plain").remote(n) for n in range(3)]
+    quick_ray.get(refs)
+    broken = fail.remote()
+    with pytest.raises(KeyError):
+        quick_ray.get(broken)
+    until_states("plain", {"FINISHED": 3})
+    until_states("fail", {"FAILED": 1})
+    task = state.get_task(refs[0].task_id().hex())
+    assert task is not None
+    assert (task.name, task.type, task.state, task.error_type) == ("plain", "NORMAL_TASK", "FINISHED", None)
+    assert task["job_id"] == quick_ray.get_runtime_context().get_job_id()
+    assert task.node_id == quick_ray.get_runtime_context().get_node_id()
+    assert task.start_time_ms is not None
+    assert task.end_time_ms is not None
+    assert 0 <= task.end_time_ms - task.start_time_ms < 10_000
+    assert abs(task.end_time_ms / 1000 - time.time()) < 60
+    failed = state.get_task(broken.task_id().hex())
+    assert failed is not None
+    assert (failed.state, failed.error_type) == ("FAILED", "KeyError")
+    assert state.get_task("00" * 14) is None
+
+
+def test_what_runs_and_what_waits_is_told_while_it_does(quick_ray: Any, tmp_path: pathlib.Path) -> None:
+    """
+    1. one task runs, one waits for a CPU, one for an argument
+    2. the first goes on, and so do the others; one that is cancelled has failed
+    """
+    meeting, never = Meeting(tmp_path / "pipe"), Meeting(tmp_path / "never")
+    runs = wait_for.options(name="runs", num_cpus=2).remote(meeting.path)
+    waits = double.options(name="waits", num_cpus=2).remote(1)
+    late = double.options(name="late").remote(waits)
+    until_states("runs", {"RUNNING": 1})
+    until_states("waits", {"PENDING_NODE_ASSIGNMENT": 1})
+    until_states("late", {"PENDING_ARGS_AVAIL": 1})
+    assert counts("runs") == {"RUNNING": 1}
+    assert counts("late") == {"PENDING": 1}
+    meeting.here()
+    quick_ray.get([runs, late])
+    for name in ("runs", "waits", "late"):
+        until_states(name, {"FINISHED": 1})
+    cancelled = wait_for.options(name="cancelled").remote(never.path)
+    until_states("cancelled", {"RUNNING": 1})
+    quick_ray.cancel(cancelled)
+    until_states("cancelled", {"FAILED": 1})
+
+
+def test_calls_of_actors_are_told_and_so_are_actors(quick_ray: Any) -> None:
+    counter = Counter.options(name="the counter").remote()
+    quick_ray.get([counter.add.remote(n) for n in range(4)])
+    until_states("CounterClass.add", {"FINISHED": 4})
+    (actor,) = state.list_actors(filters=[("name", "=", "the counter")])
+    assert (actor.state, actor.class_name, actor.ray_namespace) == ("ALIVE", "CounterClass", "tests")
+    assert actor.node_id == quick_ray.get_runtime_context().get_node_id()
+    assert state.get_actor(actor.actor_id) == actor
+    task = state.list_tasks(filters=[("actor_id", "=", actor.actor_id)], limit=1)[0]
+    assert task.type == "ACTOR_TASK"
+    waiter = Waiter.remote()
+    ref = waiter.wait.remote()
+    until_states("AsyncClass.wait", {"RUNNING": 1})
+    quick_ray.kill(waiter)
+    until_states("AsyncClass.wait", {"FAILED": 1})
+    (task,) = state.list_tasks(filters=[("name", "=", "AsyncClass.wait")])
+    assert task.error_type == "WorkerCrashedError"
+    assert state.summarize_actors()["cluster"]["summary"]["CounterClass"]["state_counts"] == {"ALIVE": 1}
+    del ref
+
+
+def test_tasks_and_actors_that_are_not_to_be_told_of_are_left_out(quick_ray: Any, tmp_path: pathlib.Path) -> None:
+    """enable_task_events=False"""
+    meeting = Meeting(tmp_path / "pipe")
+    quiet = {"enable_task_events": False}
+    runs = wait_for.options(name="quiet", **quiet).remote(meeting.path)
+    counter, other = Counter.options(**quiet).remote(), Counter.remote()
+    quick_ray.get([counter.add.remote(1), double.options(name="quiet", **quiet).remote(1)])
+    quick_ray.get([other.add.options(name="quiet", **quiet).remote(1), other.add.options(name="told").remote(1)])
+    quick_ray.get(double.options(name="told").remote(1))
+    until_states("told", {"FINISHED": 1})
+    until_states("CounterClass.told", {"FINISHED": 1})
+    meeting.here()
+    quick_ray.get(runs)
+    quick_ray.get(double.options(name="told at last").remote(1))
+    until_states("told at last", {"FINISHED": 1})
+    assert [name for name in state.summarize_tasks()["cluster"]["summary"] if "quiet" in name] == []
+    assert not [task for task in state.list_tasks() if task.actor_id == counter._actor_id.hex()]
+
+
+def test_nodes_jobs_and_placement_groups_are_listed(quick_ray: Any) -> None:
+    (node,) = state.list_nodes()
+    assert (node.state, node.is_head_node, node.resources_total["CPU"]) == ("ALIVE", True, 2)
+    assert state.get_node(node.node_id) == node
+    (job,) = state.list_jobs(filters=[("status", "=", "RUNNING")])
+    assert (job.job_id, job.pid, job.namespace) == (quick_ray.get_runtime_context().get_job_id(), os.getpid(), "tests")
+    assert job.entrypoint.split()[0] == sys.argv[0]
+    group = placement_group([{"CPU": 1}], name="a group")
+    quick_ray.get(group.ready())
+    (found,) = state.list_placement_groups(filters=[("name", "=", "a group")])
+    assert (found.state, found.bundles) == ("CREATED", {"0": {"CPU": 1.0}})
+    assert state.get_placement_group(found.placement_group_id) == found
+    remove_placement_group(group)
+
+
+def test_entries_are_objects_and_dicts(quick_ray: Any) -> None:
+    (node,) = state.list_nodes(detail=True)
+    assert node["state"] == node.state == node.get("state") == dict(node)["state"]
+    assert node.get("colour", "none") == "none"
+    with pytest.raises(KeyError):
+        node["colour"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"filters": [("colour", "=", "red")]}, "one of task_id"),
+        ({"filters": [("state", "<", "RUNNING")]}, "'='"),
+        ({"filters": ["state=RUNNING"]}, "tuples"),
+        ({"filters": [("state", "=", [])]}, "a text, a number"),
+        ({"limit": 0}, "1 or more"),
+        ({"limit": 1_000_000}, "10000"),
+        ({"detail": 1}, "True or False"),
+        ({"raise_on_missing_output": "no"}, "True or False"),
+    ],
+)
+def test_bad_questions_are_refused_before_they_are_asked(quick_ray: Any, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidOptionError, match=words):
+        state.list_tasks(**given)
