@@ -28,10 +28,10 @@ class CompiledDAGRef(ObjectRef[Any]):
 
     def __await__(self) -> Generator[Any, None, Any]:
         run = self._task
-        if self._status == PENDING and isinstance(run, Pass) and run.is_alone() and self._runtime.reactor.in_loop():
+        if self._status == PENDING and isinstance(run, Pass) and run.is_alone():
             # The answer is some ten microseconds away, and to be put to sleep and woken takes as long.
             try:
-                yield from self._runtime.reactor.looks(self.done)
+                yield from run.plan.looking.until(self.done)
             except asyncio.CancelledError:
                 if not self._runtime.spares_children():
                     self.cancel()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.dag.flight import Flight
 from aioray.dag.parts import PREPARE, START, Part, Target
-from aioray.dag.schedule import DRIVER, TICK
+from aioray.dag.schedule import DRIVER, TICK, sole_taker
 from aioray.exceptions import ActorDiedError, RayChannelError, RayTaskError
 from aioray.options import METHOD_DEFAULTS
 from aioray.refs import PENDING, RAISED, READY
@@ -22,6 +22,7 @@ from aioray.runtime.actor_calls import CallRules, MethodTarget
 from aioray.runtime.calls import check_cluster, when_ready
 from aioray.runtime.connection import Connection, dial
 from aioray.runtime.handing_over import hand_over, is_small
+from aioray.runtime.looking import Looking
 from aioray.runtime.unseen import looked_at, unseen
 from aioray.wire.control import Release
 from aioray.wire.framing import call_decoder
@@ -66,11 +67,12 @@ class Plan:
         self.state = "opening"  # or open, closed
         self.error: BaseException | None = None  # why it is closed
         self.flight = Flight(options.max_inflight)
+        self.looking = Looking(runtime.reactor)
         self._actors = list(actors)
         self._schedule = schedule
         self._options = options
         self._hops = min(_MOST_HOPS, 2 * (len(actors) + 1))
-        fed = {taker for takers in schedule.gives.values() for taker in takers}
+        fed = sole_taker(schedule)
         self._parts = [
             Part(
                 self.plan_id,
@@ -80,7 +82,7 @@ class Plan:
                 runtime.process_id,
                 options.buffer_nbytes,
                 # One of them at most: where there are more than cores they would keep each other from running.
-                self._hops // 2 if fed == {index} else 0,
+                self._hops // 2 if index == fed else 0,
             )
             for index, (part, bound) in enumerate(zip(schedule.parts, calls, strict=True))
         ]

@@ -23,7 +23,7 @@ from aioray.runtime.poller import Poller
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
 _log = logging.getLogger("aioray")
 _all: weakref.WeakSet[Reactor] = weakref.WeakSet()  # for what happens at a fork
@@ -35,7 +35,6 @@ _OFTEN = 4
 _signal: Any = importlib.import_module("_signal")
 _set_handler, _get_handler = _signal.signal, _signal.getsignal
 _HELPER_PARKED_S = 1.0  # it is woken; this is for the thread that was interrupted in the middle of waking it
-_LOOK_S = 5e-6  # how long a task that looks keeps the loop from its turn
 _HELPER_IDLE_ROUNDS = 20  # after that many looks at a program that waits anyway, the helper sleeps
 
 
@@ -85,7 +84,6 @@ class Reactor(Poller):
         self._loop_thread = 0
         self._loop_timer: asyncio.TimerHandle | None = None
         self._loop_timer_due = 0.0
-        self._is_looking = False  # a task of the loop is
         _all.add(self)
 
     def _request_turn(self) -> None:
@@ -393,9 +391,20 @@ class Reactor(Poller):
         """Whether the caller runs in `loop`, and `loop` is the attached one."""
         return self._loop is loop and threading.get_ident() == self._loop_thread
 
-    def look(self) -> None:
-        """Handle what lies ready, without waiting. In the attached loop's thread, outside of handlers."""
-        self._handle(self._epoll.poll(0))
+    def look(self, most_s: float = 0.0) -> bool:
+        """Handle what lies ready, or comes within `most_s` (s); whether there was something.
+
+        In the attached loop's thread, outside of handlers.
+        """
+        poll, now = self._epoll.poll, time.perf_counter
+        until = now() + most_s
+        while not (events := poll(0)):
+            if now() >= until:
+                return False
+        self._handle(events)
+        self._tell_followers()
+        self._arm_loop_timer()
+        return True
 
     def linger(self) -> None:
         """Look for a moment before the loop sleeps. In the attached loop's thread, outside of handlers."""
@@ -405,43 +414,6 @@ class Reactor(Poller):
         if events:
             self._handle(events)
             self._tell_followers()
-
-    def looks(self, done: Callable[[], bool]) -> Generator[None, None, None]:
-        """Look until `done()`, or for as long as it pays, a moment at a time; yields for the loop's turns in between.
-
-        For a task that waits, in the attached loop's thread. The loop does not sleep meanwhile, and nothing else waits
-        longer than that moment.
-        """
-        spinning, now = self._spinning, time.perf_counter
-        if self._is_looking or self._spin_s <= 0.0 or not spinning.is_worth_it():
-            return
-        self._is_looking = True
-        try:
-            until = now() + self._spin_s
-            while self._loop is not None:
-                if self._look_a_moment(min(until, now() + _LOOK_S)) and done():
-                    spinning.hit()
-                    return
-                if now() >= until:
-                    break
-                yield
-                if done():  # the loop has found it
-                    spinning.hit()
-                    return
-            spinning.missed()
-        finally:
-            self._is_looking = False
-
-    def _look_a_moment(self, until: float) -> bool:
-        """Whether something came, and is handled."""
-        poll, now = self._epoll.poll, time.perf_counter
-        while not (events := poll(0)):
-            if now() >= until:
-                return False
-        self._handle(events)
-        self._tell_followers()
-        self._arm_loop_timer()
-        return True
 
     def _ready_on_loop(self) -> None:
         if self.closed:

@@ -190,6 +190,15 @@ def test_fan_out_and_fan_in_constants_names_and_parts_of_the_input(ray: Any) -> 
     assert "both" in compiled.visualize()
 
 
+def test_a_call_takes_its_one_value_more_than_once_and_beside_constants(ray: Any) -> None:
+    one, two = remote_adder.remote(), remote_adder.remote()
+    with InputNode() as x:
+        graph = two.both.bind(7, one.both.bind(x, x, c=5))
+    compiled = graph.experimental_compile()
+    for value in (1, "text", None, b"bytes", [1], "long" * 50_000):
+        assert ray.get(compiled.execute(value)) == (7, (value, value, 5), 0)
+
+
 def test_an_actor_may_have_several_calls_of_a_graph_in_a_circle_with_another(ray: Any) -> None:
     one, two = remote_adder.remote(1), remote_adder.remote(10)
     compiled = chain(one.add, two.add, one.add, one.add, two.add).experimental_compile()
@@ -354,6 +363,26 @@ async def test_a_pass_that_is_cancelled_goes_through_and_its_result_is_dropped(c
     aioray.cancel(second)
     with pytest.raises(TaskCancelledError):
         await second
+    await one.open.remote()
+    assert await compiled.execute(3) == 3
+
+
+async def test_an_await_that_is_cancelled_while_it_looks_for_its_value_cancels_the_pass(
+    cluster: aioray.Cluster,
+) -> None:
+    one = remote_async.remote()
+    compiled = chain(one.until_open).experimental_compile()
+    ref = compiled.execute(1)
+
+    async def wait() -> Any:
+        return await ref
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ref.cancelled()
     await one.open.remote()
     assert await compiled.execute(3) == 3
 

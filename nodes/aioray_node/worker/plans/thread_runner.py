@@ -9,21 +9,17 @@ from __future__ import annotations
 import os
 import select
 import threading
-import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from aioray.dag.schedule import DRIVER
 from aioray.runtime.handing_over import HandedOver
-from aioray.runtime.spinning import Spinning
 from aioray.wire.plans import Passed
 from aioray_node.worker.plans.links import LinkClosed
+from aioray_node.worker.plans.lookout import Lookout
 from aioray_node.worker.plans.passes import Failure
 from aioray_node.worker.plans.stage import Stage
 from aioray_node.worker.runtime import running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aioray_node.worker.checkpoints import Saver
     from aioray_node.worker.lanes import Services
     from aioray_node.worker.plans.links import Inlet, Outlet
@@ -44,7 +40,6 @@ class ThreadRunner:
         self.ended = False
         look_us = passes.part.look_times * services.runtime.config.spin_us
         self._look_s = look_us / 1e6 if len(os.sched_getaffinity(0)) > 1 else 0.0
-        self._spinning = Spinning()
         # A daemon: it may be in user code that does not end, and the process must.
         self._thread = threading.Thread(target=self._run, name="aioray-plan", daemon=True)
 
@@ -90,7 +85,8 @@ class ThreadRunner:
     def _run_stage(self, stage: Stage) -> NoReturn:
         """Passes of a part that is one call with one value."""
         call, queue = stage.call, stage.queue
-        read = self._reader(stage.inlet)
+        read = stage.inlet.read
+        lookout = Lookout(stage.inlet.sock, self._look_s) if self._look_s else None
         running.set(call.running)
         while True:
             if queue:
@@ -99,6 +95,8 @@ class ThreadRunner:
                 self._receive()
                 continue
             else:
+                if lookout is not None:
+                    lookout.look()
                 messages = read()
                 if len(messages) != 1:
                     queue.extend(messages)
@@ -112,32 +110,6 @@ class ThreadRunner:
             elif stuck:
                 self._stuck.update(stuck)
             del message, args, result  # nothing is kept until the next pass
-
-    def _reader(self, inlet: Inlet) -> Callable[[], list[Any]]:
-        """What waits for values of a neighbour and reads them; looks for them first, where that may pay.
-
-        A driver that gets what it is answered, and executes again, is back before this thread would be asleep on an
-        idle core, and waking it up from there is the slowest of a pass's hops. Who else wants the core goes first.
-        """
-        if not self._look_s or inlet.source != DRIVER:
-            return inlet.read
-        poll = select.poll()
-        poll.register(inlet.sock, select.POLLIN)
-        ready, let_others, now, spinning = poll.poll, os.sched_yield, time.perf_counter, self._spinning
-
-        def read() -> list[Any]:
-            if spinning.is_worth_it():
-                until = now() + self._look_s
-                while not ready(0):
-                    if now() >= until:
-                        spinning.missed()
-                        break
-                    let_others()
-                else:
-                    spinning.hit()
-            return inlet.read()
-
-        return read
 
     def _call(self, call: PreparedCall) -> Any:
         args, kwargs = call.arguments(self._passes.values)
