@@ -57,12 +57,9 @@ def test_it_ends_when_nothing_comes_and_is_rarer_then(
     assert len(looks) == count
 
 
-def test_it_gives_up_for_long_where_others_need_the_core_and_goes_to_another(
+def test_it_gives_up_for_long_where_others_need_the_core(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    allowed = os.sched_getaffinity(0)
-    masks: list[set[int]] = []
-    monkeypatch.setattr(os, "sched_setaffinity", lambda _, mask: masks.append(mask))
     yields: list[None] = []
 
     def let_others() -> None:
@@ -74,5 +71,3 @@ def test_it_gives_up_for_long_where_others_need_the_core_and_goes_to_another(
     for _ in range(900):
         looking.look()
     assert len(yields) == 1
-    assert masks == ([] if len(allowed) == 1 else [masks[0], allowed])
-    assert all(len(allowed - mask) == 1 for mask in masks[:1])

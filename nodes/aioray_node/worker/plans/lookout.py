@@ -2,8 +2,7 @@
 
 A driver that gets what it is answered, and executes again, is back before this thread would be asleep on an idle core,
 and to be woken from there is the slowest of a pass's hops. But where there are as few cores as two, the driver has one,
-looking for its answer, and the other is for all actors: so who else can run goes first, and a thread that finds itself
-on the driver's core moves.
+looking for its answer, and the other is for all actors: so who else can run goes first.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 _CROWDED_S = 100e-6  # who else needs this core needs it for longer than a graph's other actors would
 _LOSS_S = 5e-6  # that such times may cost on average, of each wait: less than what the others gain
-_PROCESSOR_FIELD = 36  # of /proc/.../stat, counted behind the name, which may have blanks
 
 
 class Lookout:
@@ -46,19 +44,8 @@ class Lookout:
             before, at = at, now()
             if at - before > _CROWDED_S:  # a thread that had slept would have had its turn sooner
                 spinning.lost(int((at - before) / _LOSS_S))
-                _change_core()
                 return
             if at >= until:
                 spinning.missed()
                 return
         spinning.hit()
-
-
-def _change_core() -> None:
-    """Go on elsewhere: the kernel leaves a thread that does not sleep where it is, for milliseconds."""
-    allowed = os.sched_getaffinity(0)
-    with open("/proc/thread-self/stat", "rb") as file:
-        here = int(file.read().rpartition(b")")[2].split()[_PROCESSOR_FIELD])
-    if allowed - {here}:
-        os.sched_setaffinity(0, allowed - {here})
-        os.sched_setaffinity(0, allowed)
