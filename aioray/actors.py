@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import json
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, Union, overload
+
+import msgspec
 
 from aioray import current
 from aioray.checkpoints import check_hooks
@@ -111,7 +112,7 @@ def methods_of(cls: type) -> dict[str, str]:
             continue
         if not inspect.isclass(member):
             generates = {_GENERATES: True} if is_generator_function(member) else {}
-            options = json.dumps({**generates, **getattr(member, _OPTIONS, {})})
+            options = msgspec.json.encode({**generates, **getattr(member, _OPTIONS, {})}).decode()
             found[name] = f"{options}\n{_signature_of(cls, name).text()}"
     return found
 
@@ -137,7 +138,7 @@ def _signature_of(cls: type, name: str) -> Signature:
 def _parsed(title: str, text: str) -> tuple[MethodOptions, bool, Signature]:
     """Options, whether it is a generator function, and arguments."""
     before, _, parameters = text.partition("\n")
-    given = json.loads(before)
+    given = msgspec.json.decode(before)
     generates = given.pop(_GENERATES, False)
     types = given.pop("retry_exceptions", False)
     base = dataclasses.replace(METHOD_DEFAULTS, retry_exceptions=types if isinstance(types, bool) else tuple(types))
@@ -151,7 +152,7 @@ def rules_of_calls(options: ActorOptions, *, is_async: bool) -> str:
         any_order = is_async or (options.max_concurrency or 1) > 1
     groups = tuple(options.concurrency_groups)
     rules = CallRules(options.max_task_retries, options.max_pending_calls, any_order, groups)
-    return "" if rules == CallRules() else json.dumps(dataclasses.astuple(rules))
+    return "" if rules == CallRules() else msgspec.json.encode(dataclasses.astuple(rules)).decode()
 
 
 class ActorMethod:

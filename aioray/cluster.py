@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 from aioray import current
 from aioray.embedded_node import EmbeddedNode
 from aioray.exceptions import RaySystemError
-from aioray.node_process import NodeProcess
 from aioray.runtime.link import node_id_at
 from aioray.runtime.reactor import Reactor
 from aioray.runtime.runtime import Runtime
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from aioray.config import Config
+    from aioray.node_process import NodeProcess
     from aioray.start_options import ClusterOptions
     from aioray.wire.control import LogLines
 
@@ -207,11 +207,17 @@ def _admitted(runtime: Runtime) -> Any:
     return reply.value
 
 
+def _head(options: ClusterOptions) -> NodeProcess:
+    from aioray.node_process import NodeProcess  # late: what it imports is for `init` only
+
+    return NodeProcess(options)
+
+
 class SyncCluster:
     """A cluster of a program without an event loop: what `aioray.init` starts, or, with an address, joins."""
 
     def __init__(self, options: ClusterOptions, address: str = "") -> None:
-        self._head = None if address else NodeProcess(options)
+        self._head = None if address else _head(options)
         self._lock = threading.Lock()
         self._closed = False
         try:

@@ -6,13 +6,13 @@ capitals), and for one cluster by `init(_system_config={name: value})`, which wi
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from aioray import did_you_mean
 from aioray.exceptions import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -134,6 +134,5 @@ def _allowed(kind: Any) -> str:
 
 
 def _unknown(name: str, value: Any) -> InvalidOptionError:
-    near = difflib.get_close_matches(name, _FIELDS, n=1)
-    reason = f"no such tunable; did you mean {near[0]}?" if near else "no such tunable"
+    reason = "no such tunable" + did_you_mean.hint(name, _FIELDS)
     return InvalidOptionError(name, value, ", ".join(_FIELDS), reason)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import difflib
 import math
 import numbers
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from aioray import placement, runtime_env
+from aioray import did_you_mean, placement, runtime_env
 from aioray.exceptions import InvalidOptionError
 from aioray.labels import SELECTOR_ALLOWED, selector_of
 from aioray.runtime_env import RuntimeEnv, checked_env
@@ -611,6 +610,6 @@ def _unknown(kind: Kind, name: str, value: Any) -> InvalidOptionError:
     reason = f"{kind}s have no such option"
     if others := [f"{other}s" for other in TABLE if name in TABLE[other]]:
         reason += f", only {' and '.join(others)} do"
-    elif near := difflib.get_close_matches(name, names, n=1):
-        reason += f"; did you mean {near[0]}?"
+    else:
+        reason += did_you_mean.hint(name, names)
     return InvalidOptionError(name, value, ", ".join(names), reason)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from aioray import current
 from aioray.ids import ActorID, JobID, NodeID, TaskID, WorkerID
@@ -160,7 +161,7 @@ class RuntimeContext:
 
     def get_runtime_env_string(self) -> str:
         """`runtime_env` as JSON."""
-        return json.dumps(self.runtime_env)
+        return msgspec.json.encode(self.runtime_env).decode()
 
     # the actor
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections.abc
-import difflib
 import inspect
 import math
 import os
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import aioray.config
+from aioray import did_you_mean
 from aioray.config import Config  # msgspec looks it up
 from aioray.exceptions import InvalidOptionError
 from aioray.labels import LABELS_ALLOWED, checked_labels
@@ -172,7 +172,5 @@ def check_later_options(call: Callable[..., Any], include_dashboard: bool | None
 def _unknown(call: Callable[..., Any], name: str, value: Any) -> InvalidOptionError:
     parameters = inspect.signature(call).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
-    reason = f"{call.__name__} has no such option"
-    if near := difflib.get_close_matches(name, names, n=1):
-        reason += f"; did you mean {near[0]}?"
+    reason = f"{call.__name__} has no such option" + did_you_mean.hint(name, names)
     return InvalidOptionError(name, value, ", ".join(sorted(names)), reason)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import json
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -72,7 +71,7 @@ class CallRules:
 def _rules_of(text: str) -> CallRules:
     if not text:
         return CallRules()
-    retries, pending, any_order, groups = json.loads(text)
+    retries, pending, any_order, groups = msgspec.json.decode(text)
     return CallRules(retries, pending, any_order, tuple(groups))
 
 

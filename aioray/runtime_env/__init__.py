@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import types
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from aioray import did_you_mean
 from aioray.exceptions import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -189,8 +189,7 @@ def checked_env(value: Any) -> RuntimeEnv:
 def _checked(name: str, value: Any) -> Any:
     field = _FIELDS.get(name)
     if field is None:
-        near = difflib.get_close_matches(str(name), _FIELDS, n=1)
-        why = NOT_YET if name in _LATER else "no such field" + (f"; did you mean {near[0]}?" if near else "")
+        why = NOT_YET if name in _LATER else "no such field" + did_you_mean.hint(str(name), _FIELDS)
         raise InvalidOptionError("runtime_env", {name: value}, ALLOWED, f"{name}: {why}")
     check, wanted = field
     try:

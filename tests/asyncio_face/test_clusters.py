@@ -494,7 +494,8 @@ def test_importing_is_quick_and_brings_in_little() -> None:
     code = (
         "import sys, time; now = time.perf_counter; t = now(); import asyncio; usual = now() - t\n"
         "import aioray; t = now() - t\n"
-        "heavy = {'numpy', 'aiohttp', 'aioray_node', 'cloudpickle', 'uvloop', 'psutil'} & set(sys.modules)\n"
+        "heavy = {'numpy', 'aiohttp', 'aioray_node', 'cloudpickle', 'uvloop', 'psutil', 'json', 'pathlib', 'difflib'}\n"
+        "heavy &= set(sys.modules)\n"
         "import threading; print(t, usual, *heavy, threading.active_count())"
     )
     runs = [
