@@ -390,11 +390,12 @@ async def test_an_await_that_is_cancelled_while_it_looks_for_its_value_cancels_t
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_who_waits_hears_when_an_actor_dies(ray: Any, at: int) -> None:
     actors = [remote_adder.remote() for _ in range(3)]
-    methods = [actor.die if index == at else actor.add for index, actor in enumerate(actors)]
-    compiled = chain(*methods).experimental_compile()
+    compiled = chain(*(actor.add for actor in actors)).experimental_compile()
     assert ray.get(compiled.execute(1)) == 1
     pid = ray.get(actors[at].pid.remote())
-    refs = [compiled.execute(-1), compiled.execute(1)]
+    os.kill(pid, signal.SIGSTOP)  # so that both passes are under way when it dies
+    refs = [compiled.execute(1), compiled.execute(1)]
+    os.kill(pid, signal.SIGKILL)
     for ref in refs:
         with pytest.raises(ActorDiedError):
             ray.get(ref, timeout=20)
