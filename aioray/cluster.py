@@ -105,7 +105,7 @@ class Cluster:
             self._node = embedded.node
             process_id = driver_process_id(embedded.node_id)
             address, exchange = embedded.address, embedded.exchange_for(process_id)
-        reactor = Reactor("aioray")
+        reactor = Reactor("aioray", spin_us=options.config.spin_us)
         undo.callback(reactor.close)
         reactor.attach(loop)
         runtime = Runtime(

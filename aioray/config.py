@@ -48,7 +48,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_prefix: bool = True
     # Share of the machine's memory for the object store, where object_store_memory is not given.
     object_store_fraction: Fraction = 0.3
-    # Before a thread that waits for an answer sleeps, it looks for it this long, if that has paid lately; 0: never.
+    # Before a thread that waits for an answer sleeps, it looks for it this long, if that has paid lately; 0: never. In
+    # compiled graphs this is longer, and a task that awaits an output, or an actor's thread the next pass, looks, too.
     spin_us: Annotated[float, Meta(ge=0, le=10_000)] = 60.0
     # How long an actor whose last handle is gone may take to finish its calls and to leave, before it is killed.
     actor_exit_grace_s: Seconds = 30.0

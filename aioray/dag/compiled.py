@@ -7,12 +7,14 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 from aioray.exceptions import RayCgraphCapacityExceeded, RayChannelError, RayChannelTimeoutError
-from aioray.refs import ObjectRef
+from aioray.refs import PENDING, ObjectRef
 from aioray.runtime.passes import Pass
 from aioray.runtime.plans import Plan, PlanOptions
-from aioray.runtime.serialization import serialize
+from aioray.runtime.serialization import serialize, serialize_plain
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from aioray.dag.compiling import Blueprint, CompileOptions
     from aioray.runtime.serialization import Serialized
 
@@ -23,6 +25,18 @@ class CompiledDAGRef(ObjectRef[Any]):
     __slots__ = ()
 
     _late_error = RayChannelTimeoutError
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        run = self._task
+        if self._status == PENDING and isinstance(run, Pass) and run.is_alone():
+            # The answer is some ten microseconds away, and to be put to sleep and woken takes as long.
+            try:
+                yield from run.plan.looking.until(self.done)
+            except asyncio.CancelledError:
+                if not self._runtime.spares_children():
+                    self.cancel()
+                raise
+        return (yield from super().__await__())
 
 
 class CompiledDAG:
@@ -37,6 +51,7 @@ class CompiledDAG:
         self._blueprint = blueprint
         self._options = options
         self._outputs = tuple(dict.fromkeys(blueprint.outputs))
+        self._small_nbytes = runtime.config.inline_max_nbytes
         self._submitting = threading.Lock()  # passes are sent in the order of their numbers
         plan_options = PlanOptions(options.max_inflight_executions, options.buffer_size_bytes)
         self._plan = Plan(
@@ -89,9 +104,14 @@ class CompiledDAG:
             raise self._no_room(waited=True) from None
         return self._begin(values)
 
-    def _values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Serialized]:
-        values = self._blueprint.input_values(args, kwargs)
-        return {number: serialize(value, "execute()") for number, value in values.items()}
+    def _values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Serialized | bytes]:
+        """The values that a pass is given, pickled; of small ones that need no care just the stream."""
+        values: dict[int, Serialized | bytes] = {}
+        for number, value in self._blueprint.input_values(args, kwargs).items():
+            data = serialize_plain(value)
+            is_small = data is not None and len(data) <= self._small_nbytes
+            values[number] = data if data is not None and is_small else serialize(value, "execute()")
+        return values
 
     def _may_begin(self) -> bool:
         """Whether there is room for a pass. Raises what has ended the graph."""
@@ -118,7 +138,7 @@ class CompiledDAG:
             f"{len(flight.missing)} passes of the graph are under way{after}, _max_inflight_executions={flight.limit}"
         )
 
-    def _begin(self, values: dict[int, Serialized]) -> Any:
+    def _begin(self, values: dict[int, Serialized | bytes]) -> Any:
         runtime, plan = self._runtime, self._plan
         with self._submitting:
             if not self._may_begin():  # another thread was faster

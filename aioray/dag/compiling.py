@@ -80,11 +80,14 @@ class Blueprint:
     outputs: tuple[int, ...]
     is_list: bool
     has_input: bool
+    sole_input: int | None  # the only value that a pass is given, where that is an argument as it is
 
     def input_values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Any]:
         """What `execute` was given, by number. Raises TypeError when it is not what the graph takes."""
         if not self.has_input and (args or kwargs):
             raise TypeError("execute() was given arguments, but the graph has no InputNode")
+        if self.sole_input is not None and len(args) == 1 and not kwargs:
+            return {self.sole_input: args[0]}
         given = Given(args, kwargs)
         return {number: self.order[number]._value(given, _never) for number in self.schedule.gives if number != TICK}
 
@@ -147,8 +150,14 @@ def blueprint_of(root: DAGNode) -> Blueprint:
     name = " -> ".join(dict.fromkeys(methods[number]._target.name for number in outputs))
     return Blueprint(
         name, tuple(order), tuple(remotes), plan, tuple(calls), tuple(constants), outputs, is_list,
-        any(isinstance(node, InputNode) for node in order),
+        any(isinstance(node, InputNode) for node in order), _sole_input(order, plan),
     )  # fmt: skip
+
+
+def _sole_input(order: Sequence[DAGNode], plan: Schedule) -> int | None:
+    """The number of the InputNode, where actors are given nothing else in a pass."""
+    (number, *others) = plan.gives
+    return number if not others and number != TICK and isinstance(order[number], InputNode) else None
 
 
 def _check(order: Sequence[DAGNode], root: DAGNode, ends: Sequence[DAGNode]) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclass(slots=True)
@@ -16,7 +20,7 @@ class Flight:
         """Whether a pass may begin."""
         return len(self.missing) < self.limit
 
-    def begin(self, seq: int, outputs: frozenset[int]) -> None:
+    def begin(self, seq: int, outputs: Iterable[int]) -> None:
         """A pass begins; there is room, and its number is higher than those before."""
         self.missing[seq] = set(outputs)
 

@@ -33,6 +33,7 @@ class Part:
     sources: tuple[int, ...]
     driver: bytes  # the id of its process
     buffer_nbytes: int
+    look_times: int  # how many times longer than usual its thread looks for the driver's next value; 0: it does not
 
 
 @dataclass(frozen=True, slots=True)

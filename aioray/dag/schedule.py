@@ -99,3 +99,9 @@ def _part(draft: _Draft, maker: dict[int, int], takers: dict[int, dict[int, None
     sources = dict.fromkeys(maker.get(value, DRIVER) for turn in turns for value in turn.reads)
     targets = dict.fromkeys(taker for turn in turns for taker in turn.sends)
     return ActorPart(tuple(turns), tuple(sources), tuple(targets))
+
+
+def sole_taker(plan: Schedule) -> int | None:
+    """The actor that is given all that the driver gives, where that is only one."""
+    fed = {taker for takers in plan.gives.values() for taker in takers}
+    return fed.pop() if len(fed) == 1 else None

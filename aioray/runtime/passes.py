@@ -26,7 +26,7 @@ class Pass:
         seq: int,
         name: str,
         refs: dict[int, ObjectRef[Any]],
-        values: dict[int, Serialized],
+        values: dict[int, Serialized | bytes],
         keeps: Any,
     ) -> None:
         self.plan = plan
@@ -49,6 +49,10 @@ class Pass:
         for ref in self.refs.values():
             ref._complete(RAISED, error)
         self.plan.withdrawn(self)
+
+    def is_alone(self) -> bool:
+        """Whether no other pass of the graph is under way."""
+        return len(self.plan.flight.missing) == 1
 
     def can_be_sent(self) -> bool:
         """Whether the node knows all that must be known before."""

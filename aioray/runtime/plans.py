@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.dag.flight import Flight
 from aioray.dag.parts import PREPARE, START, Part, Target
-from aioray.dag.schedule import DRIVER, TICK
+from aioray.dag.schedule import DRIVER, TICK, sole_taker
 from aioray.exceptions import ActorDiedError, RayChannelError, RayTaskError
 from aioray.options import METHOD_DEFAULTS
 from aioray.refs import PENDING, RAISED, READY
 from aioray.runtime.actor_calls import CallRules, MethodTarget
 from aioray.runtime.calls import check_cluster, when_ready
 from aioray.runtime.handing_over import hand_over, is_small
+from aioray.runtime.looking import Looking
 from aioray.runtime.unseen import looked_at, unseen
 from aioray.wire.control import Release
 from aioray.wire.framing import call_decoder
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from aioray.runtime.connection import Connection
     from aioray.runtime.passes import Pass
     from aioray.runtime.runtime import Runtime
+    from aioray.runtime.serialization import Serialized
 
 _MOST_HOPS = 10  # that are worth looking for an answer as many times longer
 _LAST_WORDS_S = 1.0  # how long the node may take to say that an actor died
@@ -64,11 +66,23 @@ class Plan:
         self.state = "opening"  # or open, closed
         self.error: BaseException | None = None  # why it is closed
         self.flight = Flight(options.max_inflight)
+        self.looking = Looking(runtime.reactor)
         self._actors = list(actors)
         self._schedule = schedule
         self._options = options
+        self._hops = min(_MOST_HOPS, 2 * (len(actors) + 1))
+        fed = sole_taker(schedule)
         self._parts = [
-            Part(self.plan_id, index, bound, part.sources, runtime.process_id, options.buffer_nbytes)
+            Part(
+                self.plan_id,
+                index,
+                bound,
+                part.sources,
+                runtime.process_id,
+                options.buffer_nbytes,
+                # One of them at most: where there are more than cores they would keep each other from running.
+                self._hops // 2 if index == fed else 0,
+            )
             for index, (part, bound) in enumerate(zip(schedule.parts, calls, strict=True))
         ]
         self._indexes = {output: index for index, output in enumerate(schedule.takes)}  # in ids of results
@@ -153,7 +167,6 @@ class Plan:
 
     def _opened(self) -> None:
         self.state = "open"
-        self._hops = min(_MOST_HOPS, 2 * (len(self._actors) + 1))
         self.runtime.reactor.expect_hops(self._hops)
         for run in list(self._unsent):
             try:
@@ -176,7 +189,7 @@ class Plan:
                 raise self.error
             if self.state == "open" and not run.packed:
                 self._pack(run)  # it was opened just now
-            self.flight.begin(run.seq, frozenset(run.refs))
+            self.flight.begin(run.seq, run.refs)
             self._passes[run.seq] = run
             if self._unsent or run.handed or self.state != "open":
                 self._unsent.append(run)
@@ -188,18 +201,23 @@ class Plan:
         """What a pass sends first: its values, to the actors that take them. Raises ObjectStoreFullError."""
         try:
             for number, takers in self._schedule.gives.items():
-                run.messages += zip(takers, self._packed(run, number, takers), strict=True)
+                value = run.values.get(number)
+                if isinstance(value, bytes):
+                    message = Passed(run.seq, number, value)
+                    for taker in takers:
+                        run.messages.append((taker, message))
+                else:
+                    run.messages += zip(takers, self._packed(run, number, takers, value), strict=True)
         except BaseException:  # all of them, or none
             self._leave_inputs(run)
             raise
         run.packed = True
         run.values = {}
 
-    def _packed(self, run: Pass, number: int, takers: Sequence[int]) -> list[Passed]:
-        """One value, for each who takes it."""
-        if number == TICK:
+    def _packed(self, run: Pass, number: int, takers: Sequence[int], serialized: Serialized | None) -> list[Passed]:
+        """One value, for each who takes it; none where they are only told that a pass begins."""
+        if serialized is None:
             return [Passed(run.seq, TICK)] * len(takers)
-        serialized = run.values[number]
         if is_small(self.runtime, serialized):
             data, buffers = serialized.data, [bytes(buffer) for buffer in serialized.buffers]
             return [Passed(run.seq, number, data, buffers)] * len(takers)

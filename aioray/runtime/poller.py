@@ -133,6 +133,11 @@ class Poller(abc.ABC):
         self._hops.remove(hops)
         self._stretch_spin()
 
+    @property
+    def spin_s(self) -> float:
+        """How long to look for what is expected before sleeping; 0 where nobody is to look."""
+        return self._spin_s
+
     def _stretch_spin(self) -> None:
         self._spin_s = self._usual_spin_s * max([2, *self._hops]) / 2
 

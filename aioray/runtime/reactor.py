@@ -391,9 +391,20 @@ class Reactor(Poller):
         """Whether the caller runs in `loop`, and `loop` is the attached one."""
         return self._loop is loop and threading.get_ident() == self._loop_thread
 
-    def look(self) -> None:
-        """Handle what lies ready, without waiting. In the attached loop's thread, outside of handlers."""
-        self._handle(self._epoll.poll(0))
+    def look(self, most_s: float = 0.0) -> bool:
+        """Handle what lies ready, or comes within `most_s` (s); whether there was something.
+
+        In the attached loop's thread, outside of handlers.
+        """
+        poll, now = self._epoll.poll, time.perf_counter
+        until = now() + most_s
+        while not (events := poll(0)):
+            if now() >= until:
+                return False
+        self._handle(events)
+        self._tell_followers()
+        self._arm_loop_timer()
+        return True
 
     def linger(self) -> None:
         """Look for a moment before the loop sleeps. In the attached loop's thread, outside of handlers."""

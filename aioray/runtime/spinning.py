@@ -34,3 +34,7 @@ class Spinning:
         """It did not."""
         self._misses += 1
         self._skips = min(MAX_SKIPS, 1 << self._misses)
+
+    def lost(self, waits: int) -> None:
+        """Looking has cost so much that it is not to be tried in that many waits."""
+        self._skips = waits

@@ -12,6 +12,7 @@ import msgspec
 
 from aioray.wire.calls import Call, CallMessage
 from aioray.wire.control import ControlMessage
+from aioray.wire.plans import Passed
 
 MAX_FRAME_NBYTES = 1 << 30
 _PREFIX = struct.Struct("<I")
@@ -19,6 +20,7 @@ _unpack_prefix = _PREFIX.unpack_from
 _encode_into = msgspec.msgpack.Encoder().encode_into
 
 call_decoder: msgspec.msgpack.Decoder[CallMessage] = msgspec.msgpack.Decoder(CallMessage)
+passed_decoder: msgspec.msgpack.Decoder[Passed] = msgspec.msgpack.Decoder(Passed)
 control_decoder: msgspec.msgpack.Decoder[ControlMessage] = msgspec.msgpack.Decoder(ControlMessage)
 
 
@@ -52,6 +54,12 @@ def append_frame(out: bytearray, message: msgspec.Struct) -> None:
         del out[at:]
         raise
     _PREFIX.pack_into(out, at, nbytes)
+
+
+def fill_frame(frame: bytearray, message: msgspec.Struct) -> None:
+    """Make `frame`, which has four bytes or more, that of one small message."""
+    _encode_into(message, frame, 4)
+    _PREFIX.pack_into(frame, 0, len(frame) - 4)
 
 
 def one_frame(data: memoryview, nbytes: int, decoder: msgspec.msgpack.Decoder[Any]) -> Any:

@@ -190,6 +190,15 @@ def test_fan_out_and_fan_in_constants_names_and_parts_of_the_input(ray: Any) -> 
     assert "both" in compiled.visualize()
 
 
+def test_a_call_takes_its_one_value_more_than_once_and_beside_constants(ray: Any) -> None:
+    one, two = remote_adder.remote(), remote_adder.remote()
+    with InputNode() as x:
+        graph = two.both.bind(7, one.both.bind(x, x, c=5))
+    compiled = graph.experimental_compile()
+    for value in (1, "text", None, b"bytes", [1], "long" * 50_000):
+        assert ray.get(compiled.execute(value)) == (7, (value, value, 5), 0)
+
+
 def test_an_actor_may_have_several_calls_of_a_graph_in_a_circle_with_another(ray: Any) -> None:
     one, two = remote_adder.remote(1), remote_adder.remote(10)
     compiled = chain(one.add, two.add, one.add, one.add, two.add).experimental_compile()
@@ -358,14 +367,35 @@ async def test_a_pass_that_is_cancelled_goes_through_and_its_result_is_dropped(c
     assert await compiled.execute(3) == 3
 
 
+async def test_an_await_that_is_cancelled_while_it_looks_for_its_value_cancels_the_pass(
+    cluster: aioray.Cluster,
+) -> None:
+    one = remote_async.remote()
+    compiled = chain(one.until_open).experimental_compile()
+    ref = compiled.execute(1)
+
+    async def wait() -> Any:
+        return await ref
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ref.cancelled()
+    await one.open.remote()
+    assert await compiled.execute(3) == 3
+
+
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_who_waits_hears_when_an_actor_dies(ray: Any, at: int) -> None:
     actors = [remote_adder.remote() for _ in range(3)]
-    methods = [actor.die if index == at else actor.add for index, actor in enumerate(actors)]
-    compiled = chain(*methods).experimental_compile()
+    compiled = chain(*(actor.add for actor in actors)).experimental_compile()
     assert ray.get(compiled.execute(1)) == 1
     pid = ray.get(actors[at].pid.remote())
-    refs = [compiled.execute(-1), compiled.execute(1)]
+    os.kill(pid, signal.SIGSTOP)  # so that both passes are under way when it dies
+    refs = [compiled.execute(1), compiled.execute(1)]
+    os.kill(pid, signal.SIGKILL)
     for ref in refs:
         with pytest.raises(ActorDiedError):
             ray.get(ref, timeout=20)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aioray.dag import flight
 from aioray.dag.flight import Flight
-from aioray.dag.schedule import DRIVER, TICK, ActorPart, PlannedCall, Schedule, Turn, schedule
+from aioray.dag.schedule import DRIVER, TICK, ActorPart, PlannedCall, Schedule, Turn, schedule, sole_taker
 
 
 def test_a_chain_hands_its_value_from_actor_to_actor() -> None:
@@ -45,6 +45,13 @@ def test_a_value_of_the_input_goes_once_to_each_actor() -> None:
     plan = schedule(calls, inputs=[0], outputs=[1, 2, 3])
     assert plan.gives == {0: (0, 1)}
     assert [turn.reads for part in plan.parts for turn in part.turns] == [(0,), (), (0,)]
+
+
+def test_the_actor_that_is_given_all_that_the_driver_gives_is_known_where_it_is_one() -> None:
+    chain = [PlannedCall(2, 0, (0, 1)), PlannedCall(3, 1, (2,))]
+    assert sole_taker(schedule(chain, inputs=[0, 1], outputs=[3])) == 0
+    fan = [PlannedCall(1, 0, (0,)), PlannedCall(2, 1, (0,))]
+    assert sole_taker(schedule(fan, inputs=[0], outputs=[1, 2])) is None
 
 
 def test_what_cannot_be_planned_is_refused() -> None:

@@ -27,3 +27,11 @@ def test_one_hit_makes_up_for_all_misses() -> None:
         pass
     spinning.hit()
     assert all(spinning.is_worth_it() for _ in range(10))
+
+
+def test_what_has_cost_much_is_not_tried_for_long() -> None:
+    spinning = Spinning()
+    assert spinning.is_worth_it()
+    spinning.lost(1000)
+    assert not any(spinning.is_worth_it() for _ in range(1000))
+    assert spinning.is_worth_it()

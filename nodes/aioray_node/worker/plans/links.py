@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
-from aioray.wire.framing import WireError, announced_nbytes, append_frame, call_decoder, one_frame, split_frames
+from aioray.wire.framing import WireError, announced_nbytes, append_frame, one_frame, passed_decoder, split_frames
 
 if TYPE_CHECKING:
     import msgspec
@@ -49,7 +49,7 @@ class Inlet:
         inbox = self._inbox
         try:
             if not inbox:
-                message = one_frame(self._buffer, nbytes, call_decoder)
+                message = one_frame(self._buffer, nbytes, passed_decoder)
                 if message is not None:
                     return [message]
             data: bytearray | memoryview = self._buffer[:nbytes]
@@ -58,7 +58,7 @@ class Inlet:
                 if len(inbox) < announced_nbytes(inbox):
                     return []
                 data = inbox
-            messages, taken = split_frames(data, call_decoder)
+            messages, taken = split_frames(data, passed_decoder)
         except WireError as exc:
             raise LinkClosed(str(exc)) from exc
         if data is inbox:
@@ -85,6 +85,23 @@ class Outlet:
         """Send, or keep, one message; whether something is kept. Raises LinkClosed."""
         append_frame(self.pending, message)
         return self.flush()
+
+    def send_frame(self, frame: bytearray) -> bool:
+        """The same with a message that has its frame already."""
+        pending = self.pending
+        if pending:
+            pending += frame
+            return self.flush()
+        try:
+            sent = self.sock.send(frame, _AT_ONCE)
+        except BlockingIOError:
+            sent = 0
+        except OSError as exc:
+            raise LinkClosed(str(exc)) from exc
+        if sent == len(frame):
+            return False
+        pending += memoryview(frame)[sent:]
+        return True
 
     def flush(self) -> bool:
         """Send what the socket takes; whether something is left. Raises LinkClosed."""

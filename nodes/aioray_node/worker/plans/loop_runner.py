@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aioray.exceptions import AsyncioActorExit
 from aioray.runtime.handing_over import HandedOver
 from aioray.wire.plans import Passed
 from aioray_node.worker.in_thread import in_thread
+from aioray_node.worker.plans.arrival import Arrival
 from aioray_node.worker.plans.links import LinkClosed
+from aioray_node.worker.plans.passes import Failure
+from aioray_node.worker.plans.stage import Stage
 from aioray_node.worker.runtime import running
 
 if TYPE_CHECKING:
+    from aioray_node.worker.checkpoints import Saver
     from aioray_node.worker.lanes import Services
     from aioray_node.worker.plans.links import Inlet, Outlet
     from aioray_node.worker.plans.passes import Passes, PreparedCall
@@ -32,7 +36,7 @@ class LoopRunner:
         self._outlets = outlets
         self._open = set(inlets)
         self._stuck: dict[int, list[Outlet]] = {}  # by descriptor: their sockets are full
-        self._more: asyncio.Future[None] | None = None
+        self._arrival = Arrival(services.loop)
         self._task: asyncio.Task[None]
         self.ended = False
 
@@ -62,8 +66,8 @@ class LoopRunner:
         self._passes.came(messages)
         if self.ended:
             self._passes.abandon()
-        elif self._more is not None and not self._more.done():
-            self._more.set_result(None)
+        else:
+            self._arrival.tell()
 
     def _hung_up(self, inlet: Inlet) -> None:
         self._loop.remove_reader(inlet.sock)
@@ -72,34 +76,45 @@ class LoopRunner:
             self._task.cancel()
         self._close_if_through()
 
-    async def _receive(self) -> None:
-        self._more = self._loop.create_future()
-        try:
-            await self._more
-        finally:
-            self._more = None
-
     # passes
 
     async def _run(self) -> None:
         passes = self._passes
+        stage = Stage.of(passes, self._inlets)
         try:
+            if stage is not None:
+                await self._run_stage(stage)
             while True:
                 for call in passes.calls:
                     for channel in call.reads:
                         while not passes.arrived[channel]:
-                            await self._receive()
+                            await self._arrival
                         passes.load(channel, passes.arrived[channel].popleft())
                     failed = passes.failed_argument(call) if passes.has_failed else None
-                    result = failed or await self._call(call)
+                    result = failed or await self._call(call, *call.arguments(passes.values))
                     await self._send(call, result)
                     passes.keep(call, result)
                     del result
         except LinkClosed:
             return
 
-    async def _call(self, call: PreparedCall) -> Any:
-        args, kwargs = call.arguments(self._passes.values)
+    async def _run_stage(self, stage: Stage) -> NoReturn:
+        """Passes of a part that is one call with one value."""
+        call, queue = stage.call, stage.queue
+        while True:
+            while not queue:
+                await self._arrival
+            args = stage.take(queue.popleft())
+            result = args if isinstance(args, Failure) else await self._call(call, args, call.template_kwargs)
+            stuck = stage.send(result)
+            if stuck is None:
+                await self._send(call, result)
+            else:
+                for outlet in stuck:
+                    self._wait_writable(outlet)
+            del args, result  # nothing is kept until the next pass
+
+    async def _call(self, call: PreparedCall, args: list[Any], kwargs: dict[str, Any]) -> Any:
         actor = self._passes.actor
         running.set(call.running)
         try:
@@ -120,15 +135,14 @@ class LoopRunner:
         except BaseException as exc:  # whatever user code raises is its caller's
             result = self._passes.failure(exc, call.bound.name)
         finally:
-            self._services.runtime.call_over(call.running)
-        await self._save_if_due()
+            if call.running.awaiting:
+                self._services.runtime.call_over(call.running)
+        if actor.saver is not None:
+            await self._save_if_due(actor.saver)
         return result
 
-    async def _save_if_due(self) -> None:
+    async def _save_if_due(self, saver: Saver) -> None:
         """Take a checkpoint; what the call made goes on only when that is in the journal."""
-        saver = self._passes.actor.saver
-        if saver is None:
-            return
         if saver.call_done():
             await saver.save_on_loop()
         newest = saver.unacknowledged

@@ -125,7 +125,7 @@ class Passes:
                 try:
                     self.values[channel] = _loads(message.data, buffers=message.buffers)
                 except Exception as exc:  # of user code, as a rule
-                    self._not_loaded(channel, exc)
+                    self.values[channel] = self.not_loaded(exc)
         elif value.is_error:
             self.values[channel] = Failure(value)
             self.has_failed = True
@@ -133,10 +133,11 @@ class Passes:
             try:
                 self.values[channel] = take(self.runtime, value, message.token)
             except Exception as exc:  # as above
-                self._not_loaded(channel, exc)
+                self.values[channel] = self.not_loaded(exc)
 
-    def _not_loaded(self, channel: int, exc: Exception) -> None:
-        self.values[channel] = self.failure(exc, "a value of the graph, where it was unpickled")
+    def not_loaded(self, exc: Exception) -> Failure:
+        """What stands for a value that user code does not unpickle."""
+        return self.failure(exc, "a value of the graph, where it was unpickled")
 
     def failed_argument(self, call: PreparedCall) -> Failure | None:
         """The first of a call's values that is none: the call does not run."""

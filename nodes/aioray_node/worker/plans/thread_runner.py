@@ -6,13 +6,17 @@ call costs that the reactor takes in and the main thread runs.
 
 from __future__ import annotations
 
+import os
 import select
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aioray.runtime.handing_over import HandedOver
 from aioray.wire.plans import Passed
 from aioray_node.worker.plans.links import LinkClosed
+from aioray_node.worker.plans.lookout import Lookout
+from aioray_node.worker.plans.passes import Failure
+from aioray_node.worker.plans.stage import Stage
 from aioray_node.worker.runtime import running
 
 if TYPE_CHECKING:
@@ -34,6 +38,8 @@ class ThreadRunner:
         self._turn = passes.actor.turn
         self._saver = passes.actor.saver
         self.ended = False
+        look_us = passes.part.look_times * services.runtime.config.spin_us
+        self._look_s = look_us / 1e6 if len(os.sched_getaffinity(0)) > 1 else 0.0
         # A daemon: it may be in user code that does not end, and the process must.
         self._thread = threading.Thread(target=self._run, name="aioray-plan", daemon=True)
 
@@ -48,7 +54,10 @@ class ThreadRunner:
         """The actor is over. Its process goes with it, and so does the thread."""
 
     def _run(self) -> None:
+        stage = Stage.of(self._passes, self._inlets)
         try:
+            if stage is not None:
+                self._run_stage(stage)
             while True:
                 self._run_pass()
         except LinkClosed:
@@ -73,10 +82,45 @@ class ThreadRunner:
             passes.keep(call, result)
             del result
 
+    def _run_stage(self, stage: Stage) -> NoReturn:
+        """Passes of a part that is one call with one value."""
+        call, queue = stage.call, stage.queue
+        read = stage.inlet.read
+        lookout = Lookout(stage.inlet.sock, self._look_s) if self._look_s else None
+        running.set(call.running)
+        while True:
+            if queue:
+                message = queue.popleft()
+            elif self._stuck:
+                self._receive()
+                continue
+            else:
+                if lookout is not None:
+                    lookout.look()
+                messages = read()
+                if len(messages) != 1:
+                    queue.extend(messages)
+                    continue
+                message = messages[0]
+            args = stage.take(message)
+            result = args if isinstance(args, Failure) else self._run_call(call, args, call.template_kwargs)
+            stuck = stage.send(result)
+            if stuck is None:
+                self._send(call, result)
+            elif stuck:
+                self._stuck.update(stuck)
+            del message, args, result  # nothing is kept until the next pass
+
     def _call(self, call: PreparedCall) -> Any:
         args, kwargs = call.arguments(self._passes.values)
-        turn = self._turn
         token = running.set(call.running)
+        try:
+            return self._run_call(call, args, kwargs)
+        finally:
+            running.reset(token)
+
+    def _run_call(self, call: PreparedCall, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        turn = self._turn
         try:
             if turn is None:
                 return call.function(*args, **kwargs)
@@ -88,7 +132,6 @@ class ThreadRunner:
         except BaseException as exc:  # whatever user code raises is its caller's
             return self._passes.failure(exc, call.bound.name)
         finally:
-            running.reset(token)
             if self._saver is not None:
                 self._save_if_due(self._saver)
             if call.running.awaiting:
