@@ -4,7 +4,6 @@ from __future__ import annotations
 
 _BY_MODULE = {
     "aioray": {
-        "LoggingConfig": "configuring the logs of workers",
         "autoscaler": "clusters of more than one machine",
         "data": "the library",
         "integrations": "integrations (ours)",

@@ -22,7 +22,7 @@ from aioray.options import TABLE, actor_options, task_options
 PRESENT = {
     "aioray": """
         init connect disconnect shutdown is_initialized remote method get put wait as_completed cancel kill get_actor
-        explain get_gpu_ids get_runtime_context nodes cluster_resources available_resources ObjectRef
+        explain get_gpu_ids get_runtime_context LoggingConfig nodes cluster_resources available_resources ObjectRef
         ObjectRefGenerator DynamicObjectRefGenerator ActorID NodeID JobID WorkerID TaskID ObjectID PlacementGroupID
         checkpoint Actor ActorClass ActorHandle Cluster
         actor util exceptions runtime_context runtime_env dag cloudpickle experimental job_config
@@ -77,7 +77,7 @@ MEMBERS = {
 # Not there yet: to ask for one says so, by its name, and to import it fails as importing what is not there does.
 LATER = {
     "aioray": """
-        LoggingConfig timeline progress data tune serve train job_submission autoscaler integrations
+        timeline progress data tune serve train job_submission autoscaler integrations
         """,
     "aioray.util": """
         metrics state accelerators iter rpdb
@@ -216,7 +216,6 @@ ASKS_FOR_MORE: dict[str, Any] = {
     "dashboard_port": 8265,
     "include_dashboard": True,
     "inline": True,
-    "logging_config": object(),
     "object_store_memory": 1 << 30,
     "speculative": True,
 }
@@ -250,6 +249,7 @@ WORKS_IN_INIT = [
     "configure_logging",
     "logging_level",
     "logging_format",
+    "logging_config",
     "log_to_driver",
     "namespace",
     "runtime_env",

@@ -13,6 +13,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
+
 from aioray import placement
 from aioray.exceptions import (
     BlockingCallError,
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from aioray.config import Config
+    from aioray.logging_config import LoggingConfig
     from aioray.options import TaskOptions
     from aioray.runtime.actor_calls import MethodTarget
     from aioray.runtime.arrivals import Arrivals
@@ -178,9 +181,10 @@ class Runtime:
             cache_nbytes=self.config.local_arena_cache_nbytes,
         )
 
-    def adopt_environment(self, given: Mapping[str, Any]) -> None:
+    def adopt_environment(self, given: Mapping[str, Any], logging_config: LoggingConfig | None = None) -> None:
         """What all that this process submits has from here on. Copies files, blocking. Raises InvalidOptionError."""
-        self.environments.own = self.environments.resolve(checked_env(given))
+        own = Environment.of(self.environments.resolve(checked_env(given)))
+        self.environments.own = msgspec.structs.replace(own, logging_config=logging_config).text()
 
     def runtime_env(self) -> RuntimeEnv:
         """What this process was started with, and hands on; paths are those of the node's copies."""
