@@ -15,8 +15,6 @@ _BY_MODULE = {
         "tune": "the library",
     },
     "aioray.util": {
-        "accelerators": "names of accelerators",
-        "iter": "parallel iterators",
         "metrics": "metrics",
         "rpdb": "a debugger that attaches",
         "state": "the state API",

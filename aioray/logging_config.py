@@ -23,7 +23,7 @@ class LoggingConfig(msgspec.Struct, frozen=True):
     such as "name"; asctime, levelname, message, filename and lineno are always there, in JSON process, too.
 
     Each record also says whose it is: job_id, worker_id, node_id; in a call task_id, task_name and task_func_name, in
-    an actor actor_id, and actor_name if it has one; then what `extra=` gave, and timestamp_ns. Raises InvalidOptionError.
+    an actor actor_id, and actor_name if it has one; what `extra=` gave, and timestamp_ns. Raises InvalidOptionError.
     """
 
     encoding: str = "TEXT"

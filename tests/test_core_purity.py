@@ -9,14 +9,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PURE_NAMES = {
     "abroad.py", "actors.py", "arena.py", "bundle_policy.py", "bundles.py", "core.py", "demands.py", "described.py",
-    "devices.py", "directory.py", "extents.py", "flight.py", "functions.py", "hosts.py", "labels.py", "members.py",
+    "devices.py", "directory.py", "extents.py", "flight.py", "functions.py", "hosts.py", "iter_steps.py", "labels.py", "members.py",
     "pipeline.py", "placement_groups.py", "policy.py", "pulls.py", "records.py", "resources.py", "schedule.py",
     "sources.py", "view.py",
 }  # fmt: skip
 FORBIDDEN = {"asyncio", "socket", "time", "os", "threading", "subprocess"}
 PURE_FILES = sorted(
     path
-    for package in ("aioray/dag", "aioray/runtime", "nodes")
+    for package in ("aioray/dag", "aioray/runtime", "aioray/util", "nodes")
     for path in (ROOT / package).rglob("*.py")
     if path.name in PURE_NAMES
 )

@@ -42,7 +42,17 @@ _WHERE = {
     "register_serializer": "serializers",
     "tqdm": "progress",
 }
-_MODULES = {"actor_group", "actor_pool", "collective", "joblib", "multiprocessing", "queue", "scheduling_strategies"}
+_MODULES = {
+    "accelerators",
+    "actor_group",
+    "actor_pool",
+    "collective",
+    "iter",
+    "joblib",
+    "multiprocessing",
+    "queue",
+    "scheduling_strategies",
+}
 
 __all__ = [
     "ActorGroup",
