@@ -9,9 +9,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PURE_NAMES = {
     "abroad.py", "actors.py", "arena.py", "bundle_policy.py", "bundles.py", "core.py", "demands.py", "described.py",
-    "devices.py", "directory.py", "extents.py", "flight.py", "functions.py", "hosts.py", "iter_steps.py", "labels.py", "members.py",
-    "pipeline.py", "placement_groups.py", "policy.py", "pulls.py", "records.py", "resources.py", "schedule.py",
-    "sources.py", "view.py",
+    "devices.py", "directory.py", "extents.py", "flight.py", "functions.py", "hosts.py", "iter_steps.py", "labels.py",
+    "members.py", "pipeline.py", "placement_groups.py", "policy.py", "pulls.py", "records.py", "resources.py",
+    "schedule.py", "sources.py", "view.py",
 }  # fmt: skip
 FORBIDDEN = {"asyncio", "socket", "time", "os", "threading", "subprocess"}
 PURE_FILES = sorted(
