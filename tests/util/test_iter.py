@@ -106,6 +106,8 @@ def read_there(shard: Any) -> list[int]:
 def test_iterators_are_passed_to_tasks() -> None:
     numbers = parallel.from_range(6)
     shards = [shard.for_each(double) for shard in numbers.shards()]
+    assert isinstance(numbers, parallel.ParallelIterator)
+    assert isinstance(shards[0], parallel.LocalIterator)
     assert aioray.get([read_there.remote(shard) for shard in shards]) == [[0, 2, 4], [6, 8, 10]]
     assert aioray.get(read_there.remote(numbers.gather_sync())) == [0, 3, 1, 4, 2, 5]
 
