@@ -19,10 +19,11 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy aioray nodes/aioray_node tests bench examples
 
+JOBS ?= 2
 # They start some thousand Pythons, each in half the time where bytecode may be kept.
 tests: export PYTHONDONTWRITEBYTECODE :=
 tests: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 ROUNDS ?= 20
 explore: $(VENV)/installed  ## the property tests, with new examples in each of ROUNDS rounds

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import pathlib
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -80,6 +82,19 @@ class PlainAsyncLight:
         return sum(await asyncio.gather(*[other.get.remote() for other in others]))
 
 
+class PlainStubborn:
+    """Goes on with its constructor although that is cancelled."""
+
+    async def __init__(self, meeting: Meeting, freed: str) -> None:  # type: ignore[misc] # as above
+        self.freed = freed
+        meeting.here()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    def __del__(self) -> None:
+        pathlib.Path(self.freed).touch()
+
+
 class PlainRaises:
     def __init__(self, how: str) -> None:
         if how == "exit":
@@ -105,4 +120,5 @@ class PlainBlocks:
 Light = aioray.remote(isolation="shared")(PlainLight)
 AsyncLight = aioray.remote(isolation="shared")(PlainAsyncLight)
 Raises = aioray.remote(isolation="shared")(PlainRaises)
+Stubborn = aioray.remote(isolation="shared")(PlainStubborn)
 Blocks = aioray.remote(isolation="shared")(PlainBlocks)

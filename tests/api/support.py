@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import aioray
 from aioray import current
-from tests.conftest import Leftovers
+from tests.leftovers import Leftovers
 
 if TYPE_CHECKING:
     import pathlib

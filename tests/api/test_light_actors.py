@@ -17,7 +17,7 @@ from aioray.exceptions import (
     TaskCancelledError,
 )
 from tests.api.classes import add_to, identity
-from tests.api.light_classes import AsyncLight, Blocks, Light, Raises
+from tests.api.light_classes import AsyncLight, Blocks, Light, Raises, Stubborn
 from tests.api.support import Meeting, eventually, started, store, store_returns_to
 
 if TYPE_CHECKING:
@@ -83,6 +83,15 @@ def test_an_exception_in_a_constructor_hurts_only_its_actor(ray: Any, how: str) 
     with pytest.raises(ActorConstructorError, match="constructor raised"):
         ray.get(Raises.remote(how).nothing.remote())
     assert ray.get(neighbour.pid.remote()) == pid
+
+
+def test_one_killed_in_a_constructor_that_goes_on_is_gone_all_the_same(ray: Any, tmp_path: pathlib.Path) -> None:
+    neighbour, meeting, freed = Light.remote(), Meeting(tmp_path / "meeting"), tmp_path / "freed"
+    actor = Stubborn.remote(meeting, str(freed))
+    meeting.wait()
+    ray.kill(actor)
+    eventually(freed.exists)
+    assert ray.get(neighbour.add.remote(0)) == 0
 
 
 def test_an_exception_in_a_method_hurts_only_its_caller(ray: Any) -> None:

@@ -149,7 +149,9 @@ class ActorHost:
         except BaseException as exc:  # whatever it raises goes to who calls the actor
             self._failed(actor, exc)
         else:
-            self._up(actor)
+            # A constructor may have gone on although it was cancelled, and its slot be another's by now.
+            if not actor.spec.slot or self._constructing.get(actor.spec.slot) is asyncio.current_task():
+                self._up(actor)
 
     def _lies_elsewhere(self, actor: HostedActor) -> bool:
         """Whether what it is made of has to be brought from another node, which no loop may wait for."""
@@ -231,8 +233,9 @@ class ActorHost:
             self._woken = True
             loop.call_soon(self._construct_expected)
 
-    def _constructed(self, slot: int, _: asyncio.Task[None]) -> None:
-        self._constructing.pop(slot, None)
+    def _constructed(self, slot: int, task: asyncio.Task[None]) -> None:
+        if self._constructing.get(slot) is task:
+            del self._constructing[slot]
 
     # checkpoints
 

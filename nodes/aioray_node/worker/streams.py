@@ -176,6 +176,10 @@ class _Producer:
             return
         self._closed = True
         self.changed()
+        if self._task is not None:  # in its loop, which need not be in this thread
+            self._task.get_loop().call_soon_threadsafe(self._interrupt)
+
+    def _interrupt(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
