@@ -29,7 +29,7 @@ from aioray.runtime.actor_creation import create_actor
 from aioray.runtime.callbacks import CallbackThread
 from aioray.runtime.calls import NO_DEADLINE, cancelled, check_cluster, fail, pack_arguments
 from aioray.runtime.deadlines import Deadlines, deadline_of
-from aioray.runtime.errors import error_value, one_line
+from aioray.runtime.errors import error_value, one_line, to_raise
 from aioray.runtime.groups import GroupClient, Wait
 from aioray.runtime.link import NodeLink, SideChannel
 from aioray.runtime.objects import ObjectTable, serialize_value
@@ -323,7 +323,7 @@ class Runtime:
         looked_at(ref)
         value: Value | BaseException = ref._value
         if isinstance(value, BaseException):
-            return value
+            return to_raise(value)
         try:
             error = self.objects.load(value)
         except Exception as exc:  # the class of the exception is not to be had here, for example

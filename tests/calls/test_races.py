@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import pathlib
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,6 @@ from tests.api.support import Meeting, eventually, started
 from tests.calls.racers import Racer, after
 
 if TYPE_CHECKING:
-    import pathlib
     from collections.abc import Iterator
 
 both = pytest.mark.parametrize("isolation", ["process", "shared"])
@@ -43,6 +44,14 @@ def door(tmp_path: pathlib.Path) -> Meeting:
     return Meeting(tmp_path / "door")
 
 
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 def crash(ray: Any, actor: Any) -> None:
     os.kill(ray.get(actor.pid.remote()), signal.SIGKILL)
 
@@ -56,6 +65,24 @@ def test_a_call_that_is_cancelled_before_its_actor_has_room_never_runs(ray: Any,
         ray.get(call)
     ray.kill(first)
     assert ray.get(next_call) == 1
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+def test_an_error_that_was_caught_keeps_no_actor_alive(ray: Any, runs: Lives) -> None:
+    """Its traceback has the frame in which the handle is, and the ref has the error."""
+
+    def use_one() -> int:
+        actor = Racer.remote()
+        pid: int = ray.get(actor.pid.remote())
+        call = actor.note.remote(runs, after.remote(never))
+        ray.cancel(call)
+        with pytest.raises(TaskCancelledError):
+            ray.get(call)
+        return pid
+
+    never = Meeting(pathlib.Path(runs.path + "-never"))
+    pid = use_one()
+    eventually(lambda: not psutil.pid_exists(pid))
 
 
 @both
