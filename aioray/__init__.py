@@ -26,6 +26,7 @@ from aioray.checkpoints import checkpoint
 from aioray.cluster import Cluster
 from aioray.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from aioray.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskID, WorkerID
+from aioray.logging_config import LoggingConfig
 from aioray.refs import ObjectRef
 from aioray.runtime_context import get_runtime_context
 from aioray.typed_actors import Actor
@@ -44,6 +45,7 @@ __all__ = [
     "Cluster",
     "DynamicObjectRefGenerator",
     "JobID",
+    "LoggingConfig",
     "NodeID",
     "ObjectID",
     "ObjectRef",

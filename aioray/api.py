@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from aioray.actors import AnyHandle
     from aioray.job_config import JobConfig
+    from aioray.logging_config import LoggingConfig
     from aioray.runtime.runtime import Runtime
 
 T = TypeVar("T")
@@ -54,6 +55,7 @@ def init(
     configure_logging: bool = True,
     logging_level: int | str = logging.INFO,
     logging_format: str | None = None,
+    logging_config: LoggingConfig | None = None,
     log_to_driver: bool = True,
     namespace: str | None = None,
     runtime_env: Mapping[str, Any] | None = None,
@@ -75,9 +77,10 @@ def init(
     the session's files go.
     labels: of the node, such as {"region": "us"}, for `label_selector` and the like.
     object_store_memory: bytes, default 30 % of the machine's memory, never more than /dev/shm has. log_to_driver: show
-    here what workers print. configure_logging, logging_level, logging_format: of the logger "aioray". namespace: of
-    named actors. runtime_env: of all tasks and actors, see aioray.runtime_env.RuntimeEnv. job_config: the last two in
-    one, see aioray.job_config.JobConfig. `_system_config`: see aioray.config.Config.
+    here what workers print. configure_logging, logging_level, logging_format: of the logger "aioray".
+    logging_config: of root loggers, here and in workers, see aioray.LoggingConfig. namespace: of named actors.
+    runtime_env: of all tasks and actors, see aioray.runtime_env.RuntimeEnv. job_config: the last three in one, see
+    aioray.job_config.JobConfig. `_system_config`: see aioray.config.Config.
 
     Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already (unless
     ignore_reinit_error), InvalidOptionError for an option that is not known, or not there yet, ConnectionError when
@@ -98,6 +101,7 @@ def init(
         runtime_env=runtime_env,
         job_config=job_config,
         system_config=_system_config,
+        logging_config=logging_config,
     )
     node_address = _node_to_join(
         address,
@@ -169,13 +173,15 @@ def connect(
     namespace: str | None = None,
     runtime_env: Mapping[str, Any] | None = None,
     job_config: JobConfig | Mapping[str, Any] | None = None,
+    logging_config: LoggingConfig | None = None,
     _system_config: Mapping[str, Any] | None = None,
     _temp_dir: str | None = None,
     **not_yet: Any,
 ) -> Cluster:
     """Start a cluster in the running event loop, or join one: `async with connect() as cluster`, or `await connect()`.
 
-    The options are those of `init`. The loop does the I/O; nothing else of the process is touched. Several may run in
+    The options are those of `init`. The loop does the I/O; nothing else of the process is touched, but the root logger
+    where logging_config asks for it, until the cluster ends. Several may run in
     one process; the innermost `async with` (or `with cluster.use()`) around a call decides for which one it is.
     """
     check_later_options(connect, None, not_yet)
@@ -191,6 +197,7 @@ def connect(
         runtime_env=runtime_env,
         job_config=job_config,
         system_config=_system_config,
+        logging_config=logging_config,
     )
     node_address = _node_to_join(
         address,

@@ -32,18 +32,29 @@ _START_TIMEOUT_S = 30.0
 _SHUTDOWN_TIMEOUT_S = 5.0
 
 
-def _print_lines(config: Config) -> Any:
+def _print_lines(options: ClusterOptions) -> Any:
     """What worker processes printed, printed here."""
+    in_json = options.logging_config is not None and options.logging_config.encoding == "JSON"
+    has_prefix = options.config.log_prefix and not in_json
 
     def on_log(lines: LogLines) -> None:
         stream = sys.stdout if lines.stream == 1 else sys.stderr
         label = f"{lines.label} pid={lines.pid}" if lines.label else f"pid={lines.pid}"
-        prefix = f"({label}) " if config.log_prefix else ""
+        prefix = f"({label}) " if has_prefix else ""
         with contextlib.suppress(OSError, ValueError):  # the program has closed its stdout
             stream.write("".join(f"{prefix}{line}\n" for line in lines.lines))
             stream.flush()
 
     return on_log
+
+
+def _configure_root_logger(runtime: Runtime, options: ClusterOptions) -> Callable[[], None]:
+    """What the job asked for, if it did. Returns what undoes it."""
+    if options.logging_config is None:
+        return lambda: None
+    from aioray.runtime import log_records
+
+    return log_records.install(runtime, options.logging_config)
 
 
 class Cluster:
@@ -116,7 +127,7 @@ class Cluster:
             process_id=process_id,
             namespace=options.namespace,
             exchange=exchange,
-            on_log=_print_lines(options.config),
+            on_log=_print_lines(options),
             log_to_driver=options.log_to_driver,
         )
         undo.callback(runtime.close)
@@ -125,9 +136,11 @@ class Cluster:
         runtime.open()
         await welcomed.wait()
         runtime.welcome(_admitted(runtime))
-        if options.runtime_env:
+        if options.runtime_env or options.logging_config:
             with concurrent.futures.ThreadPoolExecutor(1) as copying:  # the loop's own would stay when we are gone
-                await loop.run_in_executor(copying, runtime.adopt_environment, options.runtime_env)
+                adopt = runtime.adopt_environment
+                await loop.run_in_executor(copying, adopt, options.runtime_env, options.logging_config)
+        undo.callback(_configure_root_logger(runtime, options))
         return runtime
 
     async def shutdown(self) -> None:
@@ -246,6 +259,7 @@ class SyncCluster:
                 self._head.close()
             raise
         self.facts |= {"node_id": self.runtime.node_id, "session_dir": self.runtime.session_dir}
+        self._restore_logging = _configure_root_logger(self.runtime, options)
         current.add(self.runtime)
 
     @staticmethod
@@ -261,14 +275,14 @@ class SyncCluster:
                 dialer=dialer,
                 process_id=driver_process_id(node_id_at(dialer, address)),
                 namespace=options.namespace,
-                on_log=_print_lines(options.config),
+                on_log=_print_lines(options),
                 log_to_driver=options.log_to_driver,
             )
             undo.callback(runtime.close)
             runtime.open()
             reactor.run_until(lambda: runtime.link.welcomed.done, _START_TIMEOUT_S)
             runtime.welcome(_admitted(runtime))
-            runtime.adopt_environment(options.runtime_env)
+            runtime.adopt_environment(options.runtime_env, options.logging_config)
             reactor.start_helper()
             undo.pop_all()
         return runtime
@@ -299,3 +313,4 @@ class SyncCluster:
         self.runtime.reactor.close()
         if self._head is not None:
             self._head.close()
+        self._restore_logging()

@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import InvalidOptionError
+from aioray.logging_config import checked_logging
 from aioray.runtime_env import checked_env
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from aioray.logging_config import LoggingConfig
     from aioray.runtime_env import RuntimeEnv
 
 __all__ = ["JobConfig"]
 
 
 class JobConfig:
-    """runtime_env and ray_namespace are those of `init`, and may be given in one of the two places.
+    """runtime_env, ray_namespace and what `set_py_logging_config` takes are those of `init`, and may be given in one of
+    the two places.
 
     Raises InvalidOptionError for a bad value. The others are here because Ray has them, and may only be left as they
     are: Java's options, metadata, which nothing shows yet, and actors that are detached unless they say otherwise.
@@ -44,6 +47,7 @@ class JobConfig:
             raise InvalidOptionError("default_actor_lifetime", default_actor_lifetime, "'non_detached'", "no other yet")
         self.set_runtime_env(runtime_env)
         self.set_ray_namespace(ray_namespace)
+        self.set_py_logging_config(None)
 
     def set_runtime_env(self, runtime_env: Mapping[str, Any] | None) -> None:
         """What `init(runtime_env=...)` takes. Raises InvalidOptionError."""
@@ -54,6 +58,10 @@ class JobConfig:
         if ray_namespace is not None and (not isinstance(ray_namespace, str) or not ray_namespace):
             raise InvalidOptionError("ray_namespace", ray_namespace, "None, or a text that is not empty")
         self.ray_namespace = ray_namespace
+
+    def set_py_logging_config(self, logging_config: LoggingConfig | None = None) -> None:
+        """What `init(logging_config=...)` takes. Raises InvalidOptionError."""
+        self.py_logging_config = checked_logging(logging_config)
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> JobConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 _BY_MODULE = {
     "aioray": {
-        "LoggingConfig": "configuring the logs of workers",
         "autoscaler": "clusters of more than one machine",
         "data": "the library",
         "integrations": "integrations (ours)",
@@ -16,8 +15,6 @@ _BY_MODULE = {
         "tune": "the library",
     },
     "aioray.util": {
-        "accelerators": "names of accelerators",
-        "iter": "parallel iterators",
         "metrics": "metrics",
         "rpdb": "a debugger that attaches",
     },

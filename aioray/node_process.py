@@ -48,7 +48,7 @@ class NodeProcess:
     ) -> None:
         nodes = str(_NODES) if _NODES.is_dir() else ""
         told = {**msgspec.to_builtins(options), **(place or {}), "daemon": daemon}
-        del told["namespace"], told["log_to_driver"], told["runtime_env"]
+        del told["namespace"], told["log_to_driver"], told["runtime_env"], told["logging_config"]
         self._daemon = daemon
         self._process = subprocess.Popen(
             child_python.command("aioray_node.__main__", json.dumps(told), also_from=nodes),

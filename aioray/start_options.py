@@ -15,6 +15,7 @@ from aioray import did_you_mean
 from aioray.config import Config  # msgspec looks it up
 from aioray.exceptions import InvalidOptionError
 from aioray.labels import LABELS_ALLOWED, checked_labels
+from aioray.logging_config import LoggingConfig, checked_logging  # msgspec looks it up, too
 from aioray.options import AMOUNT, MAX_UNITS, OWN_OPTION, UNIT
 from aioray.runtime_env import checked_env
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 _NOT_YET = (
     "dashboard_host",
     "dashboard_port",
-    "logging_config",
     "_node_ip_address",
     "inline",
 )
@@ -50,6 +50,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     log_to_driver: bool = True
     runtime_env: dict[str, Any] = {}
     labels: dict[str, str] = {}
+    logging_config: LoggingConfig | None = None
 
 
 def check_options(
@@ -66,9 +67,10 @@ def check_options(
     job_config: JobConfig | Mapping[str, Any] | None,
     system_config: Mapping[str, Any] | None,
     memory: int | None = None,
+    logging_config: LoggingConfig | None = None,
 ) -> ClusterOptions:
     """Raises InvalidOptionError that names the option, its value, and what is allowed."""
-    namespace, runtime_env = _with_job_config(job_config, namespace, runtime_env)
+    namespace, runtime_env, logging_config = _with_job_config(job_config, namespace, runtime_env, logging_config)
     for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
         if amount is not None and not _is_amount(amount):
             raise InvalidOptionError(name, amount, AMOUNT)
@@ -113,26 +115,37 @@ def check_options(
         log_to_driver=log_to_driver,
         runtime_env=checked_env(runtime_env),
         labels=_node_labels(labels),
+        logging_config=checked_logging(logging_config),
     )
 
 
 def _with_job_config(
-    given: JobConfig | Mapping[str, Any] | None, namespace: str | None, runtime_env: Mapping[str, Any] | None
-) -> tuple[str | None, Mapping[str, Any] | None]:
+    given: JobConfig | Mapping[str, Any] | None,
+    namespace: str | None,
+    runtime_env: Mapping[str, Any] | None,
+    logging_config: LoggingConfig | None,
+) -> tuple[str | None, Mapping[str, Any] | None, LoggingConfig | None]:
+    """What is for the whole job, from the one place or the other."""
     if given is None:
-        return namespace, runtime_env
+        return namespace, runtime_env, logging_config
     from aioray.job_config import JobConfig
 
     if isinstance(given, collections.abc.Mapping):
         given = JobConfig.from_json(given)
     if not isinstance(given, JobConfig):
         raise InvalidOptionError("job_config", given, "an aioray.job_config.JobConfig, or a dict of what that takes")
-    twice = "the one of `init`, or the one in job_config, not both"
-    if namespace is not None and given.ray_namespace is not None:
-        raise InvalidOptionError("namespace", namespace, twice)
-    if runtime_env is not None and given.runtime_env is not None:
-        raise InvalidOptionError("runtime_env", runtime_env, twice)
-    return namespace or given.ray_namespace, given.runtime_env if runtime_env is None else runtime_env
+    for name, here, there in (
+        ("namespace", namespace, given.ray_namespace),
+        ("runtime_env", runtime_env, given.runtime_env),
+        ("logging_config", logging_config, given.py_logging_config),
+    ):
+        if here is not None and there is not None:
+            raise InvalidOptionError(name, here, "the one of `init`, or the one in job_config, not both")
+    return (
+        namespace or given.ray_namespace,
+        given.runtime_env if runtime_env is None else runtime_env,
+        logging_config or given.py_logging_config,
+    )
 
 
 def _node_labels(labels: Mapping[str, str] | None) -> dict[str, str]:

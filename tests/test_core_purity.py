@@ -10,14 +10,14 @@ ROOT = Path(__file__).parent.parent
 PURE_NAMES = {
     "abroad.py", "actors.py", "arena.py", "bundle_policy.py", "bundles.py", "candidates.py", "core.py", "demands.py",
     "described.py", "devices.py", "directory.py", "echoes.py", "extents.py", "flight.py", "functions.py",
-    "group_places.py", "hosts.py", "jobs.py", "kv.py", "labels.py", "lines.py", "members.py", "pipeline.py",
-    "placement_groups.py", "policy.py", "preamble.py", "pulls.py", "reach.py", "recalls.py", "records.py",
-    "resources.py", "rows.py", "schedule.py", "sources.py", "task_log.py", "task_table.py", "view.py",
+    "group_places.py", "hosts.py", "iter_steps.py", "jobs.py", "kv.py", "labels.py", "lines.py", "members.py",
+    "pipeline.py", "placement_groups.py", "policy.py", "preamble.py", "pulls.py", "reach.py", "recalls.py",
+    "records.py", "resources.py", "rows.py", "schedule.py", "sources.py", "task_log.py", "task_table.py", "view.py",
 }  # fmt: skip
 FORBIDDEN = {"asyncio", "socket", "time", "os", "threading", "subprocess"}
 PURE_FILES = sorted(
     path
-    for package in ("aioray/dag", "aioray/runtime", "aioray/wire", "nodes")
+    for package in ("aioray/dag", "aioray/runtime", "aioray/util", "aioray/wire", "nodes")
     for path in (ROOT / package).rglob("*.py")
     if path.name in PURE_NAMES
 )

@@ -189,8 +189,7 @@ def test_an_option_of_the_other_kind_is_refused_and_says_whose_it_is() -> None:
     assert "only methods do" in str(refused("actor", concurrency_group="io"))
 
 
-def test_task_events_can_be_turned_off_before_there_are_any() -> None:
-    """Programs that do so run; README says that it makes no difference yet."""
+def test_task_events_can_be_turned_off() -> None:
     assert task_options({}).enable_task_events
     assert not task_options({"enable_task_events": False}).enable_task_events
     assert not actor_options({"enable_task_events": False}).enable_task_events

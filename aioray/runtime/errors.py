@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
 _MOST = 200  # exceptions behind one that are looked at when it cannot be pickled
 _POOL_THREAD = os.path.join("concurrent", "futures", "thread.py")
 _LINE = 300  # characters of an exception's text that make it into a line
+
+
+def to_raise(error: BaseException) -> BaseException:
+    """An error of ours that a ref keeps, as it is raised: a copy each time.
+
+    Raised itself it would have the frames of whoever asked in its traceback, and these have the ref: nothing of it, nor
+    of what else is in those frames, would go before garbage is collected.
+    """
+    if not isinstance(error, RayError) or isinstance(error, RayTaskError):
+        return error
+    fresh = copy.copy(error)
+    fresh.__cause__, fresh.__context__ = error.__cause__, error.__context__
+    fresh.__suppress_context__ = error.__suppress_context__
+    return fresh
 
 
 def user_traceback(exc: BaseException) -> str:

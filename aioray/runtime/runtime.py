@@ -13,6 +13,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
+
 from aioray import placement
 from aioray.exceptions import (
     BlockingCallError,
@@ -27,7 +29,7 @@ from aioray.runtime.actor_creation import create_actor
 from aioray.runtime.callbacks import CallbackThread
 from aioray.runtime.calls import NO_DEADLINE, cancelled, check_cluster, fail, pack_arguments
 from aioray.runtime.deadlines import Deadlines, deadline_of
-from aioray.runtime.errors import error_value, one_line
+from aioray.runtime.errors import error_value, one_line, to_raise
 from aioray.runtime.far_memory import FarBringing, FarMemory
 from aioray.runtime.groups import GroupClient, Wait
 from aioray.runtime.link import NodeLink, SideChannel
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from aioray.config import Config
+    from aioray.logging_config import LoggingConfig
     from aioray.options import TaskOptions
     from aioray.runtime.actor_calls import MethodTarget
     from aioray.runtime.arrivals import Arrivals
@@ -198,9 +201,10 @@ class Runtime:
         """Whether the node is on another machine."""
         return not self.dialer.from_here(self._node_address).startswith("/")
 
-    def adopt_environment(self, given: Mapping[str, Any]) -> None:
+    def adopt_environment(self, given: Mapping[str, Any], logging_config: LoggingConfig | None = None) -> None:
         """What all that this process submits has from here on. Copies files, blocking. Raises InvalidOptionError."""
-        self.environments.own = self.environments.resolve(checked_env(given))
+        own = Environment.of(self.environments.resolve(checked_env(given)))
+        self.environments.own = msgspec.structs.replace(own, logging_config=logging_config).text()
 
     def runtime_env(self) -> RuntimeEnv:
         """What this process was started with, and hands on; paths are those of the node's copies."""
@@ -341,7 +345,7 @@ class Runtime:
         looked_at(ref)
         value: Value | BaseException = ref._value
         if isinstance(value, BaseException):
-            return value
+            return to_raise(value)
         try:
             error = self.objects.load(value)
         except Exception as exc:  # the class of the exception is not to be had here, for example

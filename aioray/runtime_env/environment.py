@@ -8,6 +8,7 @@ import sys
 
 import msgspec
 
+from aioray.logging_config import LoggingConfig  # msgspec looks it up
 from aioray.runtime_env import RuntimeEnv
 
 # What Python, the dynamic loader, malloc and numeric libraries read when they start, and never again.
@@ -25,6 +26,7 @@ class Environment(msgspec.Struct, frozen=True, omit_defaults=True):
     pip_options: list[str] = []  # of `pip install`
     pip_digest: str = ""  # of both, and of local files that they name
     setup_timeout_s: float = 600.0
+    logging_config: LoggingConfig | None = None  # of the job
 
     def text(self) -> str:
         """The same environment is always the same text; "" for the one without anything special."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import contextvars
     from collections.abc import Callable
 
+    from aioray.logging_config import LoggingConfig
     from aioray.runtime.runtime import Runtime
     from aioray.start_options import ClusterOptions
 
@@ -90,6 +91,7 @@ class LocalCluster:
         namespace: str | None = None,
         runtime_env: Mapping[str, Any] | None = None,
         log_to_driver: bool = True,
+        logging_config: LoggingConfig | None = None,
         _system_config: Mapping[str, Any] | None = None,
         _temp_dir: str | None = None,
     ) -> None:
@@ -99,6 +101,7 @@ class LocalCluster:
             "namespace": namespace,
             "runtime_env": runtime_env,
             "log_to_driver": log_to_driver,
+            "logging_config": logging_config,
             "system_config": _system_config,
             "temp_dir": _temp_dir,
             "job_config": None,

@@ -43,9 +43,11 @@ _WHERE = {
     "tqdm": "progress",
 }
 _MODULES = {
+    "accelerators",
     "actor_group",
     "actor_pool",
     "collective",
+    "iter",
     "joblib",
     "multiprocessing",
     "queue",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import aioray
 from aioray import current
 from aioray.exceptions import ActorDiedError, RaySystemError
+from aioray.util.pool_worker import PoolWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,24 +20,6 @@ if TYPE_CHECKING:
     from aioray.actors import ActorHandle
     from aioray.refs import ObjectRef
     from aioray.runtime.runtime import Runtime
-
-
-class PoolWorker:
-    """One process of a Pool."""
-
-    def __init__(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
-        if initializer is not None:
-            initializer(*initargs)
-
-    def run(self, fn: Callable[..., Any], kind: str, items: list[Any]) -> list[Any]:
-        """The results of a chunk. `kind`: what an item is, "value", "args", or "call" (args and kwargs)."""
-        match kind:
-            case "value":
-                return [fn(item) for item in items]
-            case "args":
-                return [fn(*item) for item in items]
-            case _:
-                return [fn(*args, **kwargs) for args, kwargs in items]
 
 
 class Chunk(NamedTuple):

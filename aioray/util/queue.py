@@ -99,7 +99,7 @@ class QueueActor:
         if getter is None:
             return
         self._watched += 1
-        owner_gone = asyncio.ensure_future(_until_done(answer.pop()))
+        owner_gone = asyncio.ensure_future(aioray.wait([answer.pop()]))
         try:
             await asyncio.wait([getter, owner_gone], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -145,11 +145,6 @@ class QueueActor:
         """Comes back when nobody waits to put or to get."""
         async with self._calm:
             await self._calm.wait_for(lambda: not self._getters and not self._putters)
-
-
-async def _until_done(ref: ObjectRef[Any]) -> None:
-    with contextlib.suppress(Exception):
-        await ref
 
 
 class Queue:
@@ -208,12 +203,14 @@ class Queue:
             if not aioray.wait([ref], timeout=_WATCH_AFTER_S)[0]:
                 self._watch(ref, ticket)
             found, item = aioray.get(ref)
-        except KeyboardInterrupt:  # or this task was cancelled: no item may be lost with it
-            self._withdraw(ticket)
-            if ref is not None:
-                with contextlib.suppress(Exception):
+        except KeyboardInterrupt as interrupt:  # or this task was cancelled: no item may be lost with it
+            try:
+                self._withdraw(ticket)
+                if ref is not None:
                     aioray.wait([ref], timeout=_GIVE_BACK_S)
                     self._give_back(ref)
+            except Exception as exc:  # the cluster has ended, or the item cannot be unpickled
+                interrupt.add_note(f"An item that was on its way could not be given back: {exc!r}")
             raise
         if not found:
             raise Empty
@@ -231,8 +228,8 @@ class Queue:
             ref.add_done_callback(self._give_back)
             self._withdraw(ticket)
             # A round trip, so that the item is back when the await has ended; cancelled again, it may come later.
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await asyncio.shield(ref)
+            with contextlib.suppress(asyncio.CancelledError):
+                await aioray.wait([ref])
             raise
         if not found:
             raise Empty

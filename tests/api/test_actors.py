@@ -501,6 +501,7 @@ def test_an_unknown_method_is_an_attribute_error_that_lists_the_methods(ray: Any
 
 
 def test_what_is_remote_is_not_called_directly(ray: Any) -> None:
+    assert isinstance(Counter, aioray.ActorClass)
     with pytest.raises(TypeError, match=r"PlainCounter\.remote\("):
         Counter()
     with pytest.raises(TypeError, match=r"add\.remote\("):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,22 @@ def test_init_twice_is_an_error_unless_it_is_said_not_to_be(nothing_runs: None) 
     assert again.address_info == context.address_info
     assert ray.cluster_resources()["CPU"] == 1
     assert ray.get(same.remote(1)) == 1
+
+
+def test_the_logger_of_the_package_is_configured_as_init_says(
+    nothing_runs: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("aioray")
+    before = logger.level, logger.handlers[:], logger.propagate
+    try:
+        with ray.init(num_cpus=1, configure_logging=False, logging_level="ERROR", logging_format="never"):
+            assert (logger.level, logger.handlers[:], logger.propagate) == before
+        with ray.init(num_cpus=1, logging_level="WARNING", logging_format="%(levelname)s! %(message)s"):
+            logger.info("too little")
+            logger.warning("enough")
+        assert capsys.readouterr().err == "WARNING! enough\n"
+    finally:
+        logger.level, logger.handlers[:], logger.propagate = before
 
 
 def test_init_and_shutdown_five_times_in_a_row(nothing_runs: None) -> None:

@@ -390,6 +390,16 @@ def test_a_program_for_ray_may_block_in_a_loop_that_is_not_ours(ray: Any) -> Non
     asyncio.run(main())
 
 
+def test_a_cell_of_a_notebook_may_start_a_cluster_block_and_await(nothing_left: None) -> None:
+    """Its event loop runs all the while."""
+
+    async def cell() -> list[int]:
+        with aioray.init(num_cpus=1):
+            return [aioray.get(double.remote(1)), await double.remote(2)]
+
+    assert asyncio.run(cell()) == [2, 4]
+
+
 def test_a_ref_that_is_pending_when_its_loop_ends_can_be_had_in_the_next(ray: Any) -> None:
     gate = Gate.remote()
     ref = gate.passed.remote("late")

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 import aioray
-from aioray.dag import ClassNode, DAGNode, FunctionNode, InputNode, MultiOutputNode
+from aioray.dag import (
+    ClassMethodNode,
+    ClassNode,
+    DAGNode,
+    FunctionNode,
+    InputAttributeNode,
+    InputNode,
+    MultiOutputNode,
+)
 
 
 def add(a: Any, b: Any) -> Any:
@@ -144,6 +152,14 @@ def test_arguments_that_the_graph_does_not_take_are_refused() -> None:
         named.execute(1, 2)
     with InputNode() as y, pytest.raises(ValueError, match="one InputNode, this one has 2"):
         remote_add.bind(x, y).execute(1)
+
+
+def test_nodes_are_of_the_kinds_that_ray_has() -> None:
+    with InputNode() as x:
+        assert isinstance(x[0], InputAttributeNode)
+        method = remote_counter.bind().add.bind(x)
+    assert isinstance(method, ClassMethodNode)
+    assert isinstance(method, DAGNode)
 
 
 def test_a_node_of_an_actor_is_no_method() -> None:

@@ -99,6 +99,7 @@ def ray() -> Any:
 
 
 def what_is_here() -> tuple[list[int], str, int]:
+    assert aioray.get_runtime_context().get_accelerator_ids() == {"GPU": [str(gpu) for gpu in aioray.get_gpu_ids()]}
     return list(map(int, aioray.get_gpu_ids())), os.environ[gpus.VISIBLE], os.getpid()
 
 

@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import aioray
+from aioray.util.iter import ParallelIteratorWorker
 
 
 class PlainDoubler:
@@ -229,3 +230,16 @@ class PlainTaker:
 
 
 Taker: Any = aioray.remote(num_cpus=0)(PlainTaker)
+
+
+class PlainCounting(ParallelIteratorWorker):
+    """Iterates over a range, and knows how many passes over it are under way."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(range(n))
+
+    def passes(self) -> int:
+        return len(self._passes)
+
+
+Counting: Any = aioray.remote(num_cpus=0)(PlainCounting)

@@ -30,7 +30,7 @@ def calls(count: int) -> Any:
 
 @pytest.mark.parametrize("name", ["ray", "aioray"])
 @pytest.mark.parametrize("n_jobs", [1, 2, -1])
-def test_parallel_calls_run_on_the_cluster(ray: Any, name: str, n_jobs: int) -> None:
+def test_parallel_calls_run_on_the_cluster(registered: None, ray: Any, name: str, n_jobs: int) -> None:
     with joblib.parallel_backend(name, n_jobs=n_jobs):
         assert joblib.Parallel()(calls(100)) == [number * number for number in range(100)]
         pids = joblib.Parallel()(joblib.delayed(own_pid)() for _ in range(4))

@@ -12,6 +12,7 @@ import pytest
 
 from aioray.exceptions import ActorDiedError, InvalidOptionError, SerializationError
 from aioray.util.multiprocessing import Pool, TimeoutError
+from tests.processes.programs import run
 from tests.util.classes import (
     Gate,
     die,
@@ -25,6 +26,7 @@ from tests.util.classes import (
 )
 
 if TYPE_CHECKING:
+    import pathlib
     from collections.abc import Iterator
 
 SHORT_S = 0.01
@@ -169,6 +171,38 @@ def test_callbacks_are_called_before_the_result_is_ready(pool: Pool, caplog: pyt
 def test_an_initializer_runs_in_each_process(shared_ray: Any) -> None:
     with Pool(2, initializer=tell, initargs=("hello",)) as pool:
         assert pool.map(what_was_told, range(4), chunksize=1) == [["hello"]] * 4
+
+
+PROGRAM = """
+import functools
+import aioray as ray
+from aioray.util.multiprocessing import Pool
+
+base = None
+unit = 1
+
+def begin(value):
+    global base
+    base = value
+
+def add(number):
+    return base + number * unit
+
+class Add:
+    def __call__(self, number):
+        return add(number)
+
+ray.init(num_cpus=1)
+with Pool(1, initializer=begin, initargs=(10,)) as pool:
+    print(pool.map(add, range(3)), base)
+    unit = 2
+    print(pool.apply(functools.partial(add, 1)), pool.apply(lambda: base), pool.apply(Add(), (1,)))
+"""
+
+
+def test_an_initializer_sets_globals_of_the_main_program(tmp_path: pathlib.Path) -> None:
+    """And what the program changes later is seen, too."""
+    assert run(tmp_path, PROGRAM)[0] == "[10, 11, 12] None\n12 10 12\n"
 
 
 def test_an_initializer_that_fails_is_the_error_of_every_call(shared_ray: Any) -> None:

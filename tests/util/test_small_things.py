@@ -14,7 +14,8 @@ import pytest
 
 import aioray
 from aioray.exceptions import ActorDiedError, InvalidOptionError
-from aioray.util import ActorGroup, get_node_ip_address, list_named_actors, log_once, tqdm
+from aioray.util import get_node_ip_address, list_named_actors, log_once, tqdm
+from aioray.util.actor_group import ActorGroup
 from tests.api.support import eventually
 from tests.util.classes import Doubler, Gate, PlainDoubler, count_with_tqdm
 

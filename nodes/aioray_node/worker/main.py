@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle  # noqa: F401 # for the zygote: workers find it imported
 
 import aioray.api
+from aioray.runtime import log_records
 from aioray.runtime.connection import Connection, Listener
 from aioray.runtime.dialing import TOKEN_FILE, Dialer, this_machine, tls_of
 from aioray.runtime.doors import Door
 from aioray.runtime.reactor import Reactor
 from aioray.runtime.refusals import Refusals
+from aioray.runtime_env.environment import Environment
 from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray.wire.framing import call_decoder
 from aioray.wire.reach import host_and_port, reachable
@@ -86,6 +88,8 @@ def run_worker(order: ForkWorker, config: Config) -> None:
         return  # the node was closed while we started
     reactor.run_until(lambda: runtime.link.welcomed.done)
     runtime.welcome(runtime.link.welcomed.value)
+    if (logging_config := Environment.of(order.environment).logging_config) is not None:
+        log_records.install(runtime, logging_config)
     reactor.start_helper()
     executor.run()
 
