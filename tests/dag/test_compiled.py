@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import pathlib
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +27,7 @@ from aioray.exceptions import (
     SerializationError,
     TaskCancelledError,
 )
-
-if TYPE_CHECKING:
-    import pathlib
+from tests.api.support import eventually
 
 
 class Adder:
@@ -387,6 +386,10 @@ async def test_an_await_that_is_cancelled_while_it_looks_for_its_value_cancels_t
     assert await compiled.execute(3) == 3
 
 
+def is_stopped(thread: pathlib.Path) -> bool:
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_who_waits_hears_when_an_actor_dies(ray: Any, at: int) -> None:
     actors = [remote_adder.remote() for _ in range(3)]
@@ -394,6 +397,7 @@ def test_who_waits_hears_when_an_actor_dies(ray: Any, at: int) -> None:
     assert ray.get(compiled.execute(1)) == 1
     pid = ray.get(actors[at].pid.remote())
     os.kill(pid, signal.SIGSTOP)  # so that both passes are under way when it dies
+    eventually(lambda: all(is_stopped(thread) for thread in pathlib.Path(f"/proc/{pid}/task").iterdir()))
     refs = [compiled.execute(1), compiled.execute(1)]
     os.kill(pid, signal.SIGKILL)
     for ref in refs:

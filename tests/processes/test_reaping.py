@@ -29,12 +29,14 @@ def test_workers_beyond_those_kept_ready_end_when_they_were_idle_for_a_while(tmp
     door = Meeting(tmp_path / "door")
 
     def wait() -> int:
+        (tmp_path / f"{os.getpid()}.stands").touch()
         door.wait()
         return os.getpid()
 
     with started(num_cpus=4, _system_config={"worker_idle_reap_s": 0.2, "prestart_workers": 1}) as ray:
         tasks = [ray.remote(wait).remote() for _ in range(4)]
-        eventually(lambda: len(workers()) == 4)
+        eventually(lambda: len(list(tmp_path.glob("*.stands"))) == 4)
+        assert len(workers()) == 4
         eventually(lambda: not open_door(door, tasks))
         assert len(set(ray.get(tasks))) == 4
         eventually(lambda: len(workers()) == 1)
