@@ -6,12 +6,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from aioray.wire.gcs import Demand
-from aioray_node.scheduling.core import explain
+from aioray_node.scheduling.explaining import explain
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from aioray_node.scheduling.core import State
+    from aioray_node.scheduling.state import State
 
 MOST = 20  # demands of different kinds of each sort that are told of
 

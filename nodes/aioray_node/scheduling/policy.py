@@ -7,7 +7,7 @@
 - An affinity, conditions on labels and selectors say among which nodes that is done (see `aioray.wire.strategies`).
 
 A node that is free has what is asked for to spare at this moment; where there is none, the answer is at which node to
-wait. Who waits is placed in an order that is not decided here (`core.py`).
+wait. Who waits is placed in an order that is not decided here (`placing.py`).
 """
 
 from __future__ import annotations

@@ -11,13 +11,36 @@ from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from aioray_node.scheduling.events import Recall
+from aioray_node.scheduling.state import Front
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aioray_node.scheduling.core import Lease, State, Waiting
+    from aioray_node.scheduling.events import Command
     from aioray_node.scheduling.resources import Resources
+    from aioray_node.scheduling.state import Lease, State, Waiting
 
 _MOST_LOOKED_AT = 1000  # of those that ask for the same
+
+
+def recall(state: State, now: float) -> list[Command]:
+    """Have leases asked back for one who has waited long; that one goes first then."""
+    state.recalls_at = now
+    found = due(state, now)
+    if found is None:
+        return []
+    entry, lease_ids = found
+    group = state.groups[entry.key]
+    state.first_seq -= 1
+    entry.seq = state.first_seq
+    group.queue.move_to_end(entry.request.lease_id, last=False)
+    state.front = Front(
+        entry.request.lease_id, group.demand, state.max_overtakes, state.max_overtakes, now + state.bar_s
+    )
+    state.recalled_for = entry.request.lease_id
+    state.recalled.update(dict.fromkeys(lease_ids))
+    return [Recall(lease_id) for lease_id in lease_ids]
 
 
 def could_be(state: State) -> bool:
