@@ -30,7 +30,8 @@ class EmbeddedNode:
 
             import cloudpickle  # noqa: F401 # the first function will need it; the zygote takes longer than this
 
-            from aioray_node.node import Node, NodeOptions
+            from aioray_node.node import Node
+            from aioray_node.node_options import NodeOptions
 
             node_options = NodeOptions(
                 config=options.config,

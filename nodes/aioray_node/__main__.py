@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable
 
-    from aioray_node.node import Node, NodeOptions
+    from aioray_node.node import Node
+    from aioray_node.node_options import NodeOptions
     from aioray_node.session import Session
 
 _LOG_FILE = "node.log"
@@ -46,7 +47,8 @@ def main() -> None:
     import uvloop
 
     from aioray.runtime.reactor import Reactor
-    from aioray_node.node import Node, NodeOptions
+    from aioray_node.node import Node
+    from aioray_node.node_options import NodeOptions
     from aioray_node.pool.zygote_process import ZygoteProcess
 
     gc.freeze()

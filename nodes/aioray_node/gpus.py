@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aioray.exceptions import InvalidOptionError
+from aioray.labels import ACCELERATOR_TYPE, check_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -122,6 +123,15 @@ def _model_of(device_id: str, models: Sequence[str]) -> str:
 def kinds(gpus: Sequence[Gpu]) -> dict[str, float]:
     """The resources that say what kinds of GPU a node has: one of each."""
     return {f"accelerator_type:{gpu.kind}": 1.0 for gpu in gpus if gpu.kind}
+
+
+def accelerator_label(gpus: Sequence[Gpu]) -> dict[str, str]:
+    """What kind its GPUs are; nothing where that is not known, or no value of a label."""
+    kind = next((gpu.kind for gpu in gpus if gpu.kind), "")
+    with contextlib.suppress(ValueError):
+        check_value(kind)
+        return {ACCELERATOR_TYPE: kind} if kind else {}
+    return {}
 
 
 def visible_environ(gpus: Sequence[str], *, hide_at_zero: bool, given: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,8 @@ import aioray
 from aioray.config import Config
 from aioray.runtime.reactor import Reactor
 from aioray.wire.gcs import Delta, MemberChange
-from aioray_node.node import JoinOptions, Node, NodeOptions
+from aioray_node.node import Node
+from aioray_node.node_options import JoinOptions, NodeOptions
 from aioray_node.pool.zygote_process import ZygoteProcess
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import pytest
 
 import aioray
 from aioray.exceptions import ActorDiedError
+from aioray_node.gcs.shell import ActorDesk
 from tests.cluster.hand_fed import HandFedCluster
 
 if TYPE_CHECKING:
@@ -80,9 +81,10 @@ async def test_an_actor_is_gone_when_its_last_handle_is(two: HandFedCluster) -> 
     actor = aioray.remote(Counter).options(num_cpus=0, **THERE).remote()
     await actor.add.remote()
     del actor
-    desk = two.nodes[0]._desk
+    desk = two.nodes[0]._desks.actors
+    assert isinstance(desk, ActorDesk)
     async with asyncio.timeout(5):
-        while desk._state.actors or two.nodes[1]._hosting._specs:  # noqa: ASYNC110 # it tells nobody
+        while desk._state.actors or two.nodes[1]._desks.hosting._specs:  # noqa: ASYNC110 # it tells nobody
             await asyncio.sleep(0.01)
 
 

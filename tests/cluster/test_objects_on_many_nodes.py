@@ -68,8 +68,8 @@ async def two(request: pytest.FixtureRequest, nothing_left: None) -> AsyncIterat
 
 def left_of(node: Node) -> list[Any]:
     """Objects that a node still counts, has copies of, or waits for."""
-    state = node._objects._state
-    return [*node._store._directory.entries, *state.held, *state.waiters, *state.asked, *state.pulling]
+    state = node._desks.objects._state
+    return [*node._desks.store._directory.entries, *state.held, *state.waiters, *state.asked, *state.pulling]
 
 
 async def test_a_large_argument_is_read_where_the_task_runs(two: HandFedCluster) -> None:
@@ -82,9 +82,9 @@ async def test_a_large_argument_is_read_where_the_task_runs(two: HandFedCluster)
 async def test_a_large_result_stays_where_it_was_made_until_somebody_reads_it(two: HandFedCluster) -> None:
     ref = make.remote(2)
     assert await total.remote(ref) == 2 * LARGE
-    assert two.nodes[0]._store.used_nbytes == 0
+    assert two.nodes[0]._desks.store.used_nbytes == 0
     assert (await ref).sum() == 2 * LARGE
-    copied_nbytes = two.nodes[0]._store.used_nbytes
+    copied_nbytes = two.nodes[0]._desks.store.used_nbytes
     assert (copied_nbytes == 0) == two.nodes[0]._config.transfer_share_memory
 
 
@@ -143,7 +143,7 @@ async def test_the_argument_of_a_call_that_waits_for_its_turn_comes_meanwhile(
         reader = aioray.remote(Reader).options(resources={"there": 0.1}).remote()
         first = reader.wait_for.remote(str(tmp_path / "go"))
         second = reader.total.remote(aioray.put(np.ones(LARGE)))
-        store = cluster.nodes[1]._store
+        store = cluster.nodes[1]._desks.store
         async with asyncio.timeout(10):
             while not store._directory.copies:  # noqa: ASYNC110 # copies tell nobody
                 await asyncio.sleep(0.01)

@@ -299,7 +299,7 @@ def cut_lines(cluster: LocalCluster) -> None:
         assert each.part is not None
         node = each.part.node
         with node.reactor.lock:
-            for peer in [peer for peer in node._peers.values() if peer.role == "node"]:
+            for peer in [peer for peer in node._peers.by_id.values() if peer.role == "node"]:
                 peer.connection.close()
 
 

@@ -31,8 +31,8 @@ def stage(nothing_left: None) -> Iterator[Stage]:
 
 
 def desk_of(stage: Stage) -> GroupDesk:
-    assert isinstance(stage.node._groups, GroupDesk)
-    return stage.node._groups
+    assert isinstance(stage.node._desks.groups, GroupDesk)
+    return stage.node._desks.groups
 
 
 def states(stage: Stage) -> dict[str, str]:

@@ -15,7 +15,8 @@ from aioray.runtime.connection import Connection
 from aioray.runtime.reactor import Reactor
 from aioray.wire.control import Exited, Forked, ForkWorker, Hello, Query, Welcome
 from aioray.wire.framing import control_decoder
-from aioray_node.node import Node, NodeOptions
+from aioray_node.node import Node
+from aioray_node.node_options import NodeOptions
 
 if TYPE_CHECKING:
     import pathlib
@@ -128,7 +129,7 @@ class Stage:
         ours, theirs = socket.socketpair()
         peer = Peer()
         with self.reactor.lock:
-            self.node._accept(theirs)
+            self.node._processes.accept(theirs)
             connection = Connection(
                 self.reactor, ours, control_decoder, lambda _, messages: peer.heard.extend(messages), lambda *_: None
             )

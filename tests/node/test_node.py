@@ -35,8 +35,7 @@ from aioray.wire.control import (
 )
 from aioray.wire.framing import encode_call
 from aioray.wire.values import Value, object_id
-from aioray_node.gpus import Gpu
-from aioray_node.node import _accelerator_label
+from aioray_node.gpus import Gpu, accelerator_label
 from tests.node.stage import DRIVER, Stage
 
 if TYPE_CHECKING:
@@ -196,9 +195,9 @@ def test_more_than_the_node_has_is_said_once_and_stays_queued(stage: Stage) -> N
 
 
 def test_the_kind_of_its_gpus_is_a_label_where_it_can_be_one() -> None:
-    assert _accelerator_label([]) == _accelerator_label([Gpu("0")]) == {}
-    assert _accelerator_label([Gpu("0"), Gpu("1", "NVIDIA A100-SXM4-40GB")]) == {"ray.io/accelerator-type": "A100"}
-    assert _accelerator_label([Gpu("0", "of (some) kind")]) == {}
+    assert accelerator_label([]) == accelerator_label([Gpu("0")]) == {}
+    assert accelerator_label([Gpu("0"), Gpu("1", "NVIDIA A100-SXM4-40GB")]) == {"ray.io/accelerator-type": "A100"}
+    assert accelerator_label([Gpu("0", "of (some) kind")]) == {}
 
 
 def test_what_a_driver_had_ends_with_it(stage: Stage) -> None:

@@ -22,7 +22,7 @@ class Bundles:
     """A node of two CPUs; `answers` has what it said: which attempt, and whether it holds the bundle."""
 
     def __init__(self, stage: Stage) -> None:
-        self.leases = stage.node._leases
+        self.leases = stage.node._desks.leases
         self.desk = BundleDesk(self.leases)
         self.answers: list[tuple[int, bool]] = []
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from aioray_node.gcs.state_desk import StateDesk
-    from aioray_node.node import HeadOptions, JoinOptions, Node, NodeOptions
+    from aioray_node.node import Node
+    from aioray_node.node_options import HeadOptions, JoinOptions, NodeOptions
     from aioray_node.session import Session
 
 GCS_SOCKET = "gcs.sock"  # in the session directory of the head
