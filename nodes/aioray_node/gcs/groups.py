@@ -1,4 +1,4 @@
-"""Placement groups: the decisions of `placement_groups.py` carried out."""
+"""Placement groups: the decisions of `placement/core.py` carried out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aioray.wire.control import Ack, GroupSpec, Notice, RemoveGroup, WatchGroup
 from aioray.wire.values import PROCESS_ID_NBYTES, home_of, owner_of, process_id_of_node
-from aioray_node.gcs import placement_groups
 from aioray_node.gcs.far_groups import FarBundles, tell_node
+from aioray_node.gcs.placement import core
+from aioray_node.gcs.placement.attempts import pause_s
+from aioray_node.gcs.placement.state import Group, is_node
 from aioray_node.gcs.view import Changed, Died
 from aioray_node.scheduling.resources import to_floats
 
@@ -59,7 +61,7 @@ class GroupDesk:
         self._reactor = reactor
         self._own_id = view.own_id
         self._own_process = process_id_of_node(view.own_id)
-        self._state = placement_groups.State(view.nodes, own_id=view.own_id)
+        self._state = core.State(view.nodes, own_id=view.own_id)
         self._neighbours = neighbours
         self._bundles = bundles
         self._send = send
@@ -67,29 +69,29 @@ class GroupDesk:
         self._change_due = False
         view.subscribe(self._on_news)
 
-    def feed(self, event: placement_groups.Event) -> None:
+    def feed(self, event: core.Event) -> None:
         """Let the core decide, and carry it out."""
-        for command in placement_groups.handle(self._state, event, self._reactor.time()):
+        for command in core.handle(self._state, event, self._reactor.time()):
             match command:
-                case placement_groups.Prepare(node_id, group_id, attempt, index, demand, patient):
+                case core.Prepare(node_id, group_id, attempt, index, demand, patient):
                     answer = functools.partial(self._answered, node_id, group_id, attempt, index)
                     self._bundles_at(node_id).prepare(group_id, attempt, index, demand, patient=patient, answer=answer)
-                case placement_groups.Commit(node_id, group_id, index):
+                case core.Commit(node_id, group_id, index):
                     self._bundles_at(node_id).commit(group_id, index)
-                case placement_groups.Return(node_id, group_id, attempt, index):
+                case core.Return(node_id, group_id, attempt, index):
                     self._bundles_at(node_id).give_back(group_id, attempt, index)
-                case placement_groups.Drop(group_id, node_ids):
+                case core.Drop(group_id, node_ids):
                     for node_id in {self._own_id, *node_ids}:  # leases may wait here that nobody has asked about
                         self._bundles_at(node_id).drop(group_id)
-                case placement_groups.Tell(process, update):
+                case core.Tell(process, update):
                     self._tell(process, update)
-                case placement_groups.Warn(group_id, text):
+                case core.Warn(group_id, text):
                     self._send(
                         owner_of(group_id), Notice(f"{text}. It waits, and is placed if such a node ever joins.")
                     )
-                case placement_groups.WakeAt(when):
+                case core.WakeAt(when):
                     delay_s = max(0.0, when - self._reactor.time())
-                    self._reactor.call_later(delay_s, lambda: self.feed(placement_groups.Tick()))
+                    self._reactor.call_later(delay_s, lambda: self.feed(core.Tick()))
 
     def _bundles_at(self, node_id: str) -> Bundles:
         return self._bundles if node_id == self._own_id else FarBundles(self._neighbours, node_id)
@@ -97,23 +99,23 @@ class GroupDesk:
     def _tell(self, process: bytes, update: GroupUpdate) -> None:
         if process == self._own_process:
             self._on_update(update)
-        elif placement_groups.is_node(process):
+        elif is_node(process):
             tell_node(self._neighbours, process, update)
         else:
             self._send(process, update)
 
     def _answered(self, node_id: str, group_id: bytes, attempt: int, index: int, held: bool) -> None:
-        self.feed(placement_groups.Answered(node_id, group_id, attempt, index, held))
+        self.feed(core.Answered(node_id, group_id, attempt, index, held))
 
     def _on_news(self, news: News) -> None:
         if isinstance(news, Changed):
-            self.feed(placement_groups.Reported(news.node_id))
+            self.feed(core.Reported(news.node_id))
         if not isinstance(news, Died):
             self.nodes_changed()
 
     def node_gone(self, node_id: str, prefix: bytes) -> None:
         """Another node is dead: its bundles are placed again, and the groups of its drivers end."""
-        self.feed(placement_groups.NodeGone(node_id))
+        self.feed(core.NodeGone(node_id))
         state = self._state
         processes = {owner_of(group_id) for group_id in [*state.groups, *state.watchers]}
         processes.update(state.newest, *state.watchers.values(), (group.spec.owner for group in state.groups.values()))
@@ -129,7 +131,7 @@ class GroupDesk:
 
     def _try_again(self) -> None:
         self._change_due = False
-        self.feed(placement_groups.NodesChanged())
+        self.feed(core.NodesChanged())
 
     def locate(self, group_id: bytes) -> None:
         """This node wants to hear where the group is."""
@@ -153,32 +155,32 @@ class GroupDesk:
     # what processes want
 
     def create(self, spec: GroupSpec) -> None:
-        self.feed(placement_groups.Created(spec))
+        self.feed(core.Created(spec))
 
     def remove(self, group_id: bytes) -> None:
-        self.feed(placement_groups.Removed(group_id))
+        self.feed(core.Removed(group_id))
 
     def watch(self, process: bytes, group_id: bytes) -> None:
         """Tell a process where the group stands, now and whenever that changes."""
-        self.feed(placement_groups.Watched(process, group_id))
+        self.feed(core.Watched(process, group_id))
 
     def process_gone(self, process: bytes) -> None:
-        self.feed(placement_groups.OwnerGone(process))
-        self.feed(placement_groups.ProcessGone(process))
+        self.feed(core.OwnerGone(process))
+        self.feed(core.ProcessGone(process))
 
     def actor_gone(self, actor_id: bytes) -> None:
         """With a detached actor go the groups that it made."""
-        self.feed(placement_groups.OwnerGone(actor_id))
+        self.feed(core.OwnerGone(actor_id))
 
     # questions
 
     def why_over(self, group_id: bytes) -> str:
         """Why there is no such group any more; "" when there is one, or may come."""
-        return placement_groups.why_over(self._state, group_id)
+        return core.why_over(self._state, group_id)
 
     def explain(self, group_id: bytes) -> str:
         """Where a group stands, in a sentence."""
-        return placement_groups.explain(self._state, group_id)
+        return core.explain(self._state, group_id)
 
     def find(self, namespace: str, name: str) -> dict[str, Any]:
         """The group of that name. Raises LookupError."""
@@ -202,7 +204,7 @@ class GroupDesk:
         return {each.hex(): _shown(group) for each, group in groups.items()}
 
 
-def _shown(group: placement_groups.Group) -> dict[str, Any]:
+def _shown(group: Group) -> dict[str, Any]:
     spec = group.spec
     ready_ms = 0.0 if group.ready_after_s is None else 1000 * group.ready_after_s
     return {
@@ -218,7 +220,7 @@ def _shown(group: placement_groups.Group) -> dict[str, Any]:
             "end_to_end_creation_latency_ms": ready_ms,
             "scheduling_latency_ms": ready_ms,
             "scheduling_attempt": group.attempt,
-            "highest_retry_delay_ms": 1000.0 * placement_groups.pause_s(group.refusals) if group.refusals else 0.0,
+            "highest_retry_delay_ms": 1000.0 * pause_s(group.refusals) if group.refusals else 0.0,
             "scheduling_state": _SCHEDULING[group.state],
         },
     }

@@ -1,4 +1,4 @@
-"""Placement groups on many nodes: `gcs/placement_groups.py` and `scheduling/bundle_policy.py`."""
+"""Placement groups on many nodes: `gcs/placement/core.py` and `scheduling/bundle_policy.py`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aioray.labels import selector_of
 from aioray.wire.control import GroupSpec, GroupUpdate
 from aioray.wire.values import object_id
-from aioray_node.gcs import placement_groups as core
-from aioray_node.gcs.placement_groups import (
+from aioray_node.gcs.placement import placing
+from aioray_node.gcs.placement.core import (
     Answered,
     Command,
     Commit,
@@ -470,7 +470,7 @@ def test_groups_alike_are_looked_at_once_however_many_wait(monkeypatch: pytest.M
         looks += 1
         return place(ask, rooms)
 
-    monkeypatch.setattr(core, "place", counting)
+    monkeypatch.setattr(placing, "place", counting)
     handle(state, NodesChanged(), 0.0)
     assert looks == 1
 
