@@ -65,7 +65,7 @@ class Processes:
         self._groups = desks.groups
         self._state = desks.state
         self._pool = desks.pool
-        self._all = peers
+        self._callers = peers.callers
         self._peers = peers.by_id
         self._exchange = questions.exchange
         self._refusals = refusals
@@ -99,7 +99,7 @@ class Processes:
             connection.send(self._welcome())
         elif hello.role == "node":
             self._strangers.discard(connection)
-            refused = self._all.callers.admit(hello, connection, self._welcome())
+            refused = self._callers.admit(hello, connection, self._welcome())
             if refused:
                 connection.send(self._welcome(refused))
                 connection.flush()

@@ -9,44 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import inspect
-import os
-import signal
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
-from aioray.exceptions import TaskCancelledError
-from aioray.runtime.tasks import RETRY_ALL
 from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greeting, Pattern, Proceed, Repeat
 from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray.wire.plans import Link
 from aioray_node.worker.actor_host import ActorHost
 from aioray_node.worker.call_log import CallLog
 from aioray_node.worker.exits import is_crash, reason_of, status_of
-from aioray_node.worker.functions import FunctionCache
 from aioray_node.worker.lanes import Services
+from aioray_node.worker.main_thread import MainThread
 from aioray_node.worker.replies import Replier
 from aioray_node.worker.runtime import Caller, RunningCall, id_of_call_here, running
-from aioray_node.worker.streams import Stopped, Streams
-from aioray_node.worker.threads import ThreadLimit
+from aioray_node.worker.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Iterator
 
     from aioray.runtime.connection import Connection
     from aioray_node.worker.checkpoints import Saver
     from aioray_node.worker.exits import Exiting
-    from aioray_node.worker.hosted_actor import HostedActor
     from aioray_node.worker.lanes import Item
     from aioray_node.worker.runtime import WorkerRuntime
 
 _FLUSH_EVERY_US = 500  # replies of short calls are written together, but not later than that
-_INTERRUPT_AGAIN_S = 0.01
-
-
-class Interrupted(KeyboardInterrupt):
-    """Raised in the main thread, in the middle of user code, when its call is cancelled."""
 
 
 class MainLane:
@@ -72,17 +58,11 @@ class Executor:
         self._streams = Streams(runtime)
         self._address = address
         self._queue: collections.deque[Item] = collections.deque()
-        self._functions = FunctionCache(runtime.config.worker_functions_kept)
-        self._threads = ThreadLimit()
+        self.main_thread = MainThread(
+            runtime, self._replier, self._streams, on_exit=self._exit, on_long=self._async_is_long
+        )
         self._runs: collections.Counter[str] = collections.Counter()  # of functions that say how many are enough
         self._worn_out = False  # one has had enough: nothing begins here any more
-        self._current: Item | None = None  # in the main thread
-        self._current_call: RunningCall | None = None
-        self._interruptible = False  # the main thread is in user code, or about to be
-        self._current_loop_task: asyncio.Task[Any] | None = None
-        self._busy = False  # the current call takes long, or waits: nothing may queue behind it
-        self._interrupting: Item | None = None
-        self._handed_over = False  # the interrupt is for the reactor to raise
         services = self._services = Services(runtime, self._replier, MainLane(self._queue), self._streams)
         self._log = CallLog(runtime.reporter, runtime.process_id, self._running_calls)
         if runtime.reporter.is_on:
@@ -90,9 +70,8 @@ class Executor:
         services.log = self._log
         self._host = runtime.host = ActorHost(services, self._exit, self._save_soon)
         self._save_due: Saver | None = None
-        self._actor: HostedActor | None = None  # whose calls the main thread runs
-        self._is_actor = False  # or many
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_actor = False  # or has many
+        self._loop: asyncio.AbstractEventLoop | None = None  # of async and light actors
         self._stopped: asyncio.Event | None = None  # while actors are served on the loop
         self._label = ""
         self._leaving = False  # asked to go: what was begun, and what has come already, is done first
@@ -112,7 +91,7 @@ class Executor:
 
     def on_messages(self, connection: Connection, messages: list[Any]) -> None:
         caller: Caller = connection.tag
-        queue, by_slot = self._queue, self._host.by_slot
+        queue, by_slot, main = self._queue, self._host.by_slot, self.main_thread
         for at, message in enumerate(messages):
             if type(message) is Repeat:
                 message = caller.repeated(message)  # a Call like any other from here on
@@ -122,7 +101,7 @@ class Executor:
                         message.time_left_us += int(self._reactor.time() * 1e6)
                     if message.placement is not None:
                         self._runtime.captures = True
-                    if message.deps and not self._busy and (queue or self._current is not None):
+                    if message.deps and not main.busy and (queue or main.current is not None):
                         self._runtime.objects.bringing.prefetch([value for _, value in message.deps])
                     if not self._is_actor:
                         queue.append((connection, message))
@@ -150,7 +129,7 @@ class Executor:
                     if not self._is_actor:
                         self._runtime.job_id, self._runtime.namespace = job_id, namespace
                     self._runtime.add_sys_path(sys_path)
-        if (self._busy or self._worn_out) and queue:
+        if (main.busy or self._worn_out) and queue:
             self.give_back()
 
     def on_caller_gone(self, connection: Connection, reason: str) -> None:
@@ -179,7 +158,7 @@ class Executor:
         """Return what has not begun to its callers."""
         if self._is_actor:
             return
-        self._busy = self._current is not None
+        self.main_thread.busy = self.main_thread.current is not None
         given: dict[Connection, list[int]] = {}
         while self._queue:
             connection, call = self._queue.popleft()
@@ -189,7 +168,7 @@ class Executor:
 
     def helper_leads(self) -> None:
         """Nobody has waited for the cluster for a while: the current call takes long."""
-        if self._current is not None:
+        if self.main_thread.current is not None:
             self._log.begun()
             self.give_back()
 
@@ -200,8 +179,8 @@ class Executor:
             self.give_back()
 
     def _running_calls(self) -> Iterator[RunningCall]:
-        if self._current_call is not None:
-            yield self._current_call
+        if self.main_thread.current_call is not None:
+            yield self.main_thread.current_call
         yield from self._host.running_calls()
 
     # cancelling
@@ -211,72 +190,12 @@ class Executor:
         for item in self._queue:
             if item[0] is connection and item[1].seq == seq:
                 self._queue.remove(item)
-                self._replier.cancelled(item, self._actor)
+                self._replier.cancelled(item, self.main_thread.actor)
                 return
         actor = self._host.by_slot.get(message.slot)
         if actor is not None and actor.cancel(connection, seq, recursive=recursive):
             return
-        current, call = self._current, self._current_call
-        if current is None or call is None or current[0] is not connection or current[1].seq != seq:
-            return
-        call.cancel(self._runtime.next_seq(), recursive=recursive)
-        if message.force and not self._is_actor:
-            self._end_by_force(call)
-        elif self._current_loop_task is not None:
-            self._runtime.cancel_loop_task(self._current_loop_task, call)
-        else:
-            self._interrupting, self._handed_over = current, False
-            self._interrupt()
-
-    def _end_by_force(self, call: RunningCall) -> None:
-        """The call is to end with this process; what it has others do ends first."""
-        if not call.spares_children:
-            self._runtime.tasks.cancel_children(call)
-        self._reactor.flush()
-        os._exit(1)
-
-    def _interrupt(self) -> None:
-        """Interrupt the main thread, again and again until it is through: it may be busy with what must not be torn."""
-        if self._interrupting is None or self._interrupting is not self._current:
-            return
-        if self._handed_over and not self._reactor.is_interrupting:
-            self._interrupted()
-            return
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        self._reactor.call_later(_INTERRUPT_AGAIN_S, self._interrupt)
-
-    def _interrupted(self) -> None:
-        """The current call has its interrupt: once is enough. What it has begun before goes with it.
-
-        Not earlier, or it would see its children fail, and have the interrupt in the middle of what it does then.
-        """
-        self._interrupting = None
-        self._reactor.forget_interrupt()
-        call = self._current_call
-        if call is not None and not call.spares_children:
-            with self._reactor.lock:
-                self._runtime.tasks.cancel_children(call, call.next_seq)
-
-    def _stopped_call(self, item: Item, call: RunningCall) -> None:
-        """It was cancelled while it ran: what it submitted goes with it."""
-        if not call.spares_children:
-            with self._reactor.lock:
-                self._runtime.tasks.cancel_children(call)
-        self._replier.cancelled(item, self._actor)
-
-    def on_signal(self, *_: Any) -> None:
-        """SIGINT, which only `_cancel` sends: raise in user code, but never in the middle of our own."""
-        item = self._interrupting
-        if item is None or item is not self._current or not self._interruptible:
-            return
-        if self._handed_over and not self._reactor.is_interrupting:
-            return  # it was raised while this signal was on its way
-        if self._reactor.in_our_hands() or self._runtime.memory.is_being_changed or self._streams.is_between_values:
-            self._handed_over = True
-            self._reactor.interrupt(Interrupted())
-        else:
-            self._interrupted()
-            raise Interrupted
+        self.main_thread.cancel(connection, message, may_end=not self._is_actor)
 
     # the main thread
 
@@ -311,8 +230,8 @@ class Executor:
 
     def _finish(self) -> None:
         """Do what others still wait for; whatever user code has left running is its own to end at exit."""
-        if self._actor is not None:
-            self._actor.join_threads()
+        if self.main_thread.actor is not None:
+            self.main_thread.actor.join_threads()
         with self._reactor.lock:
             self._runtime.reporter.tell()
         self._reactor.run_until(lambda: self._runtime.link.lost or not self._runtime.objects.owes())
@@ -320,7 +239,7 @@ class Executor:
         self.stopping = True
 
     def _run_queue(self) -> None:
-        queue = self._queue
+        queue, main = self._queue, self.main_thread
         unflushed_us = 0
         after_once = False
         while queue and not self.stopping:
@@ -330,13 +249,13 @@ class Executor:
                     self._reactor.flush()
                 with self._reactor.lock:  # a cancel finds it in the queue, or here
                     item = queue.popleft()
-                    running_call = RunningCall(item[1], item[0].tag, self._actor)
-                    self._current, self._current_call = item, running_call
+                    running_call = RunningCall(item[1], item[0].tag, main.actor)
+                    main.current, main.current_call = item, running_call
             except IndexError:  # given back meanwhile
                 return
             after_once = item[1].once
-            unflushed_us += self._run_one(item, running_call)
-            if item[1].max_calls and self._actor is None and self._is_enough(item):
+            unflushed_us += main.run(item, running_call)
+            if item[1].max_calls and main.actor is None and self._is_enough(item):
                 return
             if unflushed_us >= _FLUSH_EVERY_US or item[1].once:  # nor may its own answer be lost with the next one
                 self._reactor.flush()
@@ -356,122 +275,6 @@ class Executor:
             self._runtime.reporter.tell()
         self._reactor.flush()
         return True
-
-    def _run_one(self, item: Item, running_call: RunningCall) -> int:
-        """Run one call in the main thread; how long it took, in microseconds."""
-        connection, call = item
-        caller: Caller = connection.tag
-        token = running.set(running_call)
-        started = running_call.started
-        exec_us = 0
-        try:
-            try:
-                self._interruptible = True
-                if running_call.is_canceled:  # before it began
-                    raise Interrupted
-                turn = None if self._actor is None else self._actor.turn
-                if turn is None:
-                    result = self._invoke(item, running_call)
-                else:
-                    with turn:
-                        result = self._invoke(item, running_call)
-            finally:
-                self._interruptible = False
-                self._current = self._current_call = None
-                self._busy = False
-                exec_us = int((time.perf_counter() - started) * 1e6)
-        except (Interrupted, Stopped, asyncio.CancelledError):
-            self._interruptible = False
-            self._current = self._current_call = None  # the interrupt may have come right before that
-            self._busy = False
-            self._stopped_call(item, running_call)
-        except SystemExit as exc:
-            self._exit(exc)
-        except BaseException as exc:  # whatever user code raises is its caller's
-            if self._interrupting is item and isinstance(exc, KeyboardInterrupt):
-                self._stopped_call(item, running_call)  # user code has put a handler of its own in place of ours
-            else:
-                retry = self._is_worth_a_retry(caller, call, exc)
-                self._replier.error(connection, call, exc, exec_us, retry=retry, actor=self._saved())
-        else:
-            self._replier.result(connection, caller.process_id, call, result, exec_us, self._saved())
-            del result
-        running.reset(token)
-        self._runtime.call_over(running_call)
-        if self._interrupting is item:  # it ended by itself before the interrupt came through
-            self._interrupting = None
-            self._reactor.forget_interrupt()
-        return exec_us
-
-    def _saved(self) -> HostedActor | None:
-        """The actor, with its checkpoint taken if that is due."""
-        saver = None if self._actor is None else self._actor.saver
-        if saver is not None and saver.call_done():
-            saver.save()
-        return self._actor
-
-    def _is_worth_a_retry(self, caller: Caller, call: Call, exc: BaseException) -> bool:
-        """Whether the options of the call name this error."""
-        if not call.retry or isinstance(exc, TaskCancelledError):
-            return False
-        if call.retry == RETRY_ALL:
-            return isinstance(exc, Exception)
-        try:
-            return isinstance(exc, self._exported(call.retry, caller))
-        except Exception:  # a type that cannot be had here is not what was raised here
-            return False
-
-    def _exported(self, fn: str, caller: Caller) -> Any:
-        return self._functions.get(fn, caller.exports, self._runtime.objects.load_arguments)
-
-    def _invoke(self, item: Item, running_call: RunningCall) -> Any:
-        connection, call = item
-        caller: Caller = connection.tag
-        if self._actor is None:
-            function = self._exported(call.fn, caller)
-            self._threads.apply(call.num_cpus)
-        else:
-            function = self._actor.method(call.fn)
-        running_call.function = function
-        args, kwargs = self._runtime.arguments(call)
-        result = function(*args, **kwargs)
-        if inspect.iscoroutine(result):
-            args, kwargs = (), {}
-            result = self._run_coroutine(result, running_call)
-        elif inspect.isasyncgen(result):
-            del args, kwargs
-            finishing = self._streams.finish_async(item, result)
-            try:
-                return self._run_coroutine(finishing, running_call)
-            finally:
-                finishing.close()  # interrupted before it began, it would complain
-        if self._streams.is_asked(item, result):
-            args, kwargs = (), {}  # from here on the generator has them
-            return self._streams.finish(item, result, in_main=True)
-        return result
-
-    def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any], call: RunningCall) -> Any:
-        """An async task: the main thread becomes its event loop, which does the I/O meanwhile."""
-        import uvloop
-
-        self._interruptible = False  # from here on a cancel cancels the asyncio task, once there is one
-        if self._loop is None:
-            self._loop = uvloop.new_event_loop()
-        loop = self._loop
-        self._reactor.attach(loop)
-        busy = loop.call_later(0.01, self._async_is_long)
-        try:
-            with self._reactor.lock:
-                task = self._current_loop_task = loop.create_task(coroutine)
-                self._interrupting = None
-                self._reactor.forget_interrupt()
-                if call.is_canceled:  # before it could be told
-                    self._runtime.cancel_loop_task(task, call)
-            return loop.run_until_complete(task)
-        finally:
-            busy.cancel()
-            self._current_loop_task = None
-            self._reactor.detach()
 
     def _async_is_long(self) -> None:
         with self._reactor.lock:
@@ -502,11 +305,11 @@ class Executor:
         if spec.is_async or spec.slot:
             self._serve_on_loop()
             return
-        self._threads.apply(max(1.0, spec.num_cpus))
+        self.main_thread.threads.apply(max(1.0, spec.num_cpus))
         self._host.expected.popleft()
-        self._actor = self._host.prepare(spec)
-        if self._actor is None or not self._host.construct(self._actor):
-            self._actor = None
+        actor = self.main_thread.actor = self._host.prepare(spec)
+        if actor is None or not self._host.construct(actor):
+            self.main_thread.actor = None
             self._reactor.run_until(lambda: self.stopping)  # the node ends this process
 
     def _serve_on_loop(self) -> None:
