@@ -18,6 +18,7 @@ from aioray.functions import P, RemoteFunction
 from aioray.generators import ObjectRefGenerator
 from aioray.options import actor_options, task_options
 from aioray.refs import ObjectRef
+from aioray.runtime import blocking, explaining
 from aioray.start_options import ADDRESS_VARIABLE, check_joining, check_later_options, check_options
 from aioray.typed_actors import Actor, OnlyAny
 from aioray.waiting import check_timeout, refs_of
@@ -366,13 +367,13 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     """
     check_timeout(timeout)
     if isinstance(refs, ObjectRef):
-        return refs._runtime.get([refs], timeout)[0]
+        return blocking.get(refs._runtime, [refs], timeout)[0]
     if isinstance(refs, ObjectRefGenerator):
         return refs  # as in Ray
     items = refs_of(refs, "get")
     if not items:
         return []
-    return items[0]._runtime.get(items, timeout)
+    return blocking.get(items[0]._runtime, items, timeout)
 
 
 def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True) -> None:
@@ -393,7 +394,7 @@ def cancel(ref: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False
         ref = ref.completed()
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel takes a ref, not {type(ref).__name__}")
-    ref._runtime.cancel(ref, force=force, recursive=recursive)
+    ref._runtime.canceller.cancel(ref, force=force, recursive=recursive)
 
 
 # actors
@@ -430,15 +431,7 @@ def explain(ref: ObjectRef[Any]) -> str:
     """Why the value is not there yet, in a sentence: what it waits for, what was asked, what is free."""
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"explain takes a ref, not {type(ref).__name__}")
-    state, lease_id = ref._runtime.explain_state(ref)
-    if lease_id is not None:
-        state = f"{state}: {ref._runtime.ask('explain', lease_id=lease_id)}"
-    elif actor_id := ref._runtime.actor_awaited_by(ref):
-        why = ref._runtime.ask("explain_actor", actor_id=actor_id)
-        state = f"{state}: {why}" if why else state
-    elif group_id := ref._runtime.group_awaited_by(ref):
-        state = f"{state}: {ref._runtime.ask('explain_group', group_id=group_id)}"
-    return f"{ref!r} {state}"
+    return explaining.explain(ref._runtime, ref)
 
 
 def nodes() -> list[dict[str, Any]]:

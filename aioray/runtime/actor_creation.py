@@ -32,7 +32,8 @@ def create_actor(
     kwargs: dict[str, Any],
 ) -> tuple[RemoteActor, bool]:
     """Ask for an actor; it, and whether one of that name existed already (then it is that one)."""
-    function = runtime.function(cls, cls.__name__)
+    runtime.require_open()
+    function = runtime.exports.function(cls, cls.__name__)
     arguments = pack_arguments(runtime, args, kwargs)
     environment = runtime.environments.resolve(options.runtime_env)
     strategy = options.strategy()

@@ -21,6 +21,7 @@ from aioray.runtime.actor_calls import CallRules, MethodTarget
 from aioray.runtime.calls import check_cluster, when_ready
 from aioray.runtime.handing_over import hand_over, is_small
 from aioray.runtime.looking import Looking
+from aioray.runtime.submitting import submit_actor_call
 from aioray.runtime.unseen import looked_at, unseen
 from aioray.wire.control import Release
 from aioray.wire.framing import call_decoder
@@ -98,7 +99,7 @@ class Plan:
     def _call(self, index: int, method: str, *args: Any) -> ObjectRef[Any]:
         actor = self._actors[index]
         target = MethodTarget(method, f"{actor.cls}.{method}", METHOD_DEFAULTS, CallRules())
-        return self.runtime.submit_actor_call(actor, target, args, {})[0]
+        return submit_actor_call(self.runtime, actor, target, args, {})[0]
 
     def _open(self, constants: Sequence[Sequence[Any]]) -> None:
         """Prepare all parts; without the lock."""

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     from aioray.options import TaskOptions
     from aioray.runtime.connection import Connection
+    from aioray.runtime.exports import Function
     from aioray.runtime.runtime import Runtime
     from aioray.wire.strategies import Strategy
 
@@ -65,25 +66,6 @@ _ASK_AGAIN_S = 0.1  # after a node could not be reached: by then our own may kno
 _OWN_FAULT_S = 0.1  # after which this process may have a file descriptor again
 _FORCE_GRACE_S = 0.1  # how long a worker has to cancel what its call began, before the node kills it
 RETRY_ALL = "*"
-
-
-class Function:
-    """A function as the cluster knows it: exported once to each worker that runs it."""
-
-    __slots__ = ("data", "duration", "fn_id", "name", "pins")
-
-    def __init__(self, fn_id: str, name: str, data: bytes, pins: list[Any]) -> None:
-        self.fn_id = fn_id
-        self.name = name
-        self.data = data
-        self.pins = pins  # refs that the function captured
-        self.duration = Duration()
-
-    def renamed(self, name: str) -> Function:
-        """The same code under another name."""
-        other = Function(self.fn_id, name, self.data, self.pins)
-        other.duration = self.duration
-        return other
 
 
 class TaskTarget:
