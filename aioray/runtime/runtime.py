@@ -28,6 +28,7 @@ from aioray.runtime.far_memory import FarBringing, FarMemory
 from aioray.runtime.groups import GroupClient
 from aioray.runtime.here import Here
 from aioray.runtime.link import NodeLink, SideChannel
+from aioray.runtime.loop_callbacks import LoopCallbacks
 from aioray.runtime.objects import ObjectTable, serialize_value
 from aioray.runtime.overtime import Overtime
 from aioray.runtime.serialization import load_plain
@@ -136,6 +137,7 @@ class Runtime(Here):
         self.overtime = Overtime(self)
         self.canceller = Canceller(self)
         self.callbacks = CallbackThread()
+        self.loop_callbacks = LoopCallbacks()
         self.plans: set[Plan] = set()  # compiled graphs that have links here
 
     # opening and closing
@@ -372,7 +374,8 @@ class Runtime(Here):
 
     def awaited(self, ref: ObjectRef[Any]) -> None:
         """Somebody awaits a pending ref."""
-        self.objects.want(ref)
+        if ref._task is None or ref._value is not None:  # else its value comes by itself
+            self.objects.want(ref)
 
     # calls and actors
 
