@@ -22,8 +22,8 @@ from aioray.options import (
     method_options,
     returns_of,
 )
-from aioray.runtime.actor_calls import CallRules, MethodTarget
 from aioray.runtime.actor_creation import create_actor, is_async_class
+from aioray.runtime.actor_lines import CallRules, MethodTarget
 from aioray.runtime.serialization import Counted, loading_runtime
 from aioray.runtime.submitting import submit_actor_call
 from aioray.signatures import Signature
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from aioray.dag import ClassMethodNode, ClassNode
     from aioray.generators import ObjectRefGenerator
     from aioray.refs import ObjectRef
-    from aioray.runtime.actor_calls import RemoteActor
+    from aioray.runtime.actor_lines import RemoteActor
     from aioray.typed_actors import Actor, MarkMethod, MarkMethodOfSeveral, OnlyAny, RemoteMethod
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from aioray.dag import FunctionNode
     from aioray.runtime.runtime import Runtime
-    from aioray.runtime.tasks import TaskTarget
+    from aioray.runtime.task_records import TaskTarget
     from aioray.wire.strategies import InGroup
 
 P = ParamSpec("P")

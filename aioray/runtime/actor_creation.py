@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aioray.options import ActorOptions
-    from aioray.runtime.actor_calls import RemoteActor
+    from aioray.runtime.actor_lines import RemoteActor
     from aioray.runtime.calls import Arguments
     from aioray.runtime.exports import Function
     from aioray.runtime.runtime import Runtime

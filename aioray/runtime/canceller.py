@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import TaskCancelledError
 from aioray.refs import CANCELLED, PENDING, RAISED
-from aioray.runtime.actor_calls import ActorCallRecord
+from aioray.runtime.actor_lines import ActorCallRecord
 from aioray.runtime.groups import Wait
 from aioray.runtime.passes import Pass
-from aioray.runtime.tasks import Task
+from aioray.runtime.task_records import Task
 from aioray.wire.control import CancelCall
 from aioray.wire.values import owner_of
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aioray.refs import CANCELLED, RAISED, READY
-from aioray.runtime.actor_calls import ActorCallRecord
+from aioray.runtime.actor_lines import ActorCallRecord
 from aioray.runtime.errors import one_line
 from aioray.runtime.groups import Wait
 from aioray.runtime.passes import Pass
-from aioray.runtime.tasks import Task
+from aioray.runtime.task_records import Task
 from aioray.wire.values import Value
 
 if TYPE_CHECKING:

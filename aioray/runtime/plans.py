@@ -17,7 +17,7 @@ from aioray.dag.schedule import DRIVER, TICK, sole_taker
 from aioray.exceptions import ActorDiedError, RayChannelError, RayTaskError
 from aioray.options import METHOD_DEFAULTS
 from aioray.refs import PENDING, RAISED, READY
-from aioray.runtime.actor_calls import CallRules, MethodTarget
+from aioray.runtime.actor_lines import CallRules, MethodTarget
 from aioray.runtime.calls import check_cluster, when_ready
 from aioray.runtime.handing_over import hand_over, is_small
 from aioray.runtime.looking import Looking
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from aioray.dag.parts import BoundCall
     from aioray.dag.schedule import Schedule
     from aioray.refs import ObjectRef
-    from aioray.runtime.actor_calls import ActorLine, RemoteActor
+    from aioray.runtime.actor_lines import ActorLine, RemoteActor
     from aioray.runtime.connection import Connection
     from aioray.runtime.passes import Pass
     from aioray.runtime.runtime import Runtime

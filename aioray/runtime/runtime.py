@@ -18,7 +18,7 @@ from aioray.exceptions import (
 )
 from aioray.options import ActorOptions
 from aioray.refs import CANCELLED, PENDING, READY, ObjectRef
-from aioray.runtime.actor_calls import ActorCaller, RemoteActor
+from aioray.runtime.actor_calls import ActorCaller
 from aioray.runtime.callbacks import CallbackThread
 from aioray.runtime.calls import check_cluster
 from aioray.runtime.canceller import Canceller
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from aioray.config import Config
     from aioray.logging_config import LoggingConfig
     from aioray.options import TaskOptions
+    from aioray.runtime.actor_lines import RemoteActor
     from aioray.runtime.dialing import Dialer
     from aioray.runtime.plans import Plan
     from aioray.runtime.reactor import Reactor

@@ -17,7 +17,7 @@ from aioray.exceptions import ObjectRefStreamEndOfStreamError
 from aioray.refs import PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.blocking import check_may_block
 from aioray.runtime.serialization import serialize
-from aioray.runtime.tasks import Task
+from aioray.runtime.task_records import Task
 from aioray.runtime.unseen import Unseen, unseen
 from aioray.wire.calls import CloseStream, Proceed, Streaming, Yielded
 from aioray.wire.control import Release
@@ -26,7 +26,7 @@ from aioray.wire.values import Value, object_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioray.runtime.actor_calls import ActorCallRecord
+    from aioray.runtime.actor_lines import ActorCallRecord
     from aioray.runtime.connection import Connection
     from aioray.runtime.runtime import Runtime
 

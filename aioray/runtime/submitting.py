@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from aioray import placement
 from aioray.refs import ObjectRef
-from aioray.runtime.actor_calls import ActorCallRecord
+from aioray.runtime.actor_lines import ActorCallRecord
 from aioray.runtime.calls import pack_arguments
-from aioray.runtime.tasks import Task, TaskTarget
+from aioray.runtime.task_records import Task, TaskTarget
 
 if TYPE_CHECKING:
     from aioray.options import TaskOptions
-    from aioray.runtime.actor_calls import MethodTarget, RemoteActor
+    from aioray.runtime.actor_lines import MethodTarget, RemoteActor
     from aioray.runtime.exports import Function
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.streams import Stream

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import TaskCancelledError
-from aioray.runtime.tasks import RETRY_ALL
+from aioray.runtime.task_records import RETRY_ALL
 from aioray.wire.calls import Call, Cancel, CloseStream, Export, GiveBack, Greeting, Pattern, Proceed, Repeat
 from aioray.wire.control import ActorSpec, EndActor, Exit
 from aioray.wire.plans import Link
