@@ -8,19 +8,14 @@ from aioray.api import (
     available_resources,
     cancel,
     cluster_resources,
-    connect,
-    disconnect,
     explain,
     get,
     get_actor,
     get_gpu_ids,
-    init,
-    is_initialized,
     kill,
     nodes,
     put,
     remote,
-    shutdown,
 )
 from aioray.checkpoints import checkpoint
 from aioray.cluster import Cluster
@@ -29,6 +24,7 @@ from aioray.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskI
 from aioray.logging_config import LoggingConfig
 from aioray.refs import ObjectRef
 from aioray.runtime_context import get_runtime_context
+from aioray.starting import connect, disconnect, init, is_initialized, shutdown
 from aioray.typed_actors import Actor
 from aioray.waiting import as_completed, wait
 

@@ -22,9 +22,10 @@ from aioray.options import (
     method_options,
     returns_of,
 )
-from aioray.runtime.actor_calls import CallRules, MethodTarget
-from aioray.runtime.actor_creation import is_async_class
+from aioray.runtime.actor_creation import create_actor, is_async_class
+from aioray.runtime.actor_lines import CallRules, MethodTarget
 from aioray.runtime.serialization import Counted, loading_runtime
+from aioray.runtime.submitting import submit_actor_call
 from aioray.signatures import Signature
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from aioray.dag import ClassMethodNode, ClassNode
     from aioray.generators import ObjectRefGenerator
     from aioray.refs import ObjectRef
-    from aioray.runtime.actor_calls import RemoteActor
+    from aioray.runtime.actor_lines import RemoteActor
     from aioray.typed_actors import Actor, MarkMethod, MarkMethodOfSeveral, OnlyAny, RemoteMethod
 
 
@@ -184,10 +185,10 @@ class ActorMethod:
         runtime = actor.runtime
         if target.num_returns < 0:
             streamed: ObjectRef[Any] = submit_stream(  # mypy cannot know: a handle has no types
-                runtime, target, lambda stream: runtime.submit_actor_call(actor, target, args, kwargs, stream)
+                runtime, target, lambda stream: submit_actor_call(runtime, actor, target, args, kwargs, stream)
             )
             return streamed
-        refs = runtime.submit_actor_call(actor, target, args, kwargs)
+        refs = submit_actor_call(runtime, actor, target, args, kwargs)
         if target.num_returns == 1:
             return refs[0]
         return list(refs) if refs else None  # type: ignore[return-value] # as in Ray: the count is in the options
@@ -326,7 +327,7 @@ class ActorClass(Generic[C]):
         options = self._options
         if options.get_if_exists and not options.name:
             raise InvalidOptionError("get_if_exists", True, "only together with name")
-        actor, existed = current.get().create_actor(self._cls, self.methods(), options, args, kwargs)
+        actor, existed = create_actor(current.get(), self._cls, self.methods(), options, args, kwargs)
         if existed and not options.get_if_exists:
             raise ActorAlreadyExistsError(f"an actor called {options.name!r} exists already")
         return ActorHandle(actor)

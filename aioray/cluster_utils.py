@@ -7,10 +7,10 @@ import atexit
 import time
 from typing import TYPE_CHECKING, Any
 
-from aioray.api import init, shutdown
 from aioray.exceptions import BlockingCallError, GetTimeoutError, InvalidOptionError, RaySystemError
 from aioray.runtime.link import ask_node
 from aioray.start_options import check_options
+from aioray.starting import init, shutdown
 from aioray.testing.process_nodes import LocalNode, ProcessNodes
 
 if TYPE_CHECKING:

@@ -66,7 +66,7 @@ def get() -> Runtime:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        assert _starter is not None, "aioray.api is imported with the package"
+        assert _starter is not None, "aioray.starting is imported with the package"
         _starter()
         return get()
     raise RaySystemError("there is no cluster here: write `async with aioray.connect():` around the calls")

@@ -9,6 +9,7 @@ from aioray import current
 from aioray.generators import is_generator_function, submit_stream
 from aioray.options import TASK_DEFAULTS, TaskOptions, returns_of, task_options
 from aioray.placement import may_follow
+from aioray.runtime.submitting import submit_task, task_target
 from aioray.signatures import Signature
 from aioray.typed_actors import Remote
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from aioray.dag import FunctionNode
     from aioray.runtime.runtime import Runtime
-    from aioray.runtime.tasks import TaskTarget
+    from aioray.runtime.task_records import TaskTarget
     from aioray.wire.strategies import InGroup
 
 P = ParamSpec("P")
@@ -56,8 +57,8 @@ class RemoteFunction(Remote[P, R_co, Given_co]):
         if target is None or target.runtime is not runtime or runtime.captures:
             target = self._find_target(runtime)
         if target.num_returns < 0:
-            return submit_stream(runtime, target, lambda stream: runtime.submit_task(target, args, kwargs, stream))
-        refs = runtime.submit_task(target, args, kwargs)
+            return submit_stream(runtime, target, lambda stream: submit_task(runtime, target, args, kwargs, stream))
+        refs = submit_task(runtime, target, args, kwargs)
         if target.num_returns == 1:
             return refs[0]
         return list(refs) if refs else None  # as in Ray: the count is in the options
@@ -67,8 +68,8 @@ class RemoteFunction(Remote[P, R_co, Given_co]):
         group = runtime.followed_group(options) if may_follow(options) else None
         target = self._target if group is None else self._followers.get(group)
         if target is None or target.runtime is not runtime:
-            function = runtime.function(self._function, options.name or _name_of(self._function))
-            target = runtime.task_target(function, options, self._num_returns, group)
+            function = runtime.exports.function(self._function, options.name or _name_of(self._function))
+            target = task_target(runtime, function, options, self._num_returns, group)
             if group is None:
                 self._target = target
             else:

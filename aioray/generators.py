@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from aioray.ids import TaskID
     from aioray.refs import ObjectRef
-    from aioray.runtime.actor_calls import MethodTarget
+    from aioray.runtime.actor_lines import MethodTarget
     from aioray.runtime.runtime import Runtime
-    from aioray.runtime.tasks import TaskTarget
+    from aioray.runtime.task_records import TaskTarget
 
 T = TypeVar("T")
 

@@ -352,9 +352,9 @@ class ObjectRef(Counted, _Awaitable[T]):
             if runtime.spares_children():
                 pass  # whoever awaits it here goes without it
             elif owner_of(self.binary()) != runtime.process_id:
-                runtime.ask_owner_to_cancel(self)
+                runtime.canceller.ask_owner(self)
             elif task is not None:
-                runtime.cancel_task(task, self)
+                runtime.canceller.cancel_call(task, self)
         runtime.reactor.nudge()
         return True
 

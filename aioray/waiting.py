@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aioray.exceptions import InvalidOptionError
 from aioray.generators import ObjectRefGenerator
 from aioray.refs import ObjectRef
+from aioray.runtime import blocking
 from aioray.runtime.arrivals import Arrivals
 
 if TYPE_CHECKING:
@@ -112,14 +113,14 @@ class _Wait:
     def __await__(self) -> Generator[Any, None, Any]:
         if self._runtime is None:
             return [], []
-        return _as_given((yield from self._runtime.wait_async(*self._args).__await__()), self._generators)
+        return _as_given((yield from blocking.wait_async(self._runtime, *self._args).__await__()), self._generators)
 
     def block(self) -> Any:
         """The result, as soon as it is there."""
         if self._runtime is None:
             return [], []
         if self._result is None:
-            self._result = _as_given(self._runtime.wait(*self._args), self._generators)
+            self._result = _as_given(blocking.wait(self._runtime, *self._args), self._generators)
         return self._result
 
     def __iter__(self) -> Iterator[list[ObjectRef[Any]]]:
@@ -153,7 +154,7 @@ class as_completed:  # reads as the function that it is in asyncio
             deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
             for at in range(len(self._refs)):
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if not runtime.wait_for_any(arrivals, left):
+                if not blocking.wait_for_any(runtime, arrivals, left):
                     raise self._too_late(at)
                 yield arrivals.done.popleft()
 

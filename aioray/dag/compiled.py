@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from aioray.exceptions import RayCgraphCapacityExceeded, RayChannelError, RayChannelTimeoutError
 from aioray.refs import PENDING, ObjectRef
+from aioray.runtime.blocking import wait_until
 from aioray.runtime.passes import Pass
 from aioray.runtime.plans import Plan, PlanOptions
 from aioray.runtime.serialization import serialize, serialize_plain
@@ -64,7 +65,7 @@ class CompiledDAG:
         compiled = cls(blueprint, options)
         if not compiled._runtime.reactor.in_loop():
             try:
-                compiled._runtime.wait_until(lambda: compiled._plan.state != "opening", None)
+                wait_until(compiled._runtime, lambda: compiled._plan.state != "opening", None)
                 compiled._may_begin()
             except BaseException:
                 compiled.teardown()
@@ -127,7 +128,7 @@ class CompiledDAG:
             return
         if runtime.reactor.in_loop():
             raise self._no_room(waited=False)
-        runtime.wait_until(lambda: plan.error is not None or plan.flight.has_room(), self._options.submit_timeout)
+        wait_until(runtime, lambda: plan.error is not None or plan.flight.has_room(), self._options.submit_timeout)
         if not self._may_begin():
             raise self._no_room(waited=True)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from aioray.actors import ActorMethod
     from aioray.dag.schedule import Schedule, Turn
-    from aioray.runtime.actor_calls import RemoteActor
+    from aioray.runtime.actor_lines import RemoteActor
 
 _NOT_YET = {  # Ray's other options, and the one value of each that asks for nothing
     "_asyncio_max_queue_size": None,

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aioray.options import ActorOptions
-    from aioray.runtime.actor_calls import RemoteActor
+    from aioray.runtime.actor_lines import RemoteActor
+    from aioray.runtime.calls import Arguments
+    from aioray.runtime.exports import Function
     from aioray.runtime.runtime import Runtime
 
 
@@ -32,7 +34,8 @@ def create_actor(
     kwargs: dict[str, Any],
 ) -> tuple[RemoteActor, bool]:
     """Ask for an actor; it, and whether one of that name existed already (then it is that one)."""
-    function = runtime.function(cls, cls.__name__)
+    runtime.require_open()
+    function = runtime.exports.function(cls, cls.__name__)
     arguments = pack_arguments(runtime, args, kwargs)
     environment = runtime.environments.resolve(options.runtime_env)
     strategy = options.strategy()
@@ -40,67 +43,65 @@ def create_actor(
         strategy = placement.with_group(strategy, runtime.followed_group(options))
     actor_id = object_id(runtime.process_id, runtime.next_seq())
     namespace = options.namespace or runtime.namespace_here()
-    job_id = runtime.job_here()
     if options.name:
         wanted = {"name": options.name, "actor_id": actor_id, "cls": cls.__name__, "methods": methods}
         taken = runtime.ask("reserve_name", namespace=namespace, **wanted)
         if taken is not None:
             return runtime.adopt_actor(taken["actor_id"], taken["cls"], taken["methods"]), True
     is_async = is_async_class(cls, methods)
+    spec = ActorSpec(
+        actor_id,
+        cls.__name__,
+        function.data,
+        b"",  # its constructor's call, when the arguments are there
+        options.placement_demand(),
+        options.running_demand(),
+        runtime.process_id,
+        options.name or "",
+        namespace,
+        options.max_concurrency or (0 if is_async else 1),
+        options.lifetime == "detached",
+        methods,
+        is_async or _needs_loop(cls),
+        options.num_cpus or 0.0,
+        runtime.sys_path,
+        isolation=options.isolation,
+        concurrency_groups=dict(options.concurrency_groups),
+        job_id=runtime.job_here(),
+        environment=environment,
+        max_restarts=options.max_restarts,
+        strategy=strategy,
+        quiet=not options.enable_task_events,
+    )
     with runtime.reactor.lock:
         actor = runtime.adopt_actor(actor_id, cls.__name__, methods)
         actor.creation_pins = (arguments, function)
         for _, dep in arguments.deps:
             runtime.objects.want(dep, here=False)
-
-        def send() -> None:
-            failed = first_failed(arguments.deps)
-            error = None
-            if failed is not None:
-                for _, dep in arguments.deps:
-                    looked_at(dep)
-                why, reason = runtime.outcome_error(failed), "an argument of its constructor failed"
-                error = error_value(constructor_error(why, cls.__name__, actor_id, reason))
-            deps = wire_deps(runtime, arguments.deps) if failed is None else []
-            # Our handle may go before it is constructed, and what we hold with it: the actor holds it till then.
-            wired = dict(deps)
-            pins = [dep for at, dep in arguments.deps if at in wired and (wired[at].nbytes or wired[at].refs)]
-            for dep in pins:
-                runtime.objects.share(dep)
-            pins += [*arguments.pins, *function.pins]
-            if pins:
-                runtime.objects.hold_for(actor_id, pins)
-            call = Call(0, "__init__", arguments.data, arguments.kwnames, deps)
-            runtime.link.send(
-                ActorSpec(
-                    actor.actor_id,
-                    cls.__name__,
-                    function.data,
-                    encode_call(call),
-                    options.placement_demand(),
-                    options.running_demand(),
-                    runtime.process_id,
-                    options.name or "",
-                    namespace,
-                    options.max_concurrency or (0 if is_async else 1),
-                    options.lifetime == "detached",
-                    methods,
-                    is_async or _needs_loop(cls),
-                    options.num_cpus or 0.0,
-                    runtime.sys_path,
-                    error=error,
-                    isolation=options.isolation,
-                    concurrency_groups=dict(options.concurrency_groups),
-                    job_id=job_id,
-                    environment=environment,
-                    max_restarts=options.max_restarts,
-                    strategy=strategy,
-                    quiet=not options.enable_task_events,
-                )
-            )
-
-        when_ready(arguments.deps, send)
+        when_ready(arguments.deps, lambda: _send(actor, spec, arguments, function))
     return actor, False
+
+
+def _send(actor: RemoteActor, spec: ActorSpec, arguments: Arguments, function: Function) -> None:
+    """The arguments are there, or one has failed: complete `spec`, and ask for the actor."""
+    runtime = actor.runtime
+    failed = first_failed(arguments.deps)
+    if failed is not None:
+        for _, dep in arguments.deps:
+            looked_at(dep)
+        why, reason = runtime.outcome_error(failed), "an argument of its constructor failed"
+        spec.error = error_value(constructor_error(why, spec.cls, spec.actor_id, reason))
+    deps = wire_deps(runtime, arguments.deps) if failed is None else []
+    # Our handle may go before it is constructed, and what we hold with it: the actor holds it till then.
+    wired = dict(deps)
+    pins = [dep for at, dep in arguments.deps if at in wired and (wired[at].nbytes or wired[at].refs)]
+    for dep in pins:
+        runtime.objects.share(dep)
+    pins += [*arguments.pins, *function.pins]
+    if pins:
+        runtime.objects.hold_for(spec.actor_id, pins)
+    spec.call = encode_call(Call(0, "__init__", arguments.data, arguments.kwnames, deps))
+    runtime.link.send(spec)
 
 
 def is_async_class(cls: type, methods: Mapping[str, str]) -> bool:

@@ -17,10 +17,11 @@ from aioray.dag.schedule import DRIVER, TICK, sole_taker
 from aioray.exceptions import ActorDiedError, RayChannelError, RayTaskError
 from aioray.options import METHOD_DEFAULTS
 from aioray.refs import PENDING, RAISED, READY
-from aioray.runtime.actor_calls import CallRules, MethodTarget
+from aioray.runtime.actor_lines import CallRules, MethodTarget
 from aioray.runtime.calls import check_cluster, when_ready
 from aioray.runtime.handing_over import hand_over, is_small
 from aioray.runtime.looking import Looking
+from aioray.runtime.submitting import submit_actor_call
 from aioray.runtime.unseen import looked_at, unseen
 from aioray.wire.control import Release
 from aioray.wire.framing import call_decoder
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from aioray.dag.parts import BoundCall
     from aioray.dag.schedule import Schedule
     from aioray.refs import ObjectRef
-    from aioray.runtime.actor_calls import ActorLine, RemoteActor
+    from aioray.runtime.actor_lines import ActorLine, RemoteActor
     from aioray.runtime.connection import Connection
     from aioray.runtime.passes import Pass
     from aioray.runtime.runtime import Runtime
@@ -98,7 +99,7 @@ class Plan:
     def _call(self, index: int, method: str, *args: Any) -> ObjectRef[Any]:
         actor = self._actors[index]
         target = MethodTarget(method, f"{actor.cls}.{method}", METHOD_DEFAULTS, CallRules())
-        return self.runtime.submit_actor_call(actor, target, args, {})[0]
+        return submit_actor_call(self.runtime, actor, target, args, {})[0]
 
     def _open(self, constants: Sequence[Sequence[Any]]) -> None:
         """Prepare all parts; without the lock."""

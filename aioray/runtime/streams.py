@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import ObjectRefStreamEndOfStreamError
 from aioray.refs import PENDING, RAISED, READY, ObjectRef
+from aioray.runtime.blocking import check_may_block
 from aioray.runtime.serialization import serialize
-from aioray.runtime.tasks import Task
+from aioray.runtime.task_records import Task
 from aioray.runtime.unseen import Unseen, unseen
 from aioray.wire.calls import CloseStream, Proceed, Streaming, Yielded
 from aioray.wire.control import Release
@@ -25,7 +26,7 @@ from aioray.wire.values import Value, object_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioray.runtime.actor_calls import ActorCallRecord
+    from aioray.runtime.actor_lines import ActorCallRecord
     from aioray.runtime.connection import Connection
     from aioray.runtime.runtime import Runtime
 
@@ -231,7 +232,7 @@ class Stream:
         if self.is_settled():
             return True
         runtime = self.runtime
-        runtime.check_may_block("next(generator)", "async for ref in generator")
+        check_may_block(runtime, "next(generator)", "async for ref in generator")
         runtime.on_block(True)
         try:
             settled = runtime.reactor.run_until(self.is_settled, timeout_s)
@@ -293,7 +294,7 @@ class Stream:
     def _stop(self) -> None:
         call: Any = self.completion._task
         if call.lease is None if isinstance(call, Task) else not call.sent:
-            self.runtime.cancel_task(call, self.completion)
+            self.runtime.canceller.cancel_call(call, self.completion)
         else:
             call.cancelled = True  # it is not run again
             self._send(CloseStream(self.seq, self._slot))

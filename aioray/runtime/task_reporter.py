@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aioray.runtime.runtime import Runtime
-    from aioray.runtime.tasks import Task
+    from aioray.runtime.task_records import Task
     from aioray.wire.control import TaskPace
 
 _AFTER_A_PAUSE_S = 0.1

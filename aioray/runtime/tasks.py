@@ -5,10 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from aioray.exceptions import (
     NodeDiedError,
@@ -17,11 +14,10 @@ from aioray.exceptions import (
     TaskUnschedulableError,
     WorkerCrashedError,
 )
-from aioray.refs import READY, ObjectRef
+from aioray.refs import READY
 from aioray.runtime.calls import (
     NO_DEADLINE,
     STILL_RUNS,
-    Arguments,
     Running,
     cancelled,
     complete,
@@ -33,9 +29,8 @@ from aioray.runtime.calls import (
     wire_deps,
 )
 from aioray.runtime.connection import NO_MORE_FDS
-from aioray.runtime.deadlines import limits_of
 from aioray.runtime.patterns import Patterns
-from aioray.runtime.pipeline import Duration, KeyQueue, Lease
+from aioray.runtime.pipeline import KeyQueue, Lease
 from aioray.runtime.visits import Visit, Visits
 from aioray.wire.calls import (
     Call,
@@ -54,9 +49,9 @@ from aioray.wire.values import Value
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aioray.options import TaskOptions
     from aioray.runtime.connection import Connection
     from aioray.runtime.runtime import Runtime
+    from aioray.runtime.task_records import Task
     from aioray.wire.strategies import Strategy
 
 
@@ -64,93 +59,6 @@ _LAST_WORDS_S = 1.0  # how long the node may take to say why a worker died
 _ASK_AGAIN_S = 0.1  # after a node could not be reached: by then our own may know that it died
 _OWN_FAULT_S = 0.1  # after which this process may have a file descriptor again
 _FORCE_GRACE_S = 0.1  # how long a worker has to cancel what its call began, before the node kills it
-RETRY_ALL = "*"
-
-
-class Function:
-    """A function as the cluster knows it: exported once to each worker that runs it."""
-
-    __slots__ = ("data", "duration", "fn_id", "name", "pins")
-
-    def __init__(self, fn_id: str, name: str, data: bytes, pins: list[Any]) -> None:
-        self.fn_id = fn_id
-        self.name = name
-        self.data = data
-        self.pins = pins  # refs that the function captured
-        self.duration = Duration()
-
-    def renamed(self, name: str) -> Function:
-        """The same code under another name."""
-        other = Function(self.fn_id, name, self.data, self.pins)
-        other.duration = self.duration
-        return other
-
-
-class TaskTarget:
-    """A function with its options, as one runtime runs it."""
-
-    __slots__ = ("ahead", "function", "limits", "num_returns", "options", "queue", "retry", "retry_types", "runtime")
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        function: Function,
-        options: TaskOptions,
-        queue: KeyQueue,
-        num_returns: int,
-        retry_types: Function | None = None,
-    ) -> None:
-        self.runtime = runtime
-        self.function = function
-        self.options = options
-        self.queue = queue
-        self.num_returns = num_returns  # as in the Call
-        self.ahead = options._generator_backpressure_num_objects
-        self.limits = limits_of(options)
-        self.retry_types = retry_types  # a tuple of exception types, exported as functions are
-        self.retry = retry_types.fn_id if retry_types is not None else RETRY_ALL if options.retry_exceptions else ""
-
-
-class Task(msgspec.Struct, eq=False, weakref=True):
-    """One call of a function, until it has a result. A Struct, for it is made with every call."""
-
-    seq: int
-    target: TaskTarget
-    arguments: Arguments
-    refs: tuple[ObjectRef[Any], ...]
-    queue: KeyQueue
-    duration: Duration
-    retries: int
-    parent: Running | None = None  # the call, in this process, that submitted it
-    deadline: float = NO_DEADLINE
-    lease: Lease | None = None
-    estimate_us: float = 0.0
-    wired: Sequence[tuple[int, Value]] = ()
-    cancelled: bool = False
-    timed_out: bool = False
-    force: bool = False  # how it is cancelled
-    recursive: bool = True
-    lost_worker: bool = False  # one died, or raised, that may have told the node of what is not its result
-
-    @property
-    def function(self) -> Function:
-        return self.target.function
-
-    @property
-    def options(self) -> TaskOptions:
-        return self.target.options
-
-    @property
-    def num_returns(self) -> int:
-        return self.target.num_returns
-
-    @property
-    def name(self) -> str:
-        return self.target.function.name
-
-    def crashed(self, reason: str) -> WorkerCrashedError:
-        """The error when nobody will try it again."""
-        return WorkerCrashedError(reason, self.name, self.options.max_retries - self.retries)
 
 
 class _Worker:

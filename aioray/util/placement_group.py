@@ -10,6 +10,7 @@ from aioray.exceptions import InvalidOptionError
 from aioray.ids import NodeID, PlacementGroupID
 from aioray.labels import SELECTOR_ALLOWED, selector_of
 from aioray.options import AMOUNT, bundle_amount
+from aioray.runtime import blocking
 from aioray.waiting import check_timeout
 
 if TYPE_CHECKING:
@@ -85,9 +86,9 @@ class PlacementGroup:
         """
         check_timeout(timeout_seconds)
         runtime = self._its_runtime()
-        runtime.check_may_block("pg.wait(timeout_seconds)", "await pg.ready(timeout=...)")
+        blocking.check_may_block(runtime, "pg.wait(timeout_seconds)", "await pg.ready(timeout=...)")
         ref = self.ready() if self._ready is None or self._ready.done() else self._ready
-        done, _ = runtime.wait([ref], 1, timeout_seconds)
+        done, _ = blocking.wait(runtime, [ref], 1, timeout_seconds)
         self._ready = None if done else ref  # not another one each time, should this be called in a loop
         return bool(done) and ref.exception() is None
 

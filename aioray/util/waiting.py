@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioray import current
 from aioray.exceptions import BlockingCallError, InvalidOptionError
+from aioray.runtime.blocking import wait_for_any
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -58,7 +59,7 @@ def wait_until(runtime: Runtime, holds: Callable[[], bool], timeout_s: float | N
     """
     if holds():
         return True
-    return runtime.wait_for_any(_Condition(holds), timeout_s)  # type: ignore[arg-type] # all it asks for is any()
+    return wait_for_any(runtime, _Condition(holds), timeout_s)  # type: ignore[arg-type] # all it asks for is any()
 
 
 async def until_done(*futures: concurrent.futures.Future[Any]) -> None:

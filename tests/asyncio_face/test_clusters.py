@@ -363,7 +363,7 @@ async def _add_for_ever(counter: Any) -> None:
 def test_a_head_that_dies_fails_what_waits_and_what_comes(nothing_left: None) -> None:
     aioray.init(num_cpus=1)
     hanging = Hang.remote().for_ever.remote()
-    from aioray.api import _sync_clusters
+    from aioray.starting import _sync_clusters
 
     head = _sync_clusters[0]._head
     assert head is not None

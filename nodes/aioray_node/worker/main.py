@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # noqa: F401 # for the zygote: workers find it imported
 
-import aioray.api
+import aioray.starting
 from aioray.runtime import log_records
 from aioray.runtime.connection import Connection, Listener
 from aioray.runtime.dialing import TOKEN_FILE, Dialer, this_machine, tls_of
@@ -73,7 +73,7 @@ def run_worker(order: ForkWorker, config: Config) -> None:
     sys.stdout = labelled_stream(1, lambda: executor.label)
     sys.stderr = labelled_stream(2, lambda: executor.label)
     signal.signal(signal.SIGINT, executor.main_thread.on_signal)
-    aioray.api.set_process_runtime(runtime)
+    aioray.starting.set_process_runtime(runtime)
 
     def accept(sock: socket.socket) -> None:
         connection = Connection(reactor, sock, call_decoder, executor.on_messages, executor.on_caller_gone)

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import TaskCancelledError
-from aioray.runtime.tasks import RETRY_ALL
+from aioray.runtime.task_records import RETRY_ALL
 from aioray_node.worker.functions import FunctionCache
 from aioray_node.worker.runtime import running
 from aioray_node.worker.streams import Stopped

@@ -1,0 +1,55 @@
+"""Where a call comes from: what the code is that runs here, and whom it works for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from aioray.runtime.calls import Running
+    from aioray.wire.control import ActorSpec
+    from aioray.wire.strategies import InGroup
+
+
+class Here:
+    """A driver's answers, for code that is part of no call. Workers, which run other people's, have their own."""
+
+    captures = False  # calls made here may have to follow the one that makes them into its placement group
+
+    def __init__(self, job_id: bytes, namespace: str) -> None:
+        self.job_id = job_id
+        self.namespace = namespace
+
+    def call_here(self) -> Running | None:
+        """The call that this thread, or this coroutine, is; None when it is none."""
+        return None
+
+    def in_call(self) -> bool:
+        """Whether this thread runs a task or a method."""
+        return False
+
+    def actor_here(self) -> ActorSpec | None:
+        """What the actor is made of that this thread, or this coroutine, works for."""
+        return None
+
+    def group_here(self) -> InGroup | None:
+        """The placement group in which the call is that this thread, or this coroutine, is busy with."""
+        return None
+
+    def job_here(self) -> bytes:
+        """The driver for which this thread, or this coroutine, works."""
+        return self.job_id
+
+    def namespace_here(self) -> str:
+        """Where actors are named, and looked for, that say nothing else."""
+        return self.namespace
+
+    def spares_children(self) -> bool:
+        """Whether a cancelled await leaves what it awaits alone: `cancel(recursive=False)` is at work."""
+        return False
+
+    def exit_actor(self) -> NoReturn:
+        """See aioray.actor."""
+        raise TypeError("exit_actor() is for the code of an actor, and this is none")
+
+    def on_block(self, blocked: bool) -> None:
+        """A thread of user code waits for the cluster, or goes on. Workers give their CPU back meanwhile."""
