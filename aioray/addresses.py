@@ -59,6 +59,8 @@ def same_gcs(address: str, node: dict[str, Any]) -> bool:
 def check_address(address: Any) -> None:
     """Raises InvalidOptionError."""
     if isinstance(address, str):
+        if "://" in address:
+            raise InvalidOptionError("address", address, _ALLOWED, "there is no client server: HOST:PORT is the GCS's")
         host, colon, port = address.rpartition(":")
         if address == "auto" or address.startswith("/") or (host and colon and port.isdecimal() and int(port) < 65536):
             return

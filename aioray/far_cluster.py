@@ -56,7 +56,7 @@ def _ask(address: str, token: str, what: str, environ: Mapping[str, str]) -> obj
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as exc:
-        raise ConnectionError(f"the GCS at {address} does not answer: {exc or type(exc).__name__}") from exc
+        raise ConnectionError(f"the GCS at {address} does not answer: {exc or type(exc).__name__}") from None
     finally:
         connection.close()
     if response.status == 401:

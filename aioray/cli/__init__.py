@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+import aioray
 from aioray.cli import listing, nodes, status
 from aioray.exceptions import InvalidOptionError, RayError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exits with 0, with 1 when it cannot be done, and with 2 for bad options; the reason goes to stderr."""
     parser = argparse.ArgumentParser(prog="aioray", description="Start, stop and look at clusters.")
+    parser.add_argument("--version", action="version", version=f"aioray {aioray.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     nodes.add_commands(commands)
     status.add_command(commands)

@@ -143,6 +143,11 @@ def _checked_ip(text: str | None) -> str | None:
         raise InvalidOptionError("--node-ip-address", text, _IP_ALLOWED, str(exc)) from None
     if ip.is_unspecified or ip.is_multicast:
         raise InvalidOptionError("--node-ip-address", text, _IP_ALLOWED, "nobody can dial it")
+    with socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6) as probe:
+        try:
+            probe.bind((str(ip), 0))
+        except OSError as exc:
+            raise InvalidOptionError("--node-ip-address", text, _IP_ALLOWED, f"{exc.strerror}") from None
     return str(ip)
 
 

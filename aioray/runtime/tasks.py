@@ -627,8 +627,11 @@ class TaskSubmitter:
                     self.cancel(task)
 
     def close(self, reason: str) -> None:
-        """Everything that is still pending fails."""
+        """Everything that is still pending fails; idle workers go back, as those we keep are killed when we go."""
         for queue in self._queues.values():
+            for lease in queue.leases.values():
+                if not lease.tasks:
+                    self._return(LeaseReturn(lease.lease_id))
             for task in self._tasks_of(queue):
                 fail(self._runtime, task, WorkerCrashedError(reason, task.name))
             queue.waiting.clear()

@@ -29,6 +29,7 @@ STORE_NBYTES = 256 << 20
 _WAIT_TIMEOUT_S = 30.0
 _LOOK_AGAIN_S = 0.002
 _OPTION_OF = {"CPU": "num_cpus", "GPU": "num_gpus"}
+_NODE_OPTIONS = {"num_cpus", "num_gpus", "memory", "object_store_memory"}
 
 
 class ThreadedNodes:
@@ -126,6 +127,13 @@ class LocalCluster:
         labels: Mapping[str, str] | None = None,
         **others: Any,
     ) -> ClusterOptions:
+        for name in set(others) - _NODE_OPTIONS:
+            raise InvalidOptionError(
+                name,
+                others[name],
+                f"env_vars, labels, resources, {', '.join(sorted(_NODE_OPTIONS))}",
+                "a node has no such option",
+            )
         amounts = dict(resources or {})
         named = {_OPTION_OF[name]: amounts.pop(name) for name in _OPTION_OF if name in amounts}
         given = {"num_gpus": 0, **self._defaults, **named, **others}

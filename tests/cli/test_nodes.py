@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 import aioray
+from aioray.cli import main
 from aioray.exceptions import InvalidOptionError
 from aioray.far_cluster import head_of
 from aioray.testing import LocalCluster
@@ -157,6 +158,32 @@ def test_what_there_is_can_be_listed_and_summed_up(shell: Shell) -> None:
         assert "FIELD=VALUE" in shell("list", "nodes", "--filter", "colour", code=2)
 
 
+def test_the_tasks_of_a_program_that_has_ended_are_counted_and_its_workers_serve_the_next(shell: Shell) -> None:
+    shell.start_head("--system-config", '{"task_events_reporting_interval_ms": 20}')
+    workers = set()
+    for _ in range(2):
+        with aioray.init(address="auto", _temp_dir=shell.temp_dir):
+            workers.update(aioray.get([aioray.remote(os.getpid).remote() for _ in range(20)]))
+    assert len(workers) == 1
+    deadline = time.monotonic() + 10
+    while len(re.findall(r"getpid +NORMAL_TASK +0 +0 +20 +0", summary := shell("summary", "tasks"))) < 2:
+        assert time.monotonic() < deadline, summary
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"aioray {aioray.__version__}\n"
+
+
+def test_a_head_that_is_gone_is_said_in_plain_words(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    told = shell("status", "--address", f"127.0.0.1:{port}", code=1, AIORAY_AUTH_TOKEN="any")
+    assert "does not answer" in told
+    assert "ssl" not in told
+
+
 def test_stop_ends_what_start_has_started_and_nothing_else(shell: Shell) -> None:
     shell.start_head()
     with LocalCluster(nodes=1, _temp_dir=shell.temp_dir) as cluster:
@@ -206,9 +233,12 @@ def test_bad_options_are_named(shell: Shell) -> None:
         (("--address", "10.0.0.1:1", "--port", "5"), "only the head listens"),
         (("--head", "--node-ip-address", "here"), "--node-ip-address"),
         (("--head", "--node-ip-address", "0.0.0.0"), "nobody can dial it"),
+        (("--head", "--node-ip-address", "192.0.2.1"), "--node-ip-address='192.0.2.1'"),  # of no machine
         ((), "one of the arguments --head --address is required"),
     ):
         assert words in shell("start", *arguments, code=2), arguments
+    with pytest.raises(InvalidOptionError, match="no client server"):
+        aioray.init(address="ray://127.0.0.1:10001")
     with pytest.raises(InvalidOptionError, match="num_cpus"):
         aioray.init(address="auto", num_cpus=1, _temp_dir=shell.temp_dir)
     with pytest.raises(ConnectionError, match="aioray start --head"):

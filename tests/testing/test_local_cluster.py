@@ -147,6 +147,8 @@ def test_bad_options_are_named_and_nothing_is_started() -> None:
         pass
     with pytest.raises(RaySystemError, match="not running"):
         LocalCluster().add_node()
+    with LocalCluster(num_cpus=0) as cluster, pytest.raises(InvalidOptionError, match=r"num_cpu=1 .*num_cpus"):
+        cluster.add_node(num_cpu=1)
 
 
 async def test_the_blocking_face_says_what_to_write_in_an_event_loop() -> None:

@@ -72,7 +72,8 @@ class GcsClient:
                     raise refusal(self.address, response.status, await response.text())
                 answer = answer_decoder.decode(await response.read())
         except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as exc:
-            raise RaySystemError(f"the GCS at {self.address} does not answer: {exc or type(exc).__name__}") from exc
+            why = getattr(exc, "os_error", exc)  # aiohttp's own words tell more of TLS than of what went wrong
+            raise RaySystemError(f"the GCS at {self.address} does not answer: {why or type(exc).__name__}") from exc
         if answer.error:
             raise RaySystemError(answer.error)
         return answer.data
