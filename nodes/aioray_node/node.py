@@ -43,6 +43,7 @@ from aioray.wire.control import (
     LogLines,
     Notice,
     Notify,
+    Orphaned,
     ProcessEnded,
     Query,
     Read,
@@ -569,7 +570,7 @@ class Node:
         if self._state.heard(message):
             return
         match message:
-            case Hold() | Release() | Fetch() | Seal() | CancelCall():
+            case Hold() | Release() | Fetch() | Seal() | CancelCall() | Orphaned():
                 self._objects.handle_node(process, line, message)
             case Query():
                 line.send(self.exchange(process, message))
