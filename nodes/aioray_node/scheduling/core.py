@@ -335,6 +335,10 @@ class State:
             nodes = {**nodes, self.node_id: own}
         if group is not None:
             nodes = group_places.views(nodes, self.node_id, self.places.get(group.group_id), wish.demand)
+            later = group_places.after(here.spread_after, nodes, self.node_id, request.strategy)
+            decision = policy.choose(wish, later, here)
+            if isinstance(decision, policy.Chosen):
+                return decision
         decision = policy.choose(wish, nodes, here)
         if is_part and isinstance(decision, policy.Infeasible):
             return policy.choose(wish, self.nodes, here)  # it is to say what the best of all nodes lacks
@@ -529,7 +533,9 @@ def _send(state: State, request: Request, key: GroupKey, to: policy.Chosen | pol
 
 
 def _took_turn(state: State, request: Request, key: GroupKey, node_id: str = "") -> None:
-    if request.strategy is not None and request.strategy.spread and not request.hops and not state.is_alone:
+    strategy = request.strategy
+    is_spread = strategy is not None and strategy.spread and not request.hops
+    if (is_spread or (node_id and group_of(strategy) is not None)) and not state.is_alone:
         state.turns[key] = node_id or state.node_id
         state.turns.move_to_end(key)
         if len(state.turns) > _MAX_TURNS:
