@@ -252,7 +252,7 @@ class ObjectRef(Counted, _Awaitable[T]):
             if loop is None:
                 fn(who)
             elif here is not None and loop is here:
-                here.call_soon(fn, who, context=context)
+                self._runtime.loop_callbacks.soon(here, fn, who, context)
             else:
                 with contextlib.suppress(RuntimeError):  # the loop that waited is closed
                     loop.call_soon_threadsafe(fn, who, context=context)
@@ -281,9 +281,8 @@ class ObjectRef(Counted, _Awaitable[T]):
 
     # the asyncio.Future protocol
 
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        """The running loop: a ref may be awaited in any."""
-        return asyncio.get_running_loop()
+    # The running loop: a ref may be awaited in any. Not a method, since `gather` asks each.
+    get_loop = staticmethod(asyncio.get_running_loop)
 
     def done(self) -> bool:
         """Whether the value, or an error, is there."""

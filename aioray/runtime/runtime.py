@@ -33,6 +33,7 @@ from aioray.runtime.errors import error_value, one_line, to_raise
 from aioray.runtime.far_memory import FarBringing, FarMemory
 from aioray.runtime.groups import GroupClient, Wait
 from aioray.runtime.link import NodeLink, SideChannel
+from aioray.runtime.loop_callbacks import LoopCallbacks
 from aioray.runtime.objects import ObjectTable, serialize_value
 from aioray.runtime.passes import Pass
 from aioray.runtime.serialization import load_plain, serialize_code
@@ -151,6 +152,7 @@ class Runtime:
         self.actors = ActorCaller(self)
         self.groups = GroupClient(self)
         self.callbacks = CallbackThread()
+        self.loop_callbacks = LoopCallbacks()
         self.plans: set[Plan] = set()  # compiled graphs that have links here
 
     # opening and closing
@@ -482,7 +484,8 @@ class Runtime:
 
     def awaited(self, ref: ObjectRef[Any]) -> None:
         """Somebody awaits a pending ref."""
-        self.objects.want(ref)
+        if ref._task is None or ref._value is not None:  # else its value comes by itself
+            self.objects.want(ref)
 
     def call_here(self) -> Running | None:
         """The call that this thread, or this coroutine, is; None when it is none."""
