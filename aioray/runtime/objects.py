@@ -160,6 +160,7 @@ class ObjectTable:
         bringing = self.bringing.take(oid)
         if value.nbytes and self.bringing.is_here(value):
             if ref is None and bringing is None and oid not in self._tracked:  # nobody waits any more
+                self._runtime.memory.forget(oid)
                 self._runtime.link.send(Release(self._runtime.process_id, [oid]))
                 return
             tracked = self._tracked.setdefault(oid, Tracked())

@@ -13,6 +13,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from aioray.exceptions import InvalidOptionError
@@ -98,10 +99,9 @@ def _through(
             try:
                 _wait_connected(sock)
                 with wrap() as network:
-                    network.settimeout(_HANDSHAKE_S)
-                    network.do_handshake()
                     network.setblocking(False)
                     theirs.setblocking(False)
+                    _shake_hands(network, theirs)
                     _Relay(network, theirs).run()
             except ssl.SSLError as exc:
                 on_failure(f"{exc.reason or exc}")
@@ -121,6 +121,28 @@ def _wait_connected(sock: socket.socket) -> None:
         raise TimeoutError
     if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
         raise OSError(error, os.strerror(error))
+
+
+def _shake_hands(network: ssl.SSLSocket, plain: socket.socket) -> None:
+    """Raises OSError: TimeoutError, too, and when nobody listens at our end any more, so who is sent away is gone."""
+    poll = select.poll()
+    if network.server_side:  # who dials may say all that it has to, and close, before this is done
+        poll.register(plain, 0)
+    until = time.monotonic() + _HANDSHAKE_S
+    while True:
+        try:
+            network.do_handshake()
+        except ssl.SSLWantReadError:
+            poll.register(network, select.POLLIN)
+        except ssl.SSLWantWriteError:
+            poll.register(network, select.POLLOUT)
+        else:
+            return
+        ready = dict(poll.poll(max(0.0, 1000 * (until - time.monotonic()))))
+        if not ready:
+            raise TimeoutError
+        if plain.fileno() in ready:
+            raise BrokenPipeError
 
 
 class _Relay:

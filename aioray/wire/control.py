@@ -516,6 +516,16 @@ class DriverStarted(Message, tag=64):
     started_at: float  # Unix time (s)
 
 
+class Orphaned(Message, tag=65):
+    """Node -> node: the home of these is dead, and their bytes are mine: hold what is held of them at yours.
+
+    Answered by Ack when that is done.
+    """
+
+    oids: list[bytes]
+    req: int
+
+
 class Heard(Message, tag=70):
     """Node <-> node: so many of your words have come, counted over all connections of this line."""
 
@@ -579,5 +589,6 @@ ControlMessage = (
     | TaskEvents
     | TaskPace
     | DriverStarted
+    | Orphaned
     | Heard
 )

@@ -14,6 +14,7 @@ from aioray.wire.control import (
     LeaveActor,
     Notice,
     Notify,
+    Orphaned,
     ProcessEnded,
     Query,
     Release,
@@ -51,7 +52,7 @@ class OtherNodes:
         if self._state.heard(message):
             return
         match message:
-            case Hold() | Release() | Fetch() | Seal() | CancelCall():
+            case Hold() | Release() | Fetch() | Seal() | CancelCall() | Orphaned():
                 self._objects.handle_node(process, line, message)
             case Query():
                 line.send(self._exchange(process, message))

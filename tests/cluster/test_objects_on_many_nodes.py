@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import aioray
+from aioray.testing import LocalCluster
+from aioray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.cluster.hand_fed import HandFedCluster
 
 if TYPE_CHECKING:
@@ -152,3 +154,40 @@ async def test_the_argument_of_a_call_that_waits_for_its_turn_comes_meanwhile(
         await first
         assert await second == LARGE
         assert cluster.nodes[0].transfers.figures()["sent_nbytes"] == copy.value.nbytes
+
+
+@aioray.remote
+def make_here(value: float) -> Any:
+    return np.full(LARGE, value)
+
+
+class Keeper:
+    """Has another node make an array, and an actor on a third one keep it."""
+
+    def have_kept(self, maker: str, looker: Any) -> float:
+        made = make_here.options(scheduling_strategy=NodeAffinitySchedulingStrategy(maker, soft=False)).remote(7)
+        return float(aioray.get(looker.keep.remote(made)))
+
+
+class Looker:
+    def keep(self, array: Any) -> float:
+        self.array = array
+        return self.total()
+
+    def total(self) -> float:
+        return float(self.array.sum())
+
+
+async def test_what_is_looked_at_stays_when_the_node_of_its_owner_is_killed(nothing_left: None) -> None:
+    """What is made next on the node where it lies would else be written over it."""
+    async with LocalCluster(nodes=4, resources=[{"CPU": 1}] * 4, in_process=True) as cluster:
+        with cluster.use():
+            _, victim, maker, _ = cluster.nodes
+            at = [NodeAffinitySchedulingStrategy(node.node_id, soft=False) for node in cluster.nodes]
+            keeper = aioray.remote(Keeper).options(num_cpus=0, scheduling_strategy=at[1]).remote()
+            looker = aioray.remote(Looker).options(num_cpus=0, scheduling_strategy=at[3]).remote()
+            assert await keeper.have_kept.remote(maker.node_id, looker) == 7 * LARGE
+            await cluster.kill_node_async(victim)
+            refs = [make_here.options(scheduling_strategy=at[2]).remote(0) for _ in range(3)]
+            assert [array.sum() for array in await asyncio.gather(*refs)] == [0.0] * 3
+            assert await looker.total.remote() == 7 * LARGE

@@ -24,6 +24,7 @@ from aioray.wire.control import (
     Hold,
     LeaseGrant,
     LeaseLost,
+    LeaseRecall,
     LeaseRequest,
     LeaseReturn,
     Notice,
@@ -142,6 +143,20 @@ def test_a_lease_that_is_asked_for_or_given_back_twice_counts_once(stage: Stage)
     driver.say(LeaseReturn(1), LeaseReturn(1))
     stage.settle()
     assert stage.ask("available_resources")["CPU"] == 1.0
+
+
+def test_a_lease_that_is_asked_back_before_it_has_a_worker_is_asked_back_when_it_has_one(stage: Stage) -> None:
+    """Its owner would not know which one is meant; and nothing else is asked back while this one is said to come."""
+    one, other = stage.join(DRIVER), stage.join(b"another-")
+    one.say(LeaseRequest(1, ONE_CPU, "f"))
+    stage.settle()
+    other.say(LeaseRequest(1, ONE_CPU, "g"))
+    stage.settle()
+    stage.advance(1)
+    assert one.take(LeaseRecall) == []
+    stage.worker_starts()
+    stage.settle()
+    assert [type(message) for message in one.heard] == [LeaseGrant, LeaseRecall]
 
 
 def test_a_worker_that_waits_lends_its_cpu_to_another(stage: Stage) -> None:

@@ -13,19 +13,20 @@ import pytest
 
 from aioray.exceptions import ObjectLostError
 from aioray.runtime.serialization import deserialize
-from aioray.wire.control import Fetch, Fetched, Hold, Release
+from aioray.wire.control import Ack, Fetch, Fetched, Hold, Orphaned, Release
 from aioray.wire.gcs import Delta, MemberChange, NodeFacts
-from aioray.wire.values import Value, node_prefix, process_id_of_node, worker_process_id
+from aioray.wire.values import Value, node_prefix, object_id, process_id_of_node, worker_process_id
 from aioray_node.gcs.view import ClusterView
+from aioray_node.objects.directory import Sealed
 from aioray_node.objects.routing import ObjectRouter
 from aioray_node.scheduling.policy import NodeView
 from aioray_node.scheduling.resources import NodeResources
 from tests.objects.nodes import Net
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-HERE, THERE = "aa" * 8, "bb" * 8
+HERE, THERE, THIRD = "aa" * 8, "bb" * 8, "cc" * 8
 ANN, BOB = worker_process_id(HERE, 1), worker_process_id(HERE, 2)
 ME = process_id_of_node(HERE)
 DATA = bytes(range(256)) * 400
@@ -37,8 +38,24 @@ class Told:
     def __init__(self) -> None:
         self.said: list[Any] = []
 
+        self.to_third: list[Any] = []  # beside what was said to the other one
+        self.asked: list[Callable[[Any], None]] = []  # what to call with the answers
+
     def send(self, prefix: bytes, message: Any) -> None:
-        assert prefix == node_prefix(THERE)
+        (self.said if prefix == node_prefix(THERE) else self.to_third).append(message)
+
+    def ask(self, prefix: bytes, message: Callable[[int], Any], then: Callable[[Any], None]) -> None:
+        self.asked.append(then)
+        self.send(prefix, message(len(self.asked)))
+
+
+class Line:
+    """Of another node, to answer it over."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+
+    def send(self, message: Any) -> None:
         self.said.append(message)
 
 
@@ -69,6 +86,11 @@ class Here:
         version = self.view.version + 1
         facts = NodeFacts(THERE, (), "machine", {}, segment=self.there.name, transfer_addresses=(self.there.address,))
         self.view.apply(Delta("epoch", self.view.version, version, (MemberChange(THERE, version, facts, {}, end),)))
+
+    def third_joins(self) -> None:
+        version = self.view.version + 1
+        change = MemberChange(THIRD, version, NodeFacts(THIRD, (), "machine", {}), {})
+        self.view.apply(Delta("epoch", self.view.version, version, (change,)))
 
     def say(self, process: bytes, *messages: Any) -> None:
         for message in messages:
@@ -200,6 +222,46 @@ def test_what_can_be_read_in_the_memory_of_a_neighbour_is_not_copied(net: Net) -
     here.say(ANN, Release(ANN, [value.oid]))
     assert here.told.said == [Hold(ME, [value.oid]), Release(ME, [value.oid])]
     assert here.node.store.used_nbytes == 0
+
+
+def test_what_lies_here_stays_when_the_node_that_counted_it_dies_while_others_look_at_it(net: Net) -> None:
+    """A process there owned two objects that were made here; the third node still has a reader of the first."""
+    here = Here(net, reads_neighbours=True)
+    here.third_joins()
+    store, owner = here.node.store, worker_process_id(THERE, 1)
+    read, unread = object_id(owner, 1), object_id(owner, 2)
+    for oid in (read, unread):
+        offset = store.allocate(4096)
+        assert offset is not None
+        store.feed(Sealed(Value(nbytes=4096, offset=offset, oid=oid, node_id=HERE)))
+    here.tell(end="it was killed")
+    here.router.node_gone(THERE, node_prefix(THERE))
+    assert here.told.to_third == [Orphaned([read, unread], 1)]
+    assert store.used_nbytes == 8192
+    third, line = process_id_of_node(THIRD), Line()
+    here.router.handle_node(third, line, Hold(third, [read], 0))
+    here.told.asked[0](None)
+    assert store.used_nbytes == 4096
+    here.router.handle_node(third, line, Release(third, [read]))
+    assert store.used_nbytes == 0
+
+
+def test_who_looks_at_what_has_lost_its_home_holds_it_where_it_lies(net: Net) -> None:
+    here = Here(net, reads_neighbours=True)
+    here.third_joins()
+    value = here.there.put(DATA)
+    value.oid = object_id(worker_process_id(THIRD, 1), 1)
+    here.say(ANN, Fetch(value.oid, value))
+    assert here.told.to_third == [Hold(ME, [value.oid])]
+    here.router.node_gone(THIRD, node_prefix(THIRD))
+    there, line = process_id_of_node(THERE), Line()
+    here.router.handle_node(there, line, Orphaned([value.oid, object_id(ANN, 1)], 7))
+    assert here.told.said == [Hold(ME, [value.oid], 1)]
+    assert line.said == []
+    here.told.asked[0](None)
+    assert line.said == [Ack(7)]
+    here.say(ANN, Release(ANN, [value.oid]))
+    assert here.told.said[1:] == [Release(ME, [value.oid])]
 
 
 def test_memory_that_cannot_be_opened_is_not_read(net: Net) -> None:

@@ -79,3 +79,18 @@ def test_who_has_no_certificate_is_refused(tmp_path: pathlib.Path) -> None:
         with contextlib.suppress(ConnectionResetError):
             received(one)
     assert len(refused) == 1
+
+
+def test_who_is_sent_away_before_its_handshake_takes_no_thread_any_more(tmp_path: pathlib.Path) -> None:
+    """Else whoever connects, and says nothing, could have as many threads as it likes."""
+    tls = Tls.of(certificates(tmp_path))
+    assert tls is not None
+    before = set(threading.enumerate())
+    one, two = connected()
+    with one:
+        tls.incoming(two, lambda why: None).close()
+        one.settimeout(5)
+        assert received(one) == b""
+        for thread in set(threading.enumerate()) - before:
+            thread.join(5)
+            assert not thread.is_alive()

@@ -94,6 +94,21 @@ def test_who_comes_to_a_full_bundle_waits_there_if_all_others_were_tried() -> No
     assert run(state, Tick(), now=1.0) == [Spill(2, "aa", 1)]
 
 
+def test_who_waits_is_sent_to_each_of_the_other_places_in_turn() -> None:
+    """Whom aa sends back, as it is full, is not sent there again: cc may have room."""
+    state = node("bb", "aa", "cc")
+    book(state, 100, 1)
+    run(state, GroupPlaced(A, {0: "aa", 1: "bb", 2: "cc"}, [ONE, ONE, ONE]))
+    assert run(state, request(1, hops=1)) == [Place(1)]
+    sent = []
+    for turn in range(4):
+        assert run(state, request(2 + turn, hops=2), now=turn) == []
+        (spill,) = run(state, Tick(), now=turn + 1.0)
+        assert isinstance(spill, Spill)
+        sent.append(spill.node_id)
+    assert sent == ["aa", "cc", "aa", "cc"]
+
+
 def test_who_comes_before_the_bundle_waits_for_it() -> None:
     """Word that the group is there came to the caller sooner than to the node that has the bundle."""
     state = node("bb", "aa")

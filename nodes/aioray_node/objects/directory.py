@@ -106,11 +106,12 @@ class CopyFreed(msgspec.Struct, frozen=True):
 # Holders that are neither processes nor objects begin with one of these: a number follows, sixteen bytes in all.
 PULLED = b"pulled\0\0"  # a ticket of somebody who wants a copy
 SENDING = b"sending\0"  # a link over which it is sent
+ORPHANS = b"orphans\0"  # a dead node, while others are asked who looks at what its processes owned
 
 
 def is_pin(holder: bytes) -> bool:
     """Whether it only keeps bytes in their place for a while: nobody's ref."""
-    return holder[:8] in (PULLED, SENDING)
+    return holder[:8] in (PULLED, SENDING, ORPHANS)
 
 
 Event = Shared | Sealed | Held | Released | Wanted | ProcessGone | Copied | CopyGone | Crowded

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aioray.exceptions import ObjectLostError, OwnerDiedError
 from aioray.runtime.errors import error_value
-from aioray.wire.control import Ack, CancelCall, Fetch, Fetched, Hold, Release, Seal, Share
+from aioray.wire.control import Ack, CancelCall, Fetch, Fetched, Hold, Orphaned, Release, Seal, Share
 from aioray.wire.values import PROCESS_ID_NBYTES, Value, home_of, node_prefix, owner_of, process_id_of_node
 from aioray_node.objects import abroad, directory
 from aioray_node.objects.segment import can_open
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 _DETACHED_HOLDER = b"detached"  # eight bytes, as a process id has: holds actors that outlive their makers
 _NOW, _LATER = 0, 1  # priorities of pulls: somebody waits, or will
-NodeMessage = Hold | Release | Fetch | Seal | CancelCall
-ObjectMessage = Share | NodeMessage  # only owners share, and they are at home where they are
+ProcessMessage = Hold | Release | Fetch | Seal | CancelCall
+NodeMessage = ProcessMessage | Orphaned
+ObjectMessage = Share | ProcessMessage  # only owners share, and they are at home where they are
 
 
 class Speaker(Protocol):
@@ -60,6 +61,7 @@ class ObjectRouter:
         self._tickets: dict[bytes, int] = {}  # of what is being pulled
         self._looked_at: dict[str, str] = {}  # nodes: the memory of those that can be read from here, "" of others
         self._sources: dict[str, str] = {}  # where objects of which node were pulled from
+        self._orphans: dict[bytes, set[bytes]] = {}  # held here, home dead: where their bytes are, that is held, too
         store.on_deliver = self._deliver
         store.on_touched = self._touched
         store.on_far_unwanted = self._far_unwanted
@@ -123,6 +125,8 @@ class ObjectRouter:
                 line.send(Ack(req))
             case CancelCall(oid):
                 self._send(owner_of(oid), message)
+            case Orphaned(oids, req):
+                self._hold_orphans(home_of(process), line, oids, req)
 
     def heard(self, message: Any) -> None:
         """The answer of another node."""
@@ -232,6 +236,9 @@ class ObjectRouter:
         for oid in oids:
             is_home = self._is_home(oid)
             is_held = self._store.is_held(oid, beside=b"" if is_home else owner_of(oid))
+            if not is_held and oid in self._orphans:
+                for prefix in self._orphans.pop(oid):
+                    self.neighbours.send(prefix, Release(self._own_id, [oid]))
             if is_held and not is_home:
                 self._feed(abroad.Held(oid))
             elif not is_held and oid in self._state.held:
@@ -248,6 +255,7 @@ class ObjectRouter:
 
     def node_gone(self, node_id: str, prefix: bytes) -> None:
         """What it held, and its processes, is let go; what only it could tell, or send, will not come."""
+        self._keep_orphans(prefix)
         for holder in self._store.holders_of(prefix):
             self._store.feed(directory.ProcessGone(holder))
         self._store.feed(directory.ProcessGone(prefix + bytes(4)))
@@ -256,6 +264,43 @@ class ObjectRouter:
         source = self._sources.pop(node_id, "")
         if source:
             self.transfers.node_dead(source)
+
+    def _keep_orphans(self, dead: bytes) -> None:
+        """Who may look at what lies here is counted by its home: as that is dead, those who read here are asked."""
+        oids = self._store.lying_here_of(dead) if self._reads_neighbours else []
+        readers = self._beside() if oids else []
+        if not readers:
+            return
+        keeper = directory.ORPHANS + dead + bytes(4)
+        self._store.feed(directory.Held(keeper, oids))
+        left = len(readers)
+
+        def answered(_: Any) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                self._store.feed(directory.Released(keeper, []))
+
+        for prefix in readers:
+            self.neighbours.ask(prefix, lambda number: Orphaned(oids, number), answered)
+
+    def _beside(self) -> list[bytes]:
+        """The other nodes of this machine."""
+        return [
+            node_prefix(node_id)
+            for node_id, known in self._view.known.items()
+            if known.alive and node_id != self._view.own_id and known.facts.boot_id == self._view.boot_id
+        ]
+
+    def _hold_orphans(self, prefix: bytes, line: Speaker, oids: list[bytes], req: int) -> None:
+        """The word that it is done goes another way than Hold and Release do: so it waits until they know."""
+        held = [oid for oid in oids if self._store.is_held(oid, beside=owner_of(oid))]
+        for oid in held:
+            self._orphans.setdefault(oid, set()).add(prefix)
+        if held:
+            self.neighbours.ask(prefix, lambda number: Hold(self._own_id, held, number), lambda _: line.send(Ack(req)))
+        else:
+            line.send(Ack(req))
 
     def _feed(self, event: abroad.Event) -> None:
         for command in abroad.handle(self._state, event):

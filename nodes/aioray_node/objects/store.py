@@ -127,6 +127,17 @@ class ObjectStore:
         """The processes of a node that hold something here."""
         return [each for each in self._directory.held_by if len(each) == PROCESS_ID_NBYTES and home_of(each) == prefix]
 
+    def lying_here_of(self, prefix: bytes) -> list[bytes]:
+        """What has its bytes here, and its home on that node."""
+        return [
+            oid
+            for oid, entry in self._directory.entries.items()
+            if home_of(oid) == prefix
+            and entry.value is not None
+            and entry.value.nbytes
+            and entry.value.node_id in ("", self._node_id)
+        ]
+
     def has(self, oid: bytes) -> bool:
         """Whether there is a value of it."""
         entry = self._directory.entries.get(oid)

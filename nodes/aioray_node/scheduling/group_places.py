@@ -1,7 +1,8 @@
 """Where the bundles of placement groups are, for leases that are to be in one that another node has. Pure.
 
 The head tells a node that asks. What is free in such bundles is not reported, only what they have: so all of it is
-believed to be free but what was sent there lately. Who finds a bundle full waits there, or is sent to another one.
+believed to be free but what was sent there lately. Who finds a bundle full waits there, or is sent to another one, to
+each in turn: two nodes that are full would else send it to each other for ever.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from aioray_node.scheduling.resources import NodeResources, Resources
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from aioray.wire.strategies import Strategy
 
 Places = dict[str, NodeResources]  # of one group: node -> what its bundles have, by the names of such resources
 
@@ -41,3 +44,10 @@ def views(
         if node_id in nodes:
             found[node_id] = NodeView(resources, nodes[node_id].labels)
     return found
+
+
+def after(last: str, nodes: Mapping[str, NodeView], own_id: str, strategy: Strategy | None) -> Mapping[str, NodeView]:
+    """Those whose turn it is when `last` had its turn, by id; all of them where some are liked better than others."""
+    if strategy is None or strategy.preferred or strategy.selectors:
+        return nodes
+    return {node_id: node for node_id, node in nodes.items() if node_id > last or node_id == own_id}

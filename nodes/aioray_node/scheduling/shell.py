@@ -75,6 +75,7 @@ class _Grant:
     running: dict[str, int] | None = None  # what an actor keeps once it is placed
     exit_limit: Timer | None = None  # of an actor that was asked to go
     wants_worker: bool = True  # False: just the resources
+    recalled: bool = False  # it has no worker yet: its owner is to hear when it has
     holds: Callable[[bool], None] | None = None  # of a bundle: whom to tell when it has them, or never will
 
 
@@ -165,8 +166,7 @@ class LeaseDesk:
                 case core.RefreshView():
                     self._refresh_view()
                 case core.Recall(lease_id):
-                    grant = self._grants[lease_id]
-                    self._send(grant.process, LeaseRecall(grant.number))
+                    self._recall(self._grants[lease_id])
                 case core.Spill(lease_id, node_id, hops):
                     self._spill(lease_id, node_id, hops)
                 case core.Evicted(lease_id):
@@ -196,6 +196,13 @@ class LeaseDesk:
         if grant.running is not None:
             self.feed(core.Shrink(lease_id, grant.running))
         self.actors.admitted(grant.actor_id)
+
+    def _recall(self, grant: _Grant) -> None:
+        """Others have waited long."""
+        if grant.worker is None:  # what was not granted yet its owner cannot give back
+            grant.recalled = True
+        else:
+            self._send(grant.process, LeaseRecall(grant.number))
 
     def _spill(self, lease_id: int, node_id: str, hops: int) -> None:
         """Another node is to have it."""
@@ -439,6 +446,8 @@ class LeaseDesk:
             for pipe in worker.pipes:
                 pipe.tenant = self._state.granted[lease_id].request.name
             self._send(grant.process, LeaseGrant(grant.number, worker.worker_id, worker.address))
+            if grant.recalled:
+                self._recall(grant)
 
     def lost(self, lease_id: int, reason: str) -> None:
         grant = self._grants.get(lease_id)

@@ -54,7 +54,9 @@ def send_on(state: State, request: Request, key: GroupKey, to: policy.Chosen | p
 
 
 def took_turn(state: State, request: Request, key: GroupKey, node_id: str = "") -> None:
-    if request.strategy is not None and request.strategy.spread and not request.hops and not state.is_alone:
+    strategy = request.strategy
+    is_spread = strategy is not None and strategy.spread and not request.hops
+    if (is_spread or (node_id and group_of(strategy) is not None)) and not state.is_alone:
         state.turns[key] = node_id or state.node_id
         state.turns.move_to_end(key)
         if len(state.turns) > _MAX_TURNS:

@@ -140,6 +140,10 @@ class State:
             nodes = {**nodes, self.node_id: own}
         if group is not None:
             nodes = group_places.views(nodes, self.node_id, self.places.get(group.group_id), wish.demand)
+            later = group_places.after(here.spread_after, nodes, self.node_id, request.strategy)
+            decision = policy.choose(wish, later, here)
+            if isinstance(decision, policy.Chosen):
+                return decision
         decision = policy.choose(wish, nodes, here)
         if is_part and isinstance(decision, policy.Infeasible):
             return policy.choose(wish, self.nodes, here)  # it is to say what the best of all nodes lacks
