@@ -51,9 +51,9 @@ def wait(
     """Wait until `num_returns` of the refs are done, or `timeout` (s) is over; returns (done, others).
 
     At most `num_returns` are in the first list, both in the order given. In an event loop it returns an awaitable:
-    `done, others = await aioray.wait(refs)`; cancelling that cancels no call. fetch_local: False is taken, and what
-    lies on other machines is brought all the same. A generator in the list stands for its next ref; at its end, it is
-    done. No refs at all give two empty lists at once. Raises ValueError for duplicates and for more than there are.
+    `done, others = await aioray.wait(refs)`; cancelling that cancels no call. fetch_local: with False, a value counts
+    that lies on another node, and is not brought here. A generator in the list stands for its next ref; at its end, it
+    is done. No refs at all give two empty lists at once. Raises ValueError for duplicates and for more than there are.
     """
     if isinstance(refs, ObjectRef):
         raise TypeError("wait takes a list of refs; write wait([ref])")
@@ -68,7 +68,7 @@ def wait(
         raise InvalidOptionError("num_returns", num_returns, "a whole number, 1 or more")
     if items and num_returns > len(items):
         raise InvalidOptionError("num_returns", num_returns, f"at most {len(items)}, the number of refs")
-    waiting = _Wait(items, num_returns, timeout, generators)
+    waiting = _Wait(items, num_returns, timeout, generators, here=fetch_local)
     return waiting if asyncio._get_running_loop() is not None else waiting.block()
 
 
@@ -104,7 +104,10 @@ class _Wait:
         num_returns: int,
         timeout_s: float | None,
         generators: dict[ObjectRef[Any], Any],
+        *,
+        here: bool,
     ) -> None:
+        self._here = here
         self._runtime: Runtime | None = refs[0]._runtime if refs else None  # None: there is nothing to wait for
         self._generators = generators
         self._args = refs, num_returns, timeout_s
@@ -113,14 +116,16 @@ class _Wait:
     def __await__(self) -> Generator[Any, None, Any]:
         if self._runtime is None:
             return [], []
-        return _as_given((yield from blocking.wait_async(self._runtime, *self._args).__await__()), self._generators)
+        return _as_given(
+            (yield from blocking.wait_async(self._runtime, *self._args, here=self._here).__await__()), self._generators
+        )
 
     def block(self) -> Any:
         """The result, as soon as it is there."""
         if self._runtime is None:
             return [], []
         if self._result is None:
-            self._result = _as_given(blocking.wait(self._runtime, *self._args), self._generators)
+            self._result = _as_given(blocking.wait(self._runtime, *self._args, here=self._here), self._generators)
         return self._result
 
     def __iter__(self) -> Iterator[list[ObjectRef[Any]]]:

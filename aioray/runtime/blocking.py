@@ -75,18 +75,22 @@ def _wait_until_here(runtime: Runtime, refs: Sequence[ObjectRef[Any]], deadline:
 
 
 def wait(
-    runtime: Runtime, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
+    runtime: Runtime, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None, *, here: bool
 ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
-    """Block until `num_returns` are done or time is up."""
-    if sum(ref._status != PENDING for ref in refs) < num_returns:
+    """Block until `num_returns` are done, and `here` if so asked, or time is up."""
+    if sum(_is_there(ref, here=here) for ref in refs) < num_returns:
         check_may_block(runtime, "aioray.wait(refs)", "await aioray.wait(refs)")
         with _Blocked(runtime):
-            counter = _Countdown(refs, num_returns)
+            counter = _Countdown(refs, num_returns, here=here)
             try:
                 runtime.reactor.run_until(counter.reached, timeout_s)
             finally:
                 counter.stop()
-    return split_ready(refs, num_returns)
+    return _split(refs, num_returns, here=here)
+
+
+def _is_there(ref: ObjectRef[Any], *, here: bool) -> bool:
+    return ref._status != PENDING or (not here and ref._is_made())
 
 
 def wait_for_any(runtime: Runtime, arrivals: Arrivals, timeout_s: float | None) -> bool:
@@ -99,13 +103,13 @@ def wait_for_any(runtime: Runtime, arrivals: Arrivals, timeout_s: float | None) 
 
 
 async def wait_async(
-    runtime: Runtime, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None
+    runtime: Runtime, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None, *, here: bool
 ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
     """The same, awaited. Cancelling it cancels no call."""
-    if sum(ref._status != PENDING for ref in refs) < num_returns:
+    if sum(_is_there(ref, here=here) for ref in refs) < num_returns:
         loop = asyncio.get_running_loop()
         event = asyncio.Event()
-        counter = _Countdown(refs, num_returns, lambda: loop.call_soon_threadsafe(event.set))
+        counter = _Countdown(refs, num_returns, lambda: loop.call_soon_threadsafe(event.set), here=here)
         runtime.on_block(True)
         try:
             async with asyncio.timeout(timeout_s):
@@ -115,7 +119,7 @@ async def wait_async(
         finally:
             runtime.on_block(False)
             counter.stop()
-    return split_ready(refs, num_returns)
+    return _split(refs, num_returns, here=here)
 
 
 def wait_until(runtime: Runtime, done: Callable[[], bool], timeout_s: float | None) -> bool:
@@ -159,12 +163,18 @@ class _Countdown:
 
     __slots__ = ("_left", "_refs", "_then")
 
-    def __init__(self, refs: list[ObjectRef[Any]], count: int, then: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, refs: list[ObjectRef[Any]], count: int, then: Callable[[], object] | None = None, *, here: bool
+    ) -> None:
         self._left = count
         self._then = then
         self._refs = refs
         for ref in refs:
-            ref._when_done(self._one)
+            if here:
+                ref._when_done(self._one)
+            else:
+                with ref._runtime.reactor.lock:
+                    ref._when_made(self._one)
 
     def _one(self, _: ObjectRef[Any]) -> None:
         self._left -= 1
@@ -181,12 +191,14 @@ class _Countdown:
             ref._drop_callback(self._one)
 
 
-def split_ready(refs: list[ObjectRef[Any]], num_returns: int) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+def _split(
+    refs: list[ObjectRef[Any]], num_returns: int, *, here: bool
+) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
     """At most `num_returns` that are done, in the order given, and all others."""
     ready: list[ObjectRef[Any]] = []
     rest: list[ObjectRef[Any]] = []
     for ref in refs:
-        if ref._status != PENDING and len(ready) < num_returns:
+        if len(ready) < num_returns and _is_there(ref, here=here):
             ready.append(ref)
         else:
             rest.append(ref)

@@ -88,7 +88,7 @@ class PlacementGroup:
         runtime = self._its_runtime()
         blocking.check_may_block(runtime, "pg.wait(timeout_seconds)", "await pg.ready(timeout=...)")
         ref = self.ready() if self._ready is None or self._ready.done() else self._ready
-        done, _ = blocking.wait(runtime, [ref], 1, timeout_seconds)
+        done, _ = blocking.wait(runtime, [ref], 1, timeout_seconds, here=True)
         self._ready = None if done else ref  # not another one each time, should this be called in a loop
         return bool(done) and ref.exception() is None
 

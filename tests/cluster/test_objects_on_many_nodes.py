@@ -90,6 +90,20 @@ async def test_a_large_result_stays_where_it_was_made_until_somebody_reads_it(tw
     assert (copied_nbytes == 0) == two.nodes[0]._config.transfer_share_memory
 
 
+async def test_a_value_that_need_not_be_here_counts_where_it_lies(two: HandFedCluster) -> None:
+    """
+    1. it is waited for, and nothing is brought
+    2. whoever wants it here waits until it is
+    """
+    ref = make.remote(2)
+    assert await aioray.wait([ref], timeout=10, fetch_local=False) == ([ref], [])
+    assert await aioray.wait([ref], timeout=0, fetch_local=False) == ([ref], [])
+    assert not ref.done()
+    assert two.nodes[0]._desks.store.used_nbytes == 0
+    assert await aioray.wait([ref], timeout=10) == ([ref], [])
+    assert ref.done()
+
+
 async def test_refs_to_what_others_own_are_followed_to_their_homes(two: HandFedCluster) -> None:
     """
     1. a ref of ours inside an argument is read there

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import pickle
+import re
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -145,7 +146,9 @@ CASES: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "path"), CASES, ids=[path or "itself" for _, path in CASES])
+@pytest.mark.parametrize(
+    ("value", "path"), CASES, ids=[re.sub("0x[0-9a-f]+", "0x", path) or "itself" for _, path in CASES]
+)
 def test_the_path_leads_to_the_part_at_fault(value: Any, path: str) -> None:
     answer = found(value)
     assert answer is not None
