@@ -40,10 +40,10 @@ def lose_checkpoint(cluster: aioray.Cluster, actor: Any) -> None:
     """Have the object store forget the newest checkpoint of an actor."""
     node = node_of(cluster)
     with node._reactor.lock:
-        saved = node._actors._state.actors[actor.binary()].saved
-        assert node._store.has(saved)
-        node._store.feed(Released(actor.binary(), [saved]))
-        assert not node._store.has(saved)
+        saved = node._desks.actors._state.actors[actor.binary()].saved
+        assert node._desks.store.has(saved)
+        node._desks.store.feed(Released(actor.binary(), [saved]))
+        assert not node._desks.store.has(saved)
 
 
 async def until(holds: Callable[[], bool]) -> None:
