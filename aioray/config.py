@@ -79,7 +79,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     # The GCS forgets the oldest tasks, beyond those that it keeps, this often;
     task_events_cleaning_interval_ms: Annotated[float, Meta(ge=1)] = 10_000.0
     # it keeps so many of each job.
-    task_events_max_per_job: Count = 10_000
+    task_events_max_per_job: Count = 5_000
     # What the key-value store of the GCS may hold, keys and values together.
     gcs_kv_max_nbytes: Nbytes = 256 * 1024 * 1024
     # The piece of arena a process asks its node for at a time, to fill with small puts.
