@@ -18,7 +18,6 @@ from aioray.api import (
     remote,
 )
 from aioray.checkpoints import checkpoint
-from aioray.cluster import Cluster
 from aioray.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from aioray.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskID, WorkerID
 from aioray.logging_config import LoggingConfig
@@ -30,6 +29,7 @@ from aioray.waiting import as_completed, wait
 
 if TYPE_CHECKING:
     from aioray import cloudpickle, cluster_utils, dag, experimental, job_config, testing, util
+    from aioray.cluster import Cluster
 
 __version__ = "0.1.0"
 
@@ -94,8 +94,12 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module(f"aioray.{name}")
+    if name == "Cluster":
+        from aioray.cluster import Cluster
+
+        return Cluster
     raise later.missing(__name__, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *_MODULES, "Cluster"})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 import msgspec
 
 from aioray import current
+from aioray.async_classes import is_async_class
 from aioray.checkpoints import check_hooks
 from aioray.exceptions import ActorAlreadyExistsError, InvalidOptionError
 from aioray.generators import is_generator_function, submit_stream
@@ -22,7 +23,6 @@ from aioray.options import (
     method_options,
     returns_of,
 )
-from aioray.runtime.actor_creation import create_actor, is_async_class
 from aioray.runtime.actor_lines import CallRules, MethodTarget
 from aioray.runtime.serialization import Counted, loading_runtime
 from aioray.runtime.submitting import submit_actor_call
@@ -327,6 +327,8 @@ class ActorClass(Generic[C]):
         options = self._options
         if options.get_if_exists and not options.name:
             raise InvalidOptionError("get_if_exists", True, "only together with name")
+        from aioray.runtime.actor_creation import create_actor  # late: who only defines classes needs it not
+
         actor, existed = create_actor(current.get(), self._cls, self.methods(), options, args, kwargs)
         if existed and not options.get_if_exists:
             raise ActorAlreadyExistsError(f"an actor called {options.name!r} exists already")

@@ -12,7 +12,7 @@ from aioray.functions import P, RemoteFunction
 from aioray.generators import ObjectRefGenerator
 from aioray.options import actor_options, task_options
 from aioray.refs import ObjectRef
-from aioray.runtime import blocking, explaining
+from aioray.runtime import blocking
 from aioray.typed_actors import Actor, OnlyAny
 from aioray.waiting import check_timeout, refs_of
 
@@ -202,6 +202,8 @@ def explain(ref: ObjectRef[Any]) -> str:
     """Why the value is not there yet, in a sentence: what it waits for, what was asked, what is free."""
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"explain takes a ref, not {type(ref).__name__}")
+    from aioray.runtime import explaining
+
     return explaining.explain(ref._runtime, ref)
 
 

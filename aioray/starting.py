@@ -9,7 +9,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from aioray import current
-from aioray.cluster import Cluster, SyncCluster
 from aioray.context import InitContext
 from aioray.exceptions import BlockingCallError, InvalidOptionError, RaySystemError
 from aioray.start_options import ADDRESS_VARIABLE, check_joining, check_later_options, check_options
@@ -17,6 +16,7 @@ from aioray.start_options import ADDRESS_VARIABLE, check_joining, check_later_op
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aioray.cluster import Cluster, SyncCluster
     from aioray.job_config import JobConfig
     from aioray.logging_config import LoggingConfig
     from aioray.runtime.runtime import Runtime
@@ -98,6 +98,8 @@ def init(
             return InitContext(_sync_clusters[0], shutdown)
         if configure_logging:
             _configure_logger(logging_level, logging_format)
+        from aioray.cluster import SyncCluster  # late, as in `connect`: who only imports aioray needs no runtime
+
         cluster = SyncCluster(options, node_address)
         _sync_clusters.append(cluster)
         atexit.register(shutdown)
@@ -183,6 +185,8 @@ def connect(
         system_config=_system_config,
         logging_config=logging_config,
     )
+    from aioray.cluster import Cluster
+
     return Cluster(options, node_address)
 
 

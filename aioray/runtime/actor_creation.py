@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from aioray import placement
-from aioray.checkpoints import RESTORE, SAVE
+from aioray.async_classes import is_async_class, needs_loop
 from aioray.runtime.calls import first_failed, pack_arguments, when_ready, wire_deps
 from aioray.runtime.errors import constructor_error, error_value
 from aioray.runtime.unseen import looked_at
 from aioray.wire.calls import Call
 from aioray.wire.control import ActorSpec
-from aioray.wire.framing import encode_call
+from aioray.wire.one_call import encode_call
 from aioray.wire.values import object_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from aioray.options import ActorOptions
     from aioray.runtime.actor_lines import RemoteActor
     from aioray.runtime.calls import Arguments
@@ -62,7 +59,7 @@ def create_actor(
         options.max_concurrency or (0 if is_async else 1),
         options.lifetime == "detached",
         methods,
-        is_async or _needs_loop(cls),
+        is_async or needs_loop(cls),
         options.num_cpus or 0.0,
         runtime.sys_path,
         isolation=options.isolation,
@@ -102,17 +99,3 @@ def _send(actor: RemoteActor, spec: ActorSpec, arguments: Arguments, function: F
         runtime.objects.hold_for(spec.actor_id, pins)
     spec.call = encode_call(Call(0, "__init__", arguments.data, arguments.kwnames, deps))
     runtime.link.send(spec)
-
-
-def is_async_class(cls: type, methods: Mapping[str, str]) -> bool:
-    """Whether its actors have async methods."""
-    return any(_is_async(getattr(cls, name)) for name in methods if name)
-
-
-def _needs_loop(cls: type) -> bool:
-    """Whether its actors need an event loop even if their methods do not."""
-    return any(_is_async(getattr(cls, name, None)) for name in ("__init__", SAVE, RESTORE))
-
-
-def _is_async(member: Any) -> bool:
-    return inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)

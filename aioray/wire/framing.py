@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from aioray.wire.calls import Call, CallMessage
+from aioray.wire.calls import CallMessage
 from aioray.wire.control import ControlMessage
 from aioray.wire.plans import Passed
 
@@ -22,19 +22,6 @@ _encode_into = msgspec.msgpack.Encoder().encode_into
 call_decoder: msgspec.msgpack.Decoder[CallMessage] = msgspec.msgpack.Decoder(CallMessage)
 passed_decoder: msgspec.msgpack.Decoder[Passed] = msgspec.msgpack.Decoder(Passed)
 control_decoder: msgspec.msgpack.Decoder[ControlMessage] = msgspec.msgpack.Decoder(ControlMessage)
-
-
-_decode_call = msgspec.msgpack.Decoder(Call)
-
-
-def decode_call(data: bytes) -> Call:
-    """A single encoded Call, without a frame."""
-    return _decode_call.decode(data)
-
-
-def encode_call(call: Call) -> bytes:
-    """The opposite of `decode_call`."""
-    return msgspec.msgpack.encode(call)
 
 
 class WireError(Exception):

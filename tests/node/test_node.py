@@ -34,7 +34,7 @@ from aioray.wire.control import (
     Share,
     WatchActor,
 )
-from aioray.wire.framing import encode_call
+from aioray.wire.one_call import encode_call
 from aioray.wire.values import Value, object_id
 from aioray_node.gpus import Gpu, accelerator_label
 from tests.node.stage import DRIVER, Stage

@@ -20,8 +20,6 @@ from aioray.wire.framing import (
     append_frame,
     call_decoder,
     control_decoder,
-    decode_call,
-    encode_call,
     split_frames,
 )
 from aioray.wire.strategies import Affinity, InGroup, LabelTerm, Strategy
@@ -319,11 +317,6 @@ def test_what_cannot_be_encoded_leaves_the_messages_before_it_whole() -> None:
         append_frame(out, Query(1, "what", {"a": object()}))
     append_frame(out, Ack(2))
     assert split_frames(out, control_decoder) == ([Ack(1), Ack(2)], len(out))
-
-
-def test_a_call_travels_alone_inside_an_actor_spec() -> None:
-    call = Call(1, "__init__", b"args", ("a",), [(0, Value(b"x"))])
-    assert decode_call(encode_call(call)) == call
 
 
 @given(st.binary(min_size=8, max_size=8), st.integers(0, 2**48 - 1), st.integers(0, 2**16 - 1))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.runtime.errors import constructor_error, error_value
 from aioray.wire.control import ActorExit, ActorStarted
-from aioray.wire.framing import decode_call
+from aioray.wire.one_call import decode_call
 from aioray_node.worker.checkpoints import restore, restore_on_loop
 from aioray_node.worker.exits import is_crash, reason_of
 from aioray_node.worker.hosted_actor import ASYNC_CONCURRENCY, ActorKind, HostedActor

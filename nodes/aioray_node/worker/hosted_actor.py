@@ -9,6 +9,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from aioray.actors import groups_of
+from aioray.async_classes import is_async
 from aioray.checkpoints import RESTORE, period_of
 from aioray.dag.parts import PREPARE, START
 from aioray_node.worker.checkpoints import Saver
@@ -33,7 +34,7 @@ class ActorKind:
 
     def __init__(self, cls: type, methods: Mapping[str, Any]) -> None:
         self.cls = cls
-        self.on_loop = frozenset(name for name in methods if name and _is_async(getattr(cls, name, None)))
+        self.on_loop = frozenset(name for name in methods if name and is_async(getattr(cls, name, None)))
         self.groups = groups_of(cls)
         self.constructor_is_coroutine = inspect.iscoroutinefunction(getattr(cls, "__init__", None))
         self.restore_is_coroutine = inspect.iscoroutinefunction(getattr(cls, RESTORE, None))
@@ -147,10 +148,6 @@ class HostedActor:
         for lane in self._lanes.values():
             if isinstance(lane, LoopLane):
                 lane.abort()
-
-
-def _is_async(member: Any) -> bool:
-    return inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
 
 
 def _nobody_knows_it_yet(item: Item) -> None:
