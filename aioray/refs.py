@@ -91,10 +91,9 @@ class _Await:
 
     def _give_up(self) -> bool:
         with self._ref._runtime.reactor.lock:
-            for entry in self._ref._waiting or ():
-                loop, fn, context, who = entry
+            for loop, fn, context, who, _ in self._ref._entries():
                 if who is self:
-                    self._ref._remove_entry(entry)
+                    self._ref._keep_entries(lambda entry: entry[3] is not self)
                     self._given_up = fn
                     loop.call_soon(fn, self, context=context)
                     return True
@@ -135,8 +134,9 @@ class ObjectRef(Counted, _Awaitable[T]):
         # A Value when READY or RAISED; an exception instance when RAISED here. While it is pending: where its value
         # lies, if that has been made, but is on another node.
         self._value: Any = None
-        # (loop, fn, context, fn's argument); without a loop, fn is called at once, by whoever completes the ref
-        self._waiting: list[tuple[Any, ...]] | None = None
+        # (loop, fn, context, fn's argument, the entry before it); without a loop, fn is called at once, by whoever
+        # completes the ref. Linked, not in a list: nearly always it is one, and a thousand lists are work for gc.
+        self._waiting: tuple[Any, ...] | None = None
         # What computes it, while it is pending. Then the name of what did, for messages; of an error, an Unseen.
         self._task: Any = None
         self._tracked = False  # the object table must hear when this ref goes
@@ -221,9 +221,9 @@ class ObjectRef(Counted, _Awaitable[T]):
         """It is made, and lies on another node. Who only passes it on need not wait until it is here."""
         self._value = value
         self._task = maker
-        waiting, self._waiting = self._waiting or [], None
-        self._waiting = [entry for entry in waiting if entry[2] is not _PLACED_WILL_DO] or None
-        for _, fn, context, who in waiting:
+        entries = self._entries()
+        self._keep_entries(lambda entry: entry[2] is not _PLACED_WILL_DO)
+        for _, fn, context, who, _ in entries:
             if context is _PLACED_WILL_DO:
                 fn(who)
         if self._tracked:
@@ -240,22 +240,38 @@ class ObjectRef(Counted, _Awaitable[T]):
         if self._is_made():
             fn(self)
             return
-        if self._waiting is None:
-            self._waiting = []
-        self._waiting.append((None, fn, _PLACED_WILL_DO, self))
+        self._waiting = (None, fn, _PLACED_WILL_DO, self, self._waiting)
         self._runtime.objects.want(self, here=False)
 
     def _run_callbacks(self) -> None:
-        callbacks, self._waiting = self._waiting, None
-        here = _running_loop()
-        for loop, fn, context, who in callbacks or ():
+        entries, self._waiting = self._entries(), None
+        runtime = self._runtime
+        for loop, fn, context, who, _ in entries:
             if loop is None:
                 fn(who)
-            elif here is not None and loop is here:
-                self._runtime.loop_callbacks.soon(here, fn, who, context)
+            elif runtime.reactor.runs_in(loop) or loop is _running_loop():  # the second makes a system call
+                runtime.loop_callbacks.soon(loop, fn, who, context)
             else:
                 with contextlib.suppress(RuntimeError):  # the loop that waited is closed
                     loop.call_soon_threadsafe(fn, who, context=context)
+
+    def _entries(self) -> list[tuple[Any, ...]]:
+        """Who waits, in the order in which they came."""
+        entries = []
+        entry = self._waiting
+        while entry is not None:
+            entries.append(entry)
+            entry = entry[4]
+        if len(entries) > 1:
+            entries.reverse()
+        return entries
+
+    def _keep_entries(self, keep: Callable[[tuple[Any, ...]], bool]) -> None:
+        """Let go of the others."""
+        entries, self._waiting = self._entries(), None
+        for entry in entries:
+            if keep(entry):
+                self._waiting = (*entry[:4], self._waiting)
 
     def _when_done(self, fn: Callable[[ObjectRef[Any]], None]) -> None:
         """Call `fn` under the runtime's lock, at once when it is done already."""
@@ -264,20 +280,14 @@ class ObjectRef(Counted, _Awaitable[T]):
             if self._status != PENDING:
                 fn(self)
                 return
-            if self._waiting is None:
-                self._waiting = []
-            self._waiting.append((None, fn, None, self))
+            self._waiting = (None, fn, None, self, self._waiting)
         runtime.objects.want(self)
-
-    def _remove_entry(self, entry: tuple[Any, ...]) -> None:
-        self._waiting = [each for each in self._waiting or () if each is not entry] or None
 
     def _drop_callback(self, fn: Callable[[ObjectRef[Any]], None]) -> None:
         """Undo `_when_done`."""
         if self._waiting is not None:
             with self._runtime.reactor.lock:
-                after = [entry for entry in self._waiting or () if entry[1] != fn]
-                self._waiting = after or None
+                self._keep_entries(lambda entry: entry[1] != fn)
 
     # the asyncio.Future protocol
 
@@ -320,23 +330,23 @@ class ObjectRef(Counted, _Awaitable[T]):
         if context is None:
             context = contextvars.copy_context()
         runtime = self._runtime
-        with runtime.reactor.lock:
+        lock = runtime.reactor.lock
+        lock.acquire()  # not `with`, here and where calls are made: half the time, of which there is little
+        try:
             if self._status != PENDING:
                 loop.call_soon(fn, who, context=context)
                 return
-            if self._waiting is None:
-                self._waiting = [(loop, fn, context, who)]
-            else:
-                self._waiting.append((loop, fn, context, who))
+            self._waiting = (loop, fn, context, who, self._waiting)
+        finally:
+            lock.release()
         runtime.awaited(self)
 
     def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
         """Take `fn` out; returns how often it was in."""
         with self._runtime.reactor.lock:
-            before = self._waiting or []
-            after = [entry for entry in before if entry[1] != fn]
-            self._waiting = after or None
-            return len(before) - len(after)
+            before = len(self._entries())
+            self._keep_entries(lambda entry: entry[1] != fn)
+            return before - len(self._entries())
 
     def cancel(self, msg: Any = None) -> bool:
         """Cancel the remote call, whoever made it, as a Future is cancelled; False when it is done already.

@@ -21,7 +21,7 @@ from aioray.exceptions import ObjectLostError, ObjectStoreFullError, RaySystemEr
 from aioray.refs import NOBODYS, PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.bringing import Bringing
 from aioray.runtime.errors import error_value
-from aioray.runtime.serialization import Counted, Serialized, deserialize, serialize
+from aioray.runtime.serialization import Counted, Serialized, deserialize, load_plain, serialize
 from aioray.wire.control import Fetch, Fetched, Hold, Release, Share
 from aioray.wire.values import Value, owner_of
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from aioray.runtime.runtime import Runtime
 
 
+_SHORT_NBYTES = 1024  # of what is looked through before it is unpickled
 _TRIM_AFTER_S = 0.5
 _FULL_STORE_PERIOD_S = 0.02  # how often who waits for room asks for it
 
@@ -300,6 +301,8 @@ class ObjectTable:
 
     def load_arguments(self, data: bytes) -> Any:
         """Unpickle the arguments of a call; refs inside are borrowed from the caller until it ends."""
+        if len(data) < _SHORT_NBYTES and b"aioray" not in data:  # no ref or handle of ours is inside, which is faster
+            return load_plain(data)
         return deserialize(data, (), self._runtime)
 
     def load(self, value: Value, *, argument: bool = False) -> Any:

@@ -47,7 +47,9 @@ def submit_task(
         refs = (stream.numbered(seq),)
     else:
         refs = tuple(ObjectRef(runtime, seq, index) for index in range(target.num_returns))
-    with runtime.reactor.lock:
+    lock = runtime.reactor.lock
+    lock.acquire()  # not `with`, which takes twice as long
+    try:
         parent = runtime.call_here()
         task = Task(
             seq,
@@ -67,6 +69,8 @@ def submit_task(
             runtime.objects.want(dep, here=False)
         if (target.limits is None and parent is None) or runtime.overtime.in_time(task, target.limits, parent):
             runtime.tasks.submit(task)
+    finally:
+        lock.release()
     return refs
 
 
@@ -89,7 +93,9 @@ def submit_actor_call(
         refs = (stream.numbered(seq),)
     else:
         refs = tuple(ObjectRef(runtime, seq, index) for index in range(target.num_returns))
-    with runtime.reactor.lock:
+    lock = runtime.reactor.lock
+    lock.acquire()  # not `with`, which takes twice as long
+    try:
         parent = runtime.call_here()
         record = ActorCallRecord(actor, seq, target, arguments, refs, target.max_retries, parent)
         for ref in refs:
@@ -100,4 +106,6 @@ def submit_actor_call(
             runtime.objects.want(dep, here=False)
         if (target.limits is None and parent is None) or runtime.overtime.in_time(record, target.limits, parent):
             runtime.actors.submit(actor.line, record)
+    finally:
+        lock.release()
     return refs

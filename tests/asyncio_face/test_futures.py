@@ -72,7 +72,7 @@ def make_counted() -> CountsItsCopies:
 
 
 def callbacks_of(ref: ObjectRef[Any]) -> int:
-    return len(ref._waiting or ())
+    return len(ref._entries())
 
 
 async def until(condition: Callable[[], object]) -> None:

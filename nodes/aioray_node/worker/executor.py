@@ -239,7 +239,7 @@ class Executor:
         self.stopping = True
 
     def _run_queue(self) -> None:
-        queue, main = self._queue, self.main_thread
+        queue, main, lock = self._queue, self.main_thread, self._reactor.lock
         unflushed_us = 0
         after_once = False
         while queue and not self.stopping:
@@ -247,10 +247,13 @@ class Executor:
                 if after_once or queue[0][1].once:  # with an older answer unsent, it would seem not to have begun
                     self._reactor.run_until(lambda: not self._replier.unsent)
                     self._reactor.flush()
-                with self._reactor.lock:  # a cancel finds it in the queue, or here
+                lock.acquire()  # a cancel finds it in the queue, or here; `with` takes twice as long
+                try:
                     item = queue.popleft()
                     running_call = RunningCall(item[1], item[0].tag, main.actor)
                     main.current, main.current_call = item, running_call
+                finally:
+                    lock.release()
             except IndexError:  # given back meanwhile
                 return
             after_once = item[1].once
