@@ -76,6 +76,7 @@ class Cluster:
         self._undo: contextlib.ExitStack | None = None
         self._ended: asyncio.Event | None = None
         self._chosen: tuple[Runtime, Any] | None = None
+        self._facts: dict[str, Any] = {}  # of a head that others may join
 
     async def start(self) -> Self:
         """Start the node and wait until it answers. Raises what made it fail, with nothing left behind."""
@@ -116,6 +117,7 @@ class Cluster:
             self._node = embedded.node
             process_id = driver_process_id(embedded.node_id)
             address, exchange = embedded.address, embedded.exchange_for(process_id)
+            self._facts = await embedded.open_to_others()
         reactor = Reactor("aioray", spin_us=options.config.spin_us)
         undo.callback(reactor.close)
         reactor.attach(loop)
@@ -186,9 +188,10 @@ class Cluster:
 
     @property
     def address_info(self) -> dict[str, Any]:
-        """Where it is: node_id, session_dir, address."""
+        """Where it is: node_id, session_dir, address; gcs_address and token_path where others may join it."""
         runtime = self.runtime
-        return {"node_id": runtime.node_id, "session_dir": runtime.session_dir, "address": runtime.node_address}
+        own = {"node_id": runtime.node_id, "session_dir": runtime.session_dir, "address": runtime.node_address}
+        return {**self._facts, **own}
 
     @contextlib.contextmanager
     def use(self) -> Iterator[Self]:
@@ -241,7 +244,8 @@ def _admitted(runtime: Runtime) -> Any:
 def _head(options: ClusterOptions) -> NodeProcess:
     from aioray.node_process import NodeProcess  # late: what it imports is for `init` only
 
-    return NodeProcess(options)
+    ip = options.node_ip_address
+    return NodeProcess(options, {"head": {"host": ip, "port": 0}, "ip_address": ip} if ip else None)
 
 
 class SyncCluster:

@@ -31,8 +31,9 @@ class EmbeddedNode:
             import cloudpickle  # noqa: F401 # the first function will need it; the zygote takes longer than this
 
             from aioray_node.node import Node
-            from aioray_node.node_options import NodeOptions
+            from aioray_node.node_options import LOOPBACK, HeadOptions, NodeOptions
 
+            ip = options.node_ip_address
             node_options = NodeOptions(
                 config=options.config,
                 num_cpus=options.num_cpus,
@@ -43,16 +44,38 @@ class EmbeddedNode:
                 object_store_memory=options.object_store_memory,
                 temp_dir=options.temp_dir,
                 is_head=is_head,
+                head=HeadOptions(host=ip, port=0) if ip else None,
+                ip_address=ip or LOOPBACK,
             )
             self.reactor = Reactor("aioray-node")
             undo.callback(self.reactor.close)
             self.reactor.attach(loop)
             session = Node.session_for(node_options)
             undo.callback(session.close)
+            if ip:
+                from aioray_node.gcs.in_cluster import prepare
+
+                prepare(session, node_options)
             self.node = Node(node_options, self.reactor, session)
             undo.callback(self.node.close)
             self.node.open(zygote)
             self._undo = undo.pop_all()
+        self._options = node_options
+        self._gcs = contextlib.AsyncExitStack()
+
+    async def open_to_others(self) -> dict[str, Any]:
+        """Serve the GCS, where the options name an address at which others reach it: what they need to know. `close`
+        ends that. Raises OSError.
+        """
+        if self._options.head is None:
+            return {}
+        from aioray_node.gcs.in_cluster import in_cluster
+
+        def never(reason: str) -> None:
+            """A head is never told to leave its cluster."""
+            raise AssertionError(reason)
+
+        return await self._gcs.enter_async_context(in_cluster(self.node, self._options, never))
 
     @property
     def address(self) -> str:
@@ -75,6 +98,7 @@ class EmbeddedNode:
 
     async def close(self, meanwhile: Callable[[], None] | None = None) -> None:
         """End it; the loop goes on. `meanwhile`: see Node.close. What is cut short, `close_now` does."""
+        await self._gcs.aclose()
         await _until_gone(self.node.hang_up(), _SHUTDOWN_TIMEOUT_S)
         self.node.close(meanwhile)
 

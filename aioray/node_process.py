@@ -48,7 +48,8 @@ class NodeProcess:
     ) -> None:
         nodes = str(_NODES) if _NODES.is_dir() else ""
         told = {**msgspec.to_builtins(options), **(place or {}), "daemon": daemon}
-        del told["namespace"], told["log_to_driver"], told["runtime_env"], told["logging_config"]
+        for name in ("namespace", "log_to_driver", "runtime_env", "logging_config", "node_ip_address"):
+            del told[name]  # of drivers; the last is in `place`
         self._daemon = daemon
         self._process = subprocess.Popen(
             child_python.command("aioray_node.__main__", json.dumps(told), also_from=nodes),

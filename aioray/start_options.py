@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import collections.abc
 import inspect
 import math
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,21 +17,24 @@ from aioray.exceptions import InvalidOptionError
 from aioray.labels import LABELS_ALLOWED, checked_labels
 from aioray.logging_config import LoggingConfig, checked_logging  # msgspec looks it up, too
 from aioray.options import AMOUNT, MAX_UNITS, OWN_OPTION, UNIT
+from aioray.own_address import checked_ip
 from aioray.runtime_env import checked_env
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from aioray.job_config import JobConfig
 
-_NOT_YET = (
-    "dashboard_host",
-    "dashboard_port",
-    "_node_ip_address",
-    "inline",
-)
-
-
+_NO_DASHBOARD = "the dashboard is not there yet"
+_NOT_YET: Mapping[str, tuple[tuple[Any, ...], str]] = {  # what asks for nothing, and why nothing else may be given
+    "include_dashboard": ((None, False), _NO_DASHBOARD),
+    "dashboard_host": ((None,), _NO_DASHBOARD),
+    "dashboard_port": ((None,), _NO_DASHBOARD),
+    "inline": (
+        (None, False),
+        "it is not there yet: what would run in the program's own process, and what not, is not decided",
+    ),
+}
 _MAX_GPUS = 1024
 ADDRESS_VARIABLE = "AIORAY_ADDRESS"  # which cluster to join where none is named
 
@@ -51,6 +54,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     runtime_env: dict[str, Any] = {}
     labels: dict[str, str] = {}
     logging_config: LoggingConfig | None = None
+    node_ip_address: str = ""  # "": it is for this machine only, and nobody joins it
 
 
 def check_options(
@@ -68,6 +72,7 @@ def check_options(
     system_config: Mapping[str, Any] | None,
     memory: int | None = None,
     logging_config: LoggingConfig | None = None,
+    node_ip_address: str | None = None,
 ) -> ClusterOptions:
     """Raises InvalidOptionError that names the option, its value, and what is allowed."""
     namespace, runtime_env, logging_config = _with_job_config(job_config, namespace, runtime_env, logging_config)
@@ -76,7 +81,7 @@ def check_options(
             raise InvalidOptionError(name, amount, AMOUNT)
     if num_gpus is not None and (num_gpus != int(num_gpus) or num_gpus > _MAX_GPUS):
         raise InvalidOptionError("num_gpus", num_gpus, f"a whole number from 0 to {_MAX_GPUS}")
-    if not isinstance(resources or {}, collections.abc.Mapping):
+    if not isinstance(resources or {}, Mapping):
         raise InvalidOptionError("resources", resources, f"a dict from names to amounts, each {AMOUNT}")
     for name, amount in (resources or {}).items():
         if name in OWN_OPTION:
@@ -116,6 +121,7 @@ def check_options(
         runtime_env=checked_env(runtime_env),
         labels=_node_labels(labels),
         logging_config=checked_logging(logging_config),
+        node_ip_address="" if node_ip_address is None else checked_ip("_node_ip_address", node_ip_address),
     )
 
 
@@ -130,7 +136,7 @@ def _with_job_config(
         return namespace, runtime_env, logging_config
     from aioray.job_config import JobConfig
 
-    if isinstance(given, collections.abc.Mapping):
+    if isinstance(given, Mapping):
         given = JobConfig.from_json(given)
     if not isinstance(given, JobConfig):
         raise InvalidOptionError("job_config", given, "an aioray.job_config.JobConfig, or a dict of what that takes")
@@ -168,18 +174,17 @@ def check_joining(address: str, **given: Any) -> None:
             raise InvalidOptionError(name, value, f"leaving it out: the cluster at {address} runs already")
 
 
-def check_later_options(call: Callable[..., Any], include_dashboard: bool | None, others: Mapping[str, Any]) -> None:
+def check_later_options(call: Callable[..., Any], given: Mapping[str, Any]) -> None:
     """What is yet to come may be given the value that asks for nothing; what `call` does not know may not be given.
 
     Raises InvalidOptionError.
     """
-    if include_dashboard:
-        raise InvalidOptionError("include_dashboard", include_dashboard, "False", "the dashboard is not there yet")
-    for name, value in others.items():
+    for name, value in given.items():
         if name not in _NOT_YET:
             raise _unknown(call, name, value)
-        if value:
-            raise InvalidOptionError(name, value, "leaving it out", "it is not there yet")
+        allowed, reason = _NOT_YET[name]
+        if not any(value is each for each in allowed):
+            raise InvalidOptionError(name, value, ", ".join(map(repr, allowed)), reason)
 
 
 def _unknown(call: Callable[..., Any], name: str, value: Any) -> InvalidOptionError:

@@ -47,6 +47,7 @@ def init(
     job_config: JobConfig | Mapping[str, Any] | None = None,
     _system_config: Mapping[str, Any] | None = None,
     _temp_dir: str | None = None,
+    _node_ip_address: str | None = None,
     **not_yet: Any,
 ) -> InitContext:
     """Start a cluster for a program without an event loop: a head process, with its workers, beside this one; or join
@@ -66,12 +67,14 @@ def init(
     logging_config: of root loggers, here and in workers, see aioray.LoggingConfig. namespace: of named actors.
     runtime_env: of all tasks and actors, see aioray.runtime_env.RuntimeEnv. job_config: the last three in one, see
     aioray.job_config.JobConfig. `_system_config`: see aioray.config.Config.
+    `_node_ip_address`: of this machine; the head listens there, at a port that is free, for nodes and programs of other
+    machines that have its token. Without it the cluster is for this machine and this program.
 
     Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already (unless
     ignore_reinit_error), InvalidOptionError for an option that is not known, or not there yet, ConnectionError when
     there is no such cluster to join.
     """
-    check_later_options(init, include_dashboard, not_yet)
+    check_later_options(init, {"include_dashboard": include_dashboard, **not_yet})
     if current.find_in_this_loop() is not None:
         raise BlockingCallError("aioray.init()", "async with aioray.connect()")
     options, node_address = _told(
@@ -88,6 +91,7 @@ def init(
         job_config=job_config,
         system_config=_system_config,
         logging_config=logging_config,
+        node_ip_address=_node_ip_address,
     )
     with _init_lock:
         if _sync_clusters:
@@ -110,7 +114,8 @@ def _told(address: str | None, **given: Any) -> tuple[ClusterOptions, str]:
     """The options, checked, and where a node of the cluster to be joined listens; "" where one is to be started."""
     options = check_options(**given)
     of_nodes = {name: given[name] for name in _OF_NODES}
-    return options, _node_to_join(address, given["temp_dir"], **of_nodes, _system_config=given["system_config"])
+    of_nodes |= {"_system_config": given["system_config"], "_node_ip_address": given["node_ip_address"]}
+    return options, _node_to_join(address, given["temp_dir"], **of_nodes)
 
 
 def _node_to_join(address: str | None, temp_dir: str | None, **of_nodes: Any) -> str:
@@ -161,6 +166,7 @@ def connect(
     logging_config: LoggingConfig | None = None,
     _system_config: Mapping[str, Any] | None = None,
     _temp_dir: str | None = None,
+    _node_ip_address: str | None = None,
     **not_yet: Any,
 ) -> Cluster:
     """Start a cluster in the running event loop, or join one: `async with connect() as cluster`, or `await connect()`.
@@ -169,7 +175,7 @@ def connect(
     where logging_config asks for it, until the cluster ends. Several may run in
     one process; the innermost `async with` (or `with cluster.use()`) around a call decides for which one it is.
     """
-    check_later_options(connect, None, not_yet)
+    check_later_options(connect, not_yet)
     options, node_address = _told(
         address,
         num_cpus=num_cpus,
@@ -184,6 +190,7 @@ def connect(
         job_config=job_config,
         system_config=_system_config,
         logging_config=logging_config,
+        node_ip_address=_node_ip_address,
     )
     from aioray.cluster import Cluster
 

@@ -260,9 +260,12 @@ OPTIONS: dict[str, dict[str, str]] = {
             _system_config
             """,
         _CALLS + "a_place_for_sessions_that_cannot_be_used_is_an_error_of_init": "_temp_dir",
+        _CALLS + "a_head_with_an_address_is_joined_there_from_elsewhere": "_node_ip_address",
     },
     "task": {
-        _TASKS + "fractions_of_every_resource_are_taken_and_come_back": "num_cpus resources memory",
+        _TASKS + "fractions_of_every_resource_are_taken_and_come_back": """
+            num_cpus resources memory object_store_memory
+            """,
         _GPUS + "halves_share_a_gpu_and_a_whole_one_gets_the_other": "num_gpus",
         _GPUS + "a_kind_of_gpu_can_be_asked_for": "accelerator_type",
         _STRATEGIES + "tasks_and_actors_run_where_their_conditions_hold": """
@@ -296,6 +299,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "tests/api/test_concurrency_groups.py::test_calls_of_a_group_run_at_once_up_to_its_limit": "concurrency_groups",
         _RESTARTS + "a_late_argument_holds_up_no_other_call_of_an_async_actor": "allow_out_of_order_execution",
         "tests/api/test_light_actors.py::test_they_share_a_process_and_keep_their_state_apart": "isolation",
+        _STATE + "calls_of_actors_are_told_and_so_are_actors": "_labels",
     },
 }
 

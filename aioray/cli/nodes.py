@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import InvalidOptionError
+from aioray.own_address import checked_ip
 
 if TYPE_CHECKING:
     import argparse
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 6379
 _LOOPBACK = "127.0.0.1"
-_IP_ALLOWED = "an IP address of this machine, as others reach it"
 _STOP_TIMEOUT_S = 10.0
 
 
@@ -63,7 +63,8 @@ def _start(given: argparse.Namespace) -> int:
     from aioray.node_process import NodeProcess
 
     options = _options(given)
-    given.node_ip_address = _checked_ip(given.node_ip_address)
+    if given.node_ip_address is not None:
+        given.node_ip_address = checked_ip("--node-ip-address", given.node_ip_address)
     place = _as_head(given) if given.head else _as_member(given)
     place["ip_address"] = given.node_ip_address or _LOOPBACK
     process = NodeProcess(options, place, daemon=True)
@@ -132,23 +133,6 @@ def _as_member(given: argparse.Namespace) -> dict[str, Any]:
     if given.node_ip_address is None:
         _check_loopback(address)
     return {"join": {"address": address, "token_path": token_path}}
-
-
-def _checked_ip(text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        ip = ipaddress.ip_address(text)
-    except ValueError as exc:
-        raise InvalidOptionError("--node-ip-address", text, _IP_ALLOWED, str(exc)) from None
-    if ip.is_unspecified or ip.is_multicast:
-        raise InvalidOptionError("--node-ip-address", text, _IP_ALLOWED, "nobody can dial it")
-    with socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6) as probe:
-        try:
-            probe.bind((str(ip), 0))
-        except OSError as exc:
-            raise InvalidOptionError("--node-ip-address", text, _IP_ALLOWED, f"{exc.strerror}") from None
-    return str(ip)
 
 
 def _check_loopback(address: str) -> None:

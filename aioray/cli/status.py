@@ -64,11 +64,12 @@ def rendered(address: str, status: ClusterStatus, now: float) -> Iterator[str]:
 
 def _used(member: MemberStatus) -> Iterator[str]:
     """Such as "1 of 2 CPU used"."""
-    for name, total in member.facts.total.items():
-        used = total - member.available.get(name, 0)
-        yield f"{_amount(name, used, bare=True)} of {_amount(name, total)} used"
-    store = member.facts.store_nbytes
-    yield f"{member.store_used_nbytes / _GIB:.2f} of {store / _GIB:.2f} GiB object store used"
+    held = {name: total - member.available.get(name, 0) for name, total in member.facts.total.items()}
+    reserved = held.pop("object_store_memory", 0)
+    for name, used in held.items():
+        yield f"{_amount(name, used, bare=True)} of {_amount(name, member.facts.total[name])} used"
+    store, more = member.facts.store_nbytes, f", {reserved / _UNIT / _GIB:.2f} reserved" if reserved else ""
+    yield f"{member.store_used_nbytes / _GIB:.2f} of {store / _GIB:.2f} GiB object store used{more}"
 
 
 def _amount(name: str, amount: int, *, bare: bool = False) -> str:

@@ -78,11 +78,9 @@ def bundle_amount(name: Any, value: Any) -> float:
     """How much of a resource a bundle has. Raises ValueError saying what is wrong."""
     if not isinstance(name, str) or not name:
         raise ValueError("not the name of a resource")
-    if name == "object_store_memory":
-        raise ValueError(NOT_YET)
     if name == "bundle" or "_group_" in name:
         raise ValueError("the name of what a bundle gives, and not for bundles to ask for")
-    if name == "memory":
+    if name in ("memory", "object_store_memory"):
         return check_memory(value)
     return check_num_gpus(value) if name == "GPU" else check_amount(value)
 

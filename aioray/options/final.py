@@ -29,6 +29,7 @@ class TaskOptions:
     num_cpus: float
     num_gpus: float
     memory: int  # bytes
+    object_store_memory: int  # bytes of it that are reserved, for whatever the call makes
     resources: Mapping[str, float] = dataclasses.field(hash=False)
     scheduling_strategy: Any  # a text, or an object of aioray.util.scheduling_strategies
     placement_group: Any = dataclasses.field(hash=False)  # "default", None, or a PlacementGroup
@@ -57,7 +58,7 @@ class TaskOptions:
             placement.check_fits(group, _bundles_given(self), self._demand)
 
     def demand(self) -> dict[str, int]:
-        """What the task holds while it runs: resource name to ten-thousandths, without zeros; memory in bytes x 10,000.
+        """What the task holds while it runs: resource name to ten-thousandths, without zeros; bytes x 10,000.
 
         Computed once, the same dict each time.
         """
@@ -75,6 +76,7 @@ class ActorOptions:
     num_cpus: float | None  # None: 1 to be placed, 0 to run
     num_gpus: float
     memory: int  # bytes
+    object_store_memory: int  # bytes of it that are reserved, for whatever the call makes
     resources: Mapping[str, float] = dataclasses.field(hash=False)
     scheduling_strategy: Any  # a text, or an object of aioray.util.scheduling_strategies
     placement_group: Any = dataclasses.field(hash=False)  # "default", None, or a PlacementGroup
@@ -96,6 +98,7 @@ class ActorOptions:
     allow_out_of_order_execution: bool | None  # None: True for async and threaded actors
     concurrency_groups: Mapping[str, int] = dataclasses.field(hash=False)
     isolation: str
+    _labels: Mapping[str, str] = dataclasses.field(hash=False)  # to find it by in listings
     _placement: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
     _running: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
     _strategy: Strategy | None = dataclasses.field(init=False, repr=False, compare=False)
@@ -191,7 +194,13 @@ def _bundles_given(options: TaskOptions | ActorOptions) -> list[dict[str, float]
 
 
 def _demand_of(options: TaskOptions | ActorOptions, num_cpus: float) -> dict[str, int]:
-    amounts = {"CPU": num_cpus, "GPU": options.num_gpus, "memory": options.memory, **options.resources}
+    amounts = {
+        "CPU": num_cpus,
+        "GPU": options.num_gpus,
+        "memory": options.memory,
+        "object_store_memory": options.object_store_memory,
+        **options.resources,
+    }
     if options.accelerator_type is not None:
         amounts[f"accelerator_type:{options.accelerator_type}"] = ACCELERATOR_AMOUNT
     demand = {}

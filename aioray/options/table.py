@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from aioray import placement, runtime_env
-from aioray.labels import SELECTOR_ALLOWED
+from aioray.labels import LABELS_ALLOWED, SELECTOR_ALLOWED, checked_labels
 from aioray.options.checks import (
     OWN_OPTION,
     check_ahead,
@@ -91,7 +91,7 @@ _ROWS = [
     ),
     Option("name", ALL, None, check_text, "a str that is not empty"),
     Option("enable_task_events", ALL, True, check_flag, "True, False"),
-    _planned("object_store_memory", BOTH, 0),
+    Option("object_store_memory", BOTH, 0, check_memory, "a whole number of bytes >= 0"),
     Option("accelerator_type", BOTH, None, check_text, "the name of a kind of GPU, such as 'A100'"),
     Option("label_selector", BOTH, {}, check_label_selector, SELECTOR_ALLOWED),
     Option(
@@ -101,7 +101,8 @@ _ROWS = [
         check_fallback_strategy,
         f"a list of {{'label_selector': ...}}, each {SELECTOR_ALLOWED}",
     ),
-    _planned("_labels", BOTH, {}),
+    Option("_labels", ACTOR, {}, checked_labels, LABELS_ALLOWED),
+    _planned("_labels", TASK, {}),
     Option(
         "placement_group",
         BOTH,

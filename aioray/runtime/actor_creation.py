@@ -69,6 +69,7 @@ def create_actor(
         max_restarts=options.max_restarts,
         strategy=strategy,
         quiet=not options.enable_task_events,
+        labels=dict(options._labels),
     )
     with runtime.reactor.lock:
         actor = runtime.adopt_actor(actor_id, cls.__name__, methods)

@@ -199,6 +199,7 @@ class ActorSpec(Message, tag=18):
     checkpoint: Value | None = None  # node -> worker: what to go on from, after the constructor
     strategy: Strategy | None = None
     quiet: bool = False  # its tasks are left out of task events
+    labels: dict[str, str] = {}  # of the actor, to find it by
 
 
 class ActorUpdate(Message, tag=19):

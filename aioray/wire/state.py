@@ -135,6 +135,7 @@ class ActorRow(Row, frozen=True, kw_only=True):
     is_detached: bool
     num_restarts: int
     death_cause: str | None
+    labels: dict[str, str] = {}
 
 
 class NodeRow(Row, frozen=True, kw_only=True):

@@ -74,7 +74,7 @@ class Desks:
         self._config = options.config
         self.node_id = session.session_id
         found = gpus.find(options.num_gpus, os.environ)
-        self._totals = options.totals(found)
+        self._totals = options.totals(found, session.capacity_nbytes)
         self._labels = {**options.labels, NODE_ID: self.node_id, **gpus.accelerator_label(found)}
         self._add_scheduling([gpu.device_id for gpu in found], started_at)
         segment = Segment(session.segment, session.capacity_nbytes)

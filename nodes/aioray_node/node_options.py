@@ -13,11 +13,13 @@ from aioray_node import gpus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+LOOPBACK = "127.0.0.1"  # where nobody from another machine gets to
+
 
 class HeadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How other nodes reach the GCS: over a Unix socket in the session directory, and over TCP if there is a port."""
 
-    host: str = "127.0.0.1"
+    host: str = LOOPBACK
     port: int | None = None  # 0: any that is free
 
 
@@ -40,7 +42,7 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     temp_dir: str | None = None
     labels: dict[str, str] = {}  # beside those that it gives itself
     session_id: str = ""  # "": a new one
-    ip_address: str = "127.0.0.1"
+    ip_address: str = LOOPBACK
     is_head: bool = True  # among nodes of one process; who joins is none in any case
     head: HeadOptions | None = None  # None, and nothing to join: a node alone, which no other can join
     join: JoinOptions | None = None
@@ -53,10 +55,10 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
             return "" if self.join.address.startswith("/") else self.ip_address
         return "" if self.head is None or self.head.port is None else self.ip_address
 
-    def totals(self, found: Sequence[gpus.Gpu]) -> dict[str, float]:
-        """The node's resources, with the GPUs that were found."""
+    def totals(self, found: Sequence[gpus.Gpu], store_nbytes: int) -> dict[str, float]:
+        """The node's resources, with the GPUs that were found, and its object store."""
         cpus = float(len(os.sched_getaffinity(0))) if self.num_cpus is None else float(self.num_cpus)
-        totals = {"CPU": cpus, **gpus.kinds(found), **self.resources}
+        totals = {"CPU": cpus, **gpus.kinds(found), **self.resources, "object_store_memory": float(store_nbytes)}
         if found:
             totals["GPU"] = float(len(found))
         if self.memory is None:

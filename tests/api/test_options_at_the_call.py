@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import pathlib
 import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,6 @@ from aioray.exceptions import InvalidOptionError, RaySystemError
 from tests.api.support import started
 
 if TYPE_CHECKING:
-    import pathlib
     from collections.abc import Iterator
 
 
@@ -98,6 +99,14 @@ def test_remote_takes_functions_and_classes_and_options_by_name() -> None:
         ("address", "10.0.0.1:port"),
         ("address", 6379),
         ("include_dashboard", True),
+        ("include_dashboard", 0),
+        ("dashboard_host", ""),
+        ("dashboard_port", 0),
+        ("inline", True),
+        ("_node_ip_address", "192.0.2.1"),
+        ("_node_ip_address", "0.0.0.0"),
+        ("_node_ip_address", "localhost"),
+        ("_node_ip_address", 5),
         ("namespace", 5),
         ("log_to_driver", "no"),
         ("_temp_dir", 7),
@@ -119,6 +128,35 @@ def test_a_bad_option_of_init_is_named_with_its_value_and_nothing_is_started(
     assert caught.value.option == inner
     assert inner in str(caught.value)
     assert not ray.is_initialized()
+
+
+def test_what_asks_for_no_dashboard_may_be_said(nothing_runs: None) -> None:
+    nothing: dict[str, Any] = {"dashboard_host": None, "dashboard_port": None, "inline": False}
+    with ray.init(num_cpus=1, include_dashboard=False, **nothing) as context:
+        assert context.dashboard_url is None
+
+
+def test_a_head_with_an_address_is_joined_there_from_elsewhere(
+    nothing_runs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def square_there(address: str) -> int:
+        with tempfile.TemporaryDirectory() as elsewhere:  # where no node of this machine is found
+            async with ray.connect(address, _temp_dir=elsewhere) as cluster:
+                assert cluster.address_info["address"].startswith("127.0.0.2:")
+                there: int = await same.remote(9)
+                return there
+
+    with ray.init(num_cpus=1, _node_ip_address="127.0.0.2") as context:
+        assert ray.nodes()[0]["NodeManagerAddress"] == "127.0.0.2"
+        assert context["gcs_address"].startswith("127.0.0.2:")
+        monkeypatch.setenv("AIORAY_AUTH_TOKEN", pathlib.Path(context["token_path"]).read_text())
+        assert asyncio.run(square_there(context["gcs_address"])) == 9
+        with pytest.raises(InvalidOptionError, match=r"_node_ip_address.*runs already"):
+            asyncio.run(joined_with_an_address(context["gcs_address"]))
+
+
+async def joined_with_an_address(address: str) -> None:
+    await ray.connect(address, _node_ip_address="127.0.0.1")
 
 
 def test_a_place_for_sessions_that_cannot_be_used_is_an_error_of_init(

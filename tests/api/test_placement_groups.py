@@ -321,7 +321,6 @@ def test_strict_spread_needs_as_many_nodes_as_it_has_bundles(ray: Any) -> None:
         ("bundles", [{"CPU": -1}]),
         ("bundles", [{"CPU": "1"}]),
         ("bundles", [{"GPU": 1.5}]),
-        ("bundles", [{"object_store_memory": 1}]),
         ("strategy", "pack"),
         ("name", 1),
         ("lifetime", "forever"),

@@ -355,7 +355,7 @@ def test_fractions_of_every_resource_are_taken_and_come_back(machine: Any) -> No
     eventually(lambda: ray.available_resources()["CPU"] == 2)  # workers just used are kept for a moment
     before = ray.available_resources()
 
-    @ray.remote(num_cpus=0.25, num_gpus=0.1, memory=1024, resources={"slot": 0.0001})
+    @ray.remote(num_cpus=0.25, num_gpus=0.1, memory=1024, object_store_memory=4096, resources={"slot": 0.0001})
     def taken() -> dict[str, float]:
         return ray.available_resources()
 
@@ -364,6 +364,10 @@ def test_fractions_of_every_resource_are_taken_and_come_back(machine: Any) -> No
     assert during["GPU"] == pytest.approx(before["GPU"] - 0.1)
     assert during["slot"] == pytest.approx(before["slot"] - 0.0001)
     assert before["memory"] - during["memory"] == 1024
+    assert ray.cluster_resources()["object_store_memory"] - during["object_store_memory"] >= 4096
+
+    too_much = taken.options(object_store_memory=1 << 49).remote()
+    assert "object_store_memory" in ray.explain(too_much)
 
 
 def test_a_task_that_asks_for_no_cpu_runs_while_all_are_taken(machine: Any, tmp_path: pathlib.Path) -> None:

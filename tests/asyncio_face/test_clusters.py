@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import gc
 import logging
@@ -21,6 +22,7 @@ import uvloop
 
 import aioray
 from aioray.exceptions import ActorDiedError, InvalidOptionError, RayError, RaySystemError, WorkerCrashedError
+from aioray.far_cluster import head_of
 from aioray.wire.control import PROTOCOL_VERSION, Hello, Welcome
 from aioray.wire.framing import append_frame, control_decoder, split_frames
 
@@ -322,6 +324,9 @@ async def _forget() -> None:
         ({"log_to_driver": "yes"}, "log_to_driver"),
         ({"address": "10.0.0.1"}, "address"),
         ({"num_cpu": 1}, "num_cpu"),
+        ({"include_dashboard": True}, "include_dashboard"),
+        ({"dashboard_port": 8265}, "dashboard_port"),
+        ({"_node_ip_address": "192.0.2.1"}, "_node_ip_address"),
         ({"_system_config": {"no_such_thing": 1}}, "no_such_thing"),
     ],
     ids=str,
@@ -339,6 +344,16 @@ async def test_a_start_that_fails_leaves_nothing(nothing_left: None, tmp_path: p
         await aioray.connect(num_cpus=1, _temp_dir="/dev/null")
     async with aioray.connect(num_cpus=1):
         assert await double.remote(1) == 2
+
+
+async def test_an_embedded_head_with_an_address_is_reached_there(nothing_left: None) -> None:
+    async with aioray.connect(num_cpus=1, include_dashboard=False, _node_ip_address="127.0.0.2") as cluster:
+        info = cluster.address_info
+        token = {"AIORAY_AUTH_TOKEN_PATH": info["token_path"]}
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:  # this blocks, and the GCS is in this loop
+            asking = asyncio.get_running_loop().run_in_executor(pool, head_of, info["gcs_address"], token)
+            assert (await asking).startswith("127.0.0.2:")
+        assert await double.remote(2) == 4
 
 
 # what dies

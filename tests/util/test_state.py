@@ -126,11 +126,12 @@ def test_what_runs_and_what_waits_is_told_while_it_does(quick_ray: Any, tmp_path
 
 
 def test_calls_of_actors_are_told_and_so_are_actors(quick_ray: Any) -> None:
-    counter = Counter.options(name="the counter").remote()
+    counter = Counter.options(name="the counter", _labels={"team": "blue"}).remote()
     quick_ray.get([counter.add.remote(n) for n in range(4)])
     until_states("CounterClass.add", {"FINISHED": 4})
     (actor,) = state.list_actors(filters=[("name", "=", "the counter")])
     assert (actor.state, actor.class_name, actor.ray_namespace) == ("ALIVE", "CounterClass", "tests")
+    assert actor.labels == {"team": "blue"}
     assert actor.node_id == quick_ray.get_runtime_context().get_node_id()
     assert state.get_actor(actor.actor_id) == actor
     task = state.list_tasks(filters=[("actor_id", "=", actor.actor_id)], limit=1)[0]

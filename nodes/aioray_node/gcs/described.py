@@ -10,7 +10,6 @@ from aioray_node.scheduling.resources import to_floats
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from aioray.wire.gcs import NodeFacts
     from aioray_node.gcs.view import ClusterView, KnownNode
 
 
@@ -28,7 +27,7 @@ def _node(view: ClusterView, known: KnownNode) -> dict[str, Any]:
         "Alive": alive,
         "NodeManagerHostname": facts.hostname,
         "NodeManagerAddress": facts.ip_address,
-        "Resources": _total(facts) if alive else {},
+        "Resources": to_floats(facts.total) if alive else {},
         "Labels": dict(facts.labels),
         "DeathReason": "" if alive else known.end,
         "IsHead": facts.is_head,
@@ -38,7 +37,7 @@ def _node(view: ClusterView, known: KnownNode) -> dict[str, Any]:
 def totals(view: ClusterView) -> dict[str, float]:
     """What all nodes that live have together, and the bundles of placement groups here."""
     bundles = {name: n for name, n in view.nodes[view.own_id].resources.total.items() if is_of_a_group(name)}
-    return _sum([to_floats(bundles), *(_total(facts) for facts in view.alive())])
+    return _sum([to_floats(bundles), *(to_floats(facts.total) for facts in view.alive())])
 
 
 def available(view: ClusterView, own_used_nbytes: int) -> dict[str, float]:
@@ -48,12 +47,10 @@ def available(view: ClusterView, own_used_nbytes: int) -> dict[str, float]:
         known = view.known[node_id]
         used_nbytes = own_used_nbytes if node_id == view.own_id else known.store_used_nbytes
         free = to_floats({name: max(0, amount) for name, amount in node.resources.available.items()})
-        parts.append({**free, "object_store_memory": float(known.facts.store_nbytes - used_nbytes)})
+        # What is reserved need not be used, and what is used need not have been reserved.
+        free["object_store_memory"] = min(free["object_store_memory"], float(known.facts.store_nbytes - used_nbytes))
+        parts.append(free)
     return _sum(parts)
-
-
-def _total(facts: NodeFacts) -> dict[str, float]:
-    return {**to_floats(facts.total), "object_store_memory": float(facts.store_nbytes)}
 
 
 def _sum(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:

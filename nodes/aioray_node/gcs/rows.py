@@ -115,6 +115,7 @@ def actor_rows(state: actors.State, where: Callable[[bytes], str]) -> Iterator[a
             is_detached=spec.detached,
             num_restarts=spec.restarts,
             death_cause=actor.reason or None,
+            labels=spec.labels,
         )
 
 

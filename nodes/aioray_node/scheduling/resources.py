@@ -108,7 +108,7 @@ class NodeResources:
 
 
 def _amount(name: str, amount: int) -> str:
-    if name != "memory" or abs(amount) < 1024 * UNIT:
+    if name not in ("memory", "object_store_memory") or abs(amount) < 1024 * UNIT:
         return _number(amount)
     size, unit = abs(amount) / UNIT / 1024, "KiB"
     for larger in ("MiB", "GiB", "TiB"):
