@@ -114,6 +114,23 @@ class PlainAsyncMortal:
     async def leave(self) -> None:
         aioray.actor.exit_actor()
 
+    async def leave_and_clean_up(self, meeting: Meeting, note: pathlib.Path) -> None:
+        """What it awaits after it has asked to end is awaited."""
+        try:
+            await self.leave()
+        finally:
+            await asyncio.to_thread(meeting.here)
+            await asyncio.to_thread(meeting.wait)
+            await asyncio.to_thread(note.touch)
+
+    async def leave_in_a_group(self, meeting: Meeting, note: pathlib.Path) -> None:
+        """The same, in a task that it has begun: both clean up."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.leave_and_clean_up(meeting, note.with_suffix(".inner")))
+        finally:
+            await asyncio.to_thread(note.touch)
+
     async def leave_in_the_background(self) -> None:
         async def soon() -> None:
             aioray.actor.exit_actor()

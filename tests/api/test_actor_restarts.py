@@ -350,6 +350,29 @@ def test_exit_actor_in_an_async_actor_ends_it_from_wherever_it_is_called(ray: An
         ray.get(other)
 
 
+@pytest.mark.parametrize("isolation", ["process", "shared"])
+@pytest.mark.parametrize("how", ["leave_and_clean_up", "leave_in_a_group"])
+def test_an_async_actor_goes_when_the_method_that_ends_it_has_cleaned_up(
+    ray: Any, tmp_path: pathlib.Path, how: str, isolation: str
+) -> None:
+    """
+    1. exit_actor() was called, and the method awaits something in its `finally`: the actor still answers
+    2. that comes, and the rest of the method is run before callers hear of the end
+    """
+    actor = AsyncMortal.options(max_restarts=-1, isolation=isolation).remote()
+    meeting, note = Meeting(tmp_path / "pipe"), tmp_path / "note"
+    leaving = getattr(actor, how).remote(meeting, note)
+    meeting.wait()
+    assert ray.get(actor.pid.remote()) > 0
+    meeting.here()
+    with pytest.raises(ActorDiedError, match="on purpose"):
+        ray.get(leaving)
+    assert note.exists()
+    assert note.with_suffix(".inner").exists() == (how == "leave_in_a_group")
+    with pytest.raises(ActorDiedError, match="on purpose"):
+        ray.get(actor.pid.remote())
+
+
 def test_exit_actor_is_refused_outside_of_actors(ray: Any) -> None:
     def leave() -> None:
         aioray.actor.exit_actor()

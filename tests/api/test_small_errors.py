@@ -8,7 +8,7 @@ import pytest
 
 import aioray
 from aioray.exceptions import ActorDiedError, AsyncioActorExit, ObjectLostError, OwnerDiedError
-from tests.api.support import Meeting, eventually
+from tests.api.support import Meeting
 
 if TYPE_CHECKING:
     import pathlib
@@ -52,5 +52,4 @@ def test_exit_actor_raises_asyncio_actor_exit_in_an_async_method_which_may_clean
     leaver = Leaver.remote()  # type: ignore[attr-defined]
     with pytest.raises(ActorDiedError, match="on purpose"):
         ray.get(leaver.leave.remote(tmp_path / "note"))
-    # The caller may hear of the end first.
-    eventually(lambda: (tmp_path / "note").exists() and (tmp_path / "note").read_text() == "AsyncioActorExit")
+    assert (tmp_path / "note").read_text() == "AsyncioActorExit"

@@ -27,6 +27,7 @@ from aioray_node.worker.runtime import Caller, RunningCall, id_of_call_here, run
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
+    from aioray.exceptions import AsyncioActorExit
     from aioray.wire.control import ActorSpec
     from aioray.wire.values import Value
     from aioray_node.worker.checkpoints import Saver
@@ -267,6 +268,39 @@ class ActorHost:
                 await actor.saver.save_last_on_loop()
 
     # exits
+
+    def leave(self, actor: HostedActor, call: RunningCall | None, exc: AsyncioActorExit) -> None:
+        """Code of an async actor is about to raise `exc`, to end it: what that leaves cleans up first."""
+        loop = self._services.loop
+        assert loop is not None
+        if self._services.reactor.runs_in(loop):
+            self._when_left(actor, call, exc, asyncio.current_task())
+            return
+        # The thread of a sync method: the call ends by itself.
+        is_its_own = call is not None and not actor.runs_on_loop(call.call.fn)
+        loop.call_soon_threadsafe(functools.partial(self._when_left, actor, call, exc, None, is_its_own=is_its_own))
+
+    def _when_left(
+        self,
+        actor: HostedActor,
+        call: RunningCall | None,
+        exc: AsyncioActorExit,
+        here: asyncio.Task[Any] | None,
+        *,
+        is_its_own: bool = False,
+    ) -> None:
+        """End the actor when `here` is through, and the call that has begun it."""
+        method = None if call is None else actor.task_of(call)
+        if here is not None and here is not method:
+            here.add_done_callback(lambda _: self._when_left(actor, call, exc, None))
+            return
+        if method is None or call is None:
+            self.on_exit(actor, exc)
+            return
+        call.leaves = True
+        method.add_done_callback(lambda _: self.on_exit(actor, exc))
+        if here is None and not is_its_own:
+            method.cancel()  # it may wait for ever, as it does not know
 
     def on_exit(self, actor: HostedActor, exc: Exiting) -> None:
         """User code of an actor ends it: with its process, if that is its own. From any thread, and more than once."""

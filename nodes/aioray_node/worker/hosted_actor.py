@@ -123,6 +123,11 @@ class HostedActor:
             if isinstance(lane, (ThreadLane, LoopLane)):
                 yield from lane.running_calls()
 
+    def task_of(self, call: RunningCall) -> asyncio.Task[None] | None:
+        """The asyncio task in which a call runs; None when it is through, or has none."""
+        lanes = [lane for lane in self._lanes.values() if isinstance(lane, LoopLane)]
+        return next((task for lane in lanes if (task := lane.task_of(call)) is not None), None)
+
     # the end
 
     def cancel(self, connection: Connection, seq: int, *, recursive: bool) -> bool:

@@ -258,14 +258,14 @@ class LoopLane:
             if on_loop and services.streams.is_asked(item, result):
                 result = await services.streams.finish_async(item, result)
         except (asyncio.CancelledError, Stopped):
-            if not self._closed:
+            if not self._closed and not running_call.leaves:
                 services.replier.cancelled(item, self._actor)
         except (SystemExit, KeyboardInterrupt, AsyncioActorExit) as exc:
             services.on_exit(actor, exc)
         except BaseException as exc:  # whatever user code raises is its caller's
             if actor.saver is not None and actor.saver.call_done():
                 await actor.saver.save_on_loop()
-            if not self._closed:
+            if not self._closed and not running_call.leaves:
                 services.replier.error(connection, call, exc, us_since(started), actor=actor)
         else:
             if actor.saver is not None and actor.saver.call_done():
@@ -296,6 +296,10 @@ class LoopLane:
     def running_calls(self) -> list[RunningCall]:
         """Those that have begun."""
         return [call for _, _, call in self._tasks.values()]
+
+    def task_of(self, call: RunningCall) -> asyncio.Task[None] | None:
+        """The one in which a call runs, if it runs here."""
+        return next((task for task, _, running_call in self._tasks.values() if running_call is call), None)
 
     def under_way(self) -> list[asyncio.Task[None]]:
         """All that has begun and is not through, but for those that wait for the others themselves."""

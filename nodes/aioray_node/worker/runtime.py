@@ -57,7 +57,8 @@ class RunningCall:
     """The call that a thread, or a coroutine, is busy with."""
 
     __slots__ = (
-        "actor", "awaiting", "call", "caller", "function", "is_canceled", "next_seq", "spares_children", "started",
+        "actor", "awaiting", "call", "caller", "function", "is_canceled", "leaves", "next_seq", "spares_children",
+        "started",
     )  # fmt: skip
 
     def __init__(self, call: Call, caller: Caller, actor: HostedActor | None = None) -> None:
@@ -67,6 +68,7 @@ class RunningCall:
         self.is_canceled = False
         self.next_seq = 0  # of the first call that it can have made after it was cancelled
         self.spares_children = False  # it was cancelled, and what it began was not
+        self.leaves = False  # it called exit_actor(), so whatever it raises is no answer
         self.awaiting = 0  # refs for which its CPU is lent out
         self.function: Any = None  # what runs, once that is known
         self.started = time.perf_counter()
@@ -184,7 +186,7 @@ class WorkerRuntime(Runtime):
             # On the loop, or in a thread on its behalf: a SystemExit would tear the loop down.
             leaving = AsyncioActorExit("exit_actor() was called")
             if actor is not None:  # in a constructor there is none yet: that fails
-                self.host.on_exit(actor, leaving)
+                self.host.leave(actor, call, leaving)
             raise leaving
         if actor is not None and call is None:  # in a thread of the user's own, where nobody would hear of it
             self.host.on_exit(actor, ActorExit())
