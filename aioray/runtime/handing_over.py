@@ -1,21 +1,25 @@
 """Values that are too large, or have refs inside, on their way to several processes at once in a compiled graph.
 
-The node knows who holds them before anybody is sent one: so a maker that dies takes nothing from who reads, and a
+Nodes know who holds them before anybody is sent one: so a maker that dies takes nothing from who reads, and a
 taker that dies leaves nothing behind. For each taker a *token* holds the value from the start, an id that begins with
-the taker's; whoever has loaded the value holds it under its own name, and lets go of the token.
+the taker's; whoever has loaded the value holds it under its own name, and lets go of the token. A taker on another node
+has the value brought first, as it has arguments of calls.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING, Any
 
 from aioray.refs import ObjectRef
 from aioray.wire.control import Hold, Release, Seal
+from aioray.wire.values import home_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from aioray.runtime.link import NodeLink
     from aioray.runtime.runtime import Runtime
     from aioray.runtime.serialization import Serialized
     from aioray.wire.values import Value
@@ -29,15 +33,16 @@ def is_small(runtime: Runtime, serialized: Serialized) -> bool:
 
 
 class HandedOver:
-    """A value in shared memory, or with refs inside, that the node knows, or is about to."""
+    """A value in shared memory, or with refs inside, that the nodes concerned know, or are about to."""
 
-    __slots__ = ("_keeps", "_then", "is_known", "tokens", "value")
+    __slots__ = ("_keeps", "_then", "_unanswered", "is_known", "tokens", "value")
 
     def __init__(self, value: Value, tokens: list[bytes], keeps: Any) -> None:
         self.value = value
         self.tokens = tokens  # one for each taker, in their order
-        self.is_known = False  # the node has said so: it can be sent
+        self.is_known = False  # the nodes have said so: it can be sent
         self._keeps = keeps
+        self._unanswered = 0  # of what nodes were told
         self._then: Callable[[], object] | None = None
 
     def when_known(self, then: Callable[[], object]) -> None:
@@ -47,7 +52,19 @@ class HandedOver:
         else:
             self._then = then
 
-    def _known(self, _: Any) -> None:
+    def tell(self, link: NodeLink, message: Callable[[int], Hold | Seal]) -> None:
+        """Tell our node, and go on when it, and whoever it passes that on to, knows. The lock is held."""
+        req, reply = link.expect()
+        self._unanswered += 1
+        reply.then = self._answered
+        link.send(message(req))
+        if reply.done:  # the node is gone
+            self._answered(reply)
+
+    def _answered(self, _: Any) -> None:
+        self._unanswered -= 1
+        if self._unanswered:
+            return
         self.is_known = True
         self._keeps = None
         then, self._then = self._then, None
@@ -74,14 +91,17 @@ def hand_over(runtime: Runtime, serialized: Serialized, takers: Sequence[bytes],
             objects.share(ref)
         elif serialized.refs:
             objects.hold_for(oid, serialized.refs)
-        for token in tokens:
-            link.send(Hold(token, [oid]))
         handed = HandedOver(value, tokens, (ref, serialized))
-        req, reply = link.expect()
-        link.send(Seal(value, req) if result and value.nbytes else Hold(runtime.process_id, [], req))
-        reply.then = handed._known
-        if reply.done:  # the node is gone
-            handed._known(reply)
+        here = home_of(runtime.process_id)
+        for token in tokens:
+            if home_of(token) == here:  # known when our node has answered what comes after
+                link.send(Hold(token, [oid]))
+            else:
+                handed.tell(link, functools.partial(Hold, token, [oid]))
+        if result and value.nbytes:
+            handed.tell(link, functools.partial(Seal, value))
+        else:
+            handed.tell(link, functools.partial(Hold, runtime.process_id, []))
     return handed
 
 

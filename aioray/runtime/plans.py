@@ -290,7 +290,7 @@ class Plan:
             ref._complete(RAISED, value, unseen(self.runtime, run.name, value) if ref._status == PENDING else None)
         else:
             self.runtime.objects.adopt(ref, value)
-            ref._complete(READY, value, run.name)
+            self.runtime.objects.arrived(ref, value, run.name)
         if self.flight.arrived(message.seq, message.channel):
             del self._passes[message.seq]
             if self._waiters:

@@ -39,6 +39,8 @@ class Counter:
     def add(self, amount):
         self.count += amount
         return self.count
+    def twice(self, array):
+        return 2 * array
 """
 
 
@@ -56,7 +58,7 @@ def test_tasks_actors_and_large_values_cross_from_machine_to_machine(two: tuple[
     """
     1. a task and an actor run there, called over TCP
     2. large arguments go there, a large result comes here, twice though it is brought once
-    3. a compiled graph has its actor there
+    3. a compiled graph has its actor there, to and from which large values go
     """
     here, _ = two
     told = here.run(
@@ -70,8 +72,9 @@ made = aioray.remote(lambda array: array + 1).options(**THERE).remote(aioray.put
 assert aioray.get(made).sum() == 2 * LARGE
 assert aioray.get(aioray.remote(lambda array: array.sum()).options(**THERE).remote(made)) == 2 * LARGE
 with aioray.dag.InputNode() as given:
-    graph = actor.add.bind(given).experimental_compile()
-assert aioray.get(graph.execute(1)) == LARGE + 101
+    graph = actor.twice.bind(given).experimental_compile()
+some = ones[:LARGE // 10]
+assert aioray.get(graph.execute(some)).sum() == 2 * some.sum()
 graph.teardown()
 aioray.shutdown()
 print("good")
@@ -143,6 +146,8 @@ class Counter:
     def add(self, amount):
         self.count += amount
         return self.count
+    def twice(self, array):
+        return 2 * array
 
 def use():
     ones = aioray.put(np.ones(LARGE))
@@ -162,6 +167,12 @@ with aioray.init(address=os.environ["HEAD"]):
     refs = list(use())
     ones, made, count, (inside, total) = aioray.get(refs)
     check(ones, made, count, inside, total, aioray.get(inside))
+    actor = aioray.remote(Counter).options(resources={"there": 0.1}).remote(ones)
+    with aioray.dag.InputNode() as given:
+        graph = actor.twice.bind(given).experimental_compile()
+    assert aioray.get(graph.execute(ones)).sum() == 2 * LARGE
+    graph.teardown()
+    del actor, graph, given
     try:
         aioray.put(np.ones(100 << 20))
     except aioray.exceptions.ObjectStoreFullError:
@@ -195,7 +206,8 @@ print("yes" if time.monotonic() < deadline else "no")
 def test_a_program_on_a_machine_without_a_node_joins_over_the_network(can_be_had: None) -> None:
     """
     1. without the token it is told what is missing, with a wrong one that it is wrong
-    2. in both faces it puts, gets, and calls; what it let go of is free again
+    2. in both faces it puts, gets, and calls, and a compiled graph gives it a large output; what it let go of is free
+       again
     """
     with Network(3) as network:
         here, there, without = network.machines

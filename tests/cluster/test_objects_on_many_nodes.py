@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pathlib
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import aioray
+from aioray.dag import InputNode, MultiOutputNode
 from aioray.testing import LocalCluster
 from aioray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.cluster.hand_fed import HandFedCluster
@@ -205,3 +207,70 @@ async def test_what_is_looked_at_stays_when_the_node_of_its_owner_is_killed(noth
             refs = [make_here.options(scheduling_strategy=at[2]).remote(0) for _ in range(3)]
             assert [array.sum() for array in await asyncio.gather(*refs)] == [0.0] * 3
             assert await looker.total.remote() == 7 * LARGE
+
+
+class Doubler:
+    def double(self, x: Any) -> Any:
+        return 2 * x
+
+    def wrap(self, x: Any) -> Any:
+        return [aioray.put(x)]
+
+    def unwrap(self, refs: list[Any]) -> Any:
+        return aioray.get(refs[0])
+
+
+class AsyncDoubler:
+    async def double(self, x: Any) -> Any:
+        return 2 * x
+
+    async def wrap(self, x: Any) -> Any:
+        return [aioray.put(x)]
+
+    async def unwrap(self, refs: list[Any]) -> Any:
+        return await refs[0]
+
+
+def here_and_there(two: HandFedCluster, cls: type) -> list[Any]:
+    """One on the driver's node, and one on the other."""
+    made: Any = aioray.remote(num_cpus=0)(cls)
+    by_node = [NodeAffinitySchedulingStrategy(node.node_id, soft=False) for node in two.nodes]
+    return [made.options(scheduling_strategy=each).remote() for each in by_node]
+
+
+@pytest.mark.parametrize("cls", [Doubler, AsyncDoubler])
+async def test_large_values_of_a_compiled_graph_cross_in_both_directions(two: HandFedCluster, cls: type) -> None:
+    """
+    1. a large input goes there, a large value comes here and goes there again; all three are outputs
+    2. what was taken from a pass is as it was when others have gone by
+    """
+    here, there = here_and_there(two, cls)
+    with InputNode() as given:
+        far = there.double.bind(given)
+        near = here.double.bind(far)
+        graph = MultiOutputNode([far, near, there.double.bind(near)]).experimental_compile()
+    passes = [await asyncio.gather(*await graph.execute_async(np.full(LARGE, n))) for n in range(4)]
+    sums = [[int(value.sum()) // LARGE for value in values] for values in passes]
+    assert sums == [[2 * n, 4 * n, 8 * n] for n in range(4)]
+    graph.teardown()
+
+
+async def test_refs_inside_of_values_of_a_compiled_graph_cross(two: HandFedCluster) -> None:
+    here, there = here_and_there(two, Doubler)
+    with InputNode() as given:
+        graph = here.unwrap.bind(there.wrap.bind(there.double.bind(given))).experimental_compile()
+    for n in range(3):
+        assert (await (await graph.execute_async(np.full(LARGE, n)))).sum() == 2 * n * LARGE
+    graph.teardown()
+
+
+async def test_a_graph_that_ends_while_large_values_cross_leaves_none(two: HandFedCluster) -> None:
+    here, there = here_and_there(two, AsyncDoubler)
+    with InputNode() as given:
+        graph = here.double.bind(there.double.bind(here.double.bind(given))).experimental_compile()
+    refs = [await graph.execute_async(np.full(LARGE, n)) for n in range(4)]
+    assert (await refs[0]).sum() == 0
+    graph.teardown()
+    for ref in refs[1:]:
+        with contextlib.suppress(aioray.exceptions.RayChannelError):
+            await ref

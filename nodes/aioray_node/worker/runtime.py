@@ -254,7 +254,7 @@ class WorkerRuntime(Runtime):
             if is_wanted:
                 loop.call_soon_threadsafe(done.set)
             else:
-                self._let_go_of_arguments(call)
+                self.let_go_of_arguments(call)
 
         self._bring_arguments(call, brought)
         try:
@@ -262,10 +262,17 @@ class WorkerRuntime(Runtime):
         except asyncio.CancelledError:
             with self.reactor.lock:
                 is_wanted = False
-                self._let_go_of_arguments(call)
+                self.let_go_of_arguments(call)
             raise
 
-    def _let_go_of_arguments(self, call: Call) -> None:
+    def wait_for_arguments(self, call: Call) -> None:
+        """The same, blocking: in threads."""
+        done = threading.Event()
+        self._bring_arguments(call, done.set)
+        self.reactor.run_until(done.is_set)
+
+    def let_go_of_arguments(self, call: Call) -> None:
+        """They are loaded, or nobody wants them: what was brought need not be kept for the call."""
         for value in self._brought.pop(id(call), ()):
             self.objects.let_go(value)
 
@@ -281,9 +288,7 @@ class WorkerRuntime(Runtime):
 
     def _with_dependencies(self, call: Call) -> list[Any]:
         if self.must_bring(call):
-            done = threading.Event()
-            self._bring_arguments(call, done.set)
-            self.reactor.run_until(done.is_set)
+            self.wait_for_arguments(call)
         try:
             values = list(self.objects.load_arguments(call.args))
             for at, value in call.deps:
@@ -292,7 +297,7 @@ class WorkerRuntime(Runtime):
                     raise values[at]
             return values
         finally:
-            self._let_go_of_arguments(call)
+            self.let_go_of_arguments(call)
 
     def add_sys_path(self, paths: list[str]) -> None:
         """Find modules where a driver finds them."""

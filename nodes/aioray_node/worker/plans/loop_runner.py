@@ -89,7 +89,9 @@ class LoopRunner:
                     for channel in call.reads:
                         while not passes.arrived[channel]:
                             await self._arrival
-                        passes.load(channel, passes.arrived[channel].popleft())
+                        message = passes.arrived[channel].popleft()
+                        brought = await passes.bring_on_loop(message) if passes.lies_elsewhere(message) else None
+                        passes.load(channel, message, brought)
                     failed = passes.failed_argument(call) if passes.has_failed else None
                     result = failed or await self._call(call, *call.arguments(passes.values))
                     await self._send(call, result)
@@ -104,7 +106,11 @@ class LoopRunner:
         while True:
             while not queue:
                 await self._arrival
-            args = stage.take(queue.popleft())
+            message = queue.popleft()
+            brought = None
+            if message.value is not None and self._passes.lies_elsewhere(message):
+                brought = await self._passes.bring_on_loop(message)
+            args = stage.take(message, brought)
             result = args if isinstance(args, Failure) else await self._call(call, args, call.template_kwargs)
             stuck = stage.send(result)
             if stuck is None:
@@ -112,7 +118,7 @@ class LoopRunner:
             else:
                 for outlet in stuck:
                     self._wait_writable(outlet)
-            del args, result  # nothing is kept until the next pass
+            del message, args, result  # nothing is kept until the next pass
 
     async def _call(self, call: PreparedCall, args: list[Any], kwargs: dict[str, Any]) -> Any:
         actor = self._passes.actor

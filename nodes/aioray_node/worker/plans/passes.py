@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import pickle
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 
 _loads = pickle.loads
+Brought = Call  # it has the value as its argument: those of calls are brought alike
 
 
 class Failure:
@@ -115,8 +117,35 @@ class Passes:
             if type(message) is Passed:
                 arrived[message.channel].append(message)
 
-    def load(self, channel: int, message: Passed) -> None:
-        """Take a value that has come into the pass at hand."""
+    def lies_elsewhere(self, message: Passed) -> bool:
+        """Whether a value has to be brought from another node before it is loaded."""
+        return message.value is not None and not self.runtime.objects.bringing.is_here(message.value)
+
+    def bring(self, message: Passed) -> Brought:
+        """Wait, in a thread, until it is here."""
+        assert message.value is not None
+        brought = self.runtime.as_argument(message.value)
+        self.runtime.wait_for_arguments(brought)
+        return brought
+
+    async def bring_on_loop(self, message: Passed) -> Brought:
+        """The same on the event loop."""
+        assert message.value is not None
+        brought = self.runtime.as_argument(message.value)
+        try:
+            await self.runtime.bring_arguments(brought)
+        except asyncio.CancelledError:
+            leave(self.runtime, message.token)
+            raise
+        return brought
+
+    def load(self, channel: int, message: Passed, brought: Brought | None = None) -> None:
+        """Take a value that has come into the pass at hand; `brought`, if it had to be."""
+        if brought is not None:
+            ((_, message.value),) = brought.deps  # as it is here, or the error that it has become
+            self.load(channel, message)
+            self.runtime.let_go_of_arguments(brought)
+            return
         if message.seq != self.seq:
             self.seq, self.has_failed = message.seq, False
         value = message.value
@@ -129,6 +158,7 @@ class Passes:
         elif value.is_error:
             self.values[channel] = Failure(value)
             self.has_failed = True
+            leave(self.runtime, message.token)
         else:
             try:
                 self.values[channel] = take(self.runtime, value, message.token)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioray_node.worker.plans.links import Inlet, Outlet
-    from aioray_node.worker.plans.passes import Passes, PreparedCall
+    from aioray_node.worker.plans.passes import Brought, Passes, PreparedCall
 
 _loads = pickle.loads
 
@@ -51,8 +51,8 @@ class Stage:
             return None
         return cls(passes, call, call.reads[0], inlets[0])
 
-    def take(self, message: Passed) -> list[Any] | Failure:
-        """A pass begins: the arguments of its call, or why there are none."""
+    def take(self, message: Passed, brought: Brought | None = None) -> list[Any] | Failure:
+        """A pass begins: the arguments of its call, or why there are none. `brought`: see `Passes.load`."""
         passes, channel = self._passes, self._channel
         if message.value is None and channel != TICK:
             passes.seq = message.seq
@@ -61,7 +61,7 @@ class Stage:
             except Exception as exc:  # of user code, as a rule
                 return passes.not_loaded(exc)
         else:
-            passes.load(channel, message)
+            passes.load(channel, message, brought)
             value = passes.values.pop(channel, None)
             if type(value) is Failure:
                 return value

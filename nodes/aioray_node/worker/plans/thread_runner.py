@@ -75,7 +75,9 @@ class ThreadRunner:
                 queue = arrived[channel]
                 while not queue:
                     self._receive()
-                passes.load(channel, queue.popleft())
+                message = queue.popleft()
+                brought = passes.bring(message) if passes.lies_elsewhere(message) else None
+                passes.load(channel, message, brought)
             failed = passes.failed_argument(call) if passes.has_failed else None
             result = failed or self._call(call)
             self._send(call, result)
@@ -102,7 +104,10 @@ class ThreadRunner:
                     queue.extend(messages)
                     continue
                 message = messages[0]
-            args = stage.take(message)
+            brought = None
+            if message.value is not None and self._passes.lies_elsewhere(message):
+                brought = self._passes.bring(message)
+            args = stage.take(message, brought)
             result = args if isinstance(args, Failure) else self._run_call(call, args, call.template_kwargs)
             stuck = stage.send(result)
             if stuck is None:
