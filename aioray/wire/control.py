@@ -200,6 +200,7 @@ class ActorSpec(Message, tag=18):
     strategy: Strategy | None = None
     quiet: bool = False  # its tasks are left out of task events
     labels: dict[str, str] = {}  # of the actor, to find it by
+    is_suspect: bool = False  # it is light, and its last life may have ended that of all in its process
 
 
 class ActorUpdate(Message, tag=19):
@@ -350,7 +351,7 @@ class ActorReport(Message, tag=41):
     what: str  # up, failed (its constructor, or what it needs), died, left (on purpose), group removed, moved (away)
     reason: str = ""
     address: str = ""  # of its worker, when up; when moved, the id of the node
-    number: int = 0  # when up, its slot, if it is light; when moved, the hops so far
+    number: int = 0  # when up, its slot, if it is light; when moved, the hops so far; when died, 1: see is_suspect
     error: Value | None = None
     call: bytes = b""  # as in Exit
 

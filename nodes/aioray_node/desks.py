@@ -125,6 +125,7 @@ class Desks:
             self.leases,
             self.actors.reported,
             exit_grace_s=self._config.actor_exit_grace_s,
+            session_dir=str(self._session.dir),
             max_light_hosts=max(1, min(_MAX_PRESTART, int(self._totals["CPU"]))),
         )
         self.groups = self.leases.groups = self._group_directory()

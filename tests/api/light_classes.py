@@ -117,7 +117,13 @@ class PlainBlocks:
         return os.getpid()
 
 
+class PlainCrashes:
+    def __init__(self) -> None:
+        os._exit(9)
+
+
 Light = aioray.remote(isolation="shared")(PlainLight)
+Crashes = aioray.remote(isolation="shared")(PlainCrashes)
 AsyncLight = aioray.remote(isolation="shared")(PlainAsyncLight)
 Raises = aioray.remote(isolation="shared")(PlainRaises)
 Stubborn = aioray.remote(isolation="shared")(PlainStubborn)

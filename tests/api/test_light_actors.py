@@ -17,7 +17,7 @@ from aioray.exceptions import (
     TaskCancelledError,
 )
 from tests.api.classes import add_to, identity
-from tests.api.light_classes import AsyncLight, Blocks, Light, Raises, Stubborn
+from tests.api.light_classes import AsyncLight, Blocks, Crashes, Light, Raises, Stubborn
 from tests.api.support import Meeting, eventually, started, store, store_returns_to
 
 if TYPE_CHECKING:
@@ -169,7 +169,25 @@ def test_a_crash_takes_all_along_and_each_comes_back_if_it_may(ray: Any) -> None
     with pytest.raises(ActorDiedError, match="status 9"):
         ray.get(mortal.add.remote(1))
     assert ray.get(lasting.add.options(max_task_retries=1).remote(0)) == 5
-    assert ray.get([lasting.pid.remote(), culprit.pid.remote()]) == [ray.get(lasting.pid.remote())] * 2 != [old] * 2
+    assert len({old, *ray.get([lasting.pid.remote(), culprit.pid.remote()])}) == 3
+
+
+def test_one_that_crashes_again_and_again_costs_its_neighbours_one_restart(ray: Any) -> None:
+    """
+    1. one crashes in a call, and takes a neighbour along; twice more it crashes in a process of its own
+    2. the same of one that crashes in its constructor
+    """
+    neighbour = Light.options(max_restarts=2).remote(5)
+    culprit = Light.options(max_restarts=-1, max_task_retries=0).remote()
+    ray.get([neighbour.pid.remote(), culprit.pid.remote()])
+    for _ in range(3):
+        with pytest.raises(ActorUnavailableError, match="status 9"):
+            ray.get(culprit.die.remote())
+        ray.get(culprit.pid.remote())
+    crashing = Crashes.options(max_restarts=2).remote()
+    with pytest.raises(ActorDiedError, match="status 9"):
+        ray.get(crashing.__ray_ready__.remote())
+    assert ray.get(neighbour.add.options(max_task_retries=1).remote(0)) == 5
 
 
 def test_a_restart_of_one_leaves_the_others_and_answers_nothing_of_its_earlier_life(ray: Any) -> None:

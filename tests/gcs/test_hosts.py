@@ -112,6 +112,44 @@ def test_actors_of_different_environments_share_no_process() -> None:
     assert run(state, Over(C)) == [EndHost(blue)]
 
 
+def test_who_was_busy_in_a_crash_comes_back_apart_from_the_others() -> None:
+    """
+    1. of three in a process, two were busy when it crashed: those come back in a process each, the third elsewhere
+    2. a newcomer goes to the third
+    3. one of the two crashes again: that disturbs nobody, and it is a suspect, busy or not, as it was alone
+    """
+    state = State(max_hosts=1)
+    for actor in (A, B, C):
+        run(state, Wanted(actor))
+    run(state, HostUp(host(1)))
+    lost = run(state, HostDown(host(1), "crash", frozenset({A, B})))
+    assert lost == [Lost(A, "crash", True), Lost(B, "crash", True), Lost(C, "crash", False)]
+    assert run(state, Wanted(A, "", True)) == [StartHost(host(2))]
+    assert run(state, Wanted(B, "", True)) == [StartHost(host(3))]
+    assert run(state, Wanted(C)) == [StartHost(host(4))]
+    assert run(state, Wanted(b"new")) == []
+    assert run(state, HostUp(host(2))) == [Settle(A, host(2), 4)]
+    assert run(state, HostDown(host(2), "crash")) == [Lost(A, "crash", True)]
+
+
+def test_suspects_beyond_the_limit_share_and_are_spread_anew_after_each_crash() -> None:
+    """
+    1. two for each process of suspects, by the limit
+    2. two of them crash together: they go to different processes
+    """
+    state = State(max_hosts=1)
+    many = [b"%d" % number for number in range(2 * hosts.SUSPECT_HOSTS)]
+    for actor in many:
+        run(state, Wanted(actor, "", True))
+    assert [len(each.actors) for each in state.hosts.values()] == [2] * hosts.SUSPECT_HOSTS
+    crashed, pair = next((name, list(each.actors)) for name, each in state.hosts.items())
+    run(state, HostUp(crashed))
+    assert run(state, HostDown(crashed, "crash", frozenset(pair))) == [Lost(actor, "crash", True) for actor in pair]
+    for actor in pair:
+        run(state, Wanted(actor, "", True))
+    assert len({state.where[actor] for actor in pair}) == 2
+
+
 actors = st.sampled_from([bytes([letter]) for letter in b"abcdefgh"])
 
 
@@ -147,10 +185,10 @@ class Hosts(RuleBasedStateMachine):
                     self.starting.discard(name)
                     self.up.discard(name)
 
-    @rule(actor=actors, environment=st.sampled_from(["", "red"]))
-    def want(self, actor: bytes, environment: str) -> None:
+    @rule(actor=actors, environment=st.sampled_from(["", "red"]), is_suspect=st.booleans())
+    def want(self, actor: bytes, environment: str, is_suspect: bool) -> None:
         self.wanted.add(actor)
-        self.feed(Wanted(actor, environment))
+        self.feed(Wanted(actor, environment, is_suspect))
 
     @rule(actor=actors)
     def over(self, actor: bytes) -> None:
@@ -166,11 +204,11 @@ class Hosts(RuleBasedStateMachine):
         self.up.add(name)
         self.feed(HostUp(name))
 
-    @rule(number=st.integers(1, 5))
-    def host_down(self, number: int) -> None:
+    @rule(number=st.integers(1, 5), busy=st.frozensets(actors))
+    def host_down(self, number: int, busy: frozenset[bytes]) -> None:
         self.starting.discard(host(number))
         self.up.discard(host(number))
-        self.feed(HostDown(host(number), "crash"))
+        self.feed(HostDown(host(number), "crash", busy))
 
     @rule(number=st.integers(1, 5))
     def late_news_of_a_host(self, number: int) -> None:

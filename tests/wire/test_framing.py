@@ -163,7 +163,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         17 GiveExtent offset nbytes
         18 ActorSpec actor_id cls cls_data call placement running creator name namespace max_concurrency
            detached methods is_async num_cpus sys_path get_if_exists error isolation slot concurrency_groups
-           job_id environment max_restarts restarts checkpoint strategy quiet labels
+           job_id environment max_restarts restarts checkpoint strategy quiet labels is_suspect
         19 ActorUpdate actor_id state address reason error slot ended_by
         20 ActorStarted actor_id error restarts
         21 WatchActor actor_id

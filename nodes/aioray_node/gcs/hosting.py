@@ -30,6 +30,7 @@ class ActorHosting:
         report: Callable[[ActorReport], None],
         *,
         exit_grace_s: float,
+        session_dir: str,
         max_light_hosts: int = 1,
     ) -> None:
         self._reactor = reactor
@@ -38,7 +39,9 @@ class ActorHosting:
         self._exit_grace_s = exit_grace_s
         self._specs: dict[bytes, ActorSpec] = {}
         self._workers: dict[bytes, Worker] = {}
-        self._light = LightActors(leases, self._specs.__getitem__, self._lost, max_hosts=max_light_hosts)
+        self._light = LightActors(
+            leases, self._specs.__getitem__, self._lost, max_hosts=max_light_hosts, session_dir=session_dir
+        )
         self.pool: WorkerPool
 
     # for the directory
@@ -123,10 +126,10 @@ class ActorHosting:
         spec = self._specs.pop(actor_id)
         self._report(ActorReport(actor_id, spec.restarts, "moved", address=node_id, number=hops))
 
-    def _lost(self, actor_id: bytes, reason: str) -> None:
+    def _lost(self, actor_id: bytes, reason: str, is_suspect: bool = False) -> None:
         spec = self._specs.get(actor_id)
         if spec is not None:
-            self._report(ActorReport(actor_id, spec.restarts, "died", reason))
+            self._report(ActorReport(actor_id, spec.restarts, "died", reason, number=int(is_suspect)))
 
     def _failed(self, spec: ActorSpec, error: Value) -> None:
         self._report(ActorReport(spec.actor_id, spec.restarts, "failed", error=error))

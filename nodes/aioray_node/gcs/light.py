@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from aioray.wire.control import EndActor
 from aioray.wire.strategies import Affinity, Strategy
+from aioray_node import in_flight
 from aioray_node.gcs import hosts
 
 if TYPE_CHECKING:
@@ -23,19 +24,22 @@ class LightActors:
         self,
         leases: LeaseDesk,
         spec_of: Callable[[bytes], ActorSpec],
-        lost: Callable[[bytes, str], None],
+        lost: Callable[[bytes, str, bool], None],
         *,
         max_hosts: int,
+        session_dir: str,
     ) -> None:
         self._state = hosts.State(max_hosts)
         self._leases = leases
         self._spec_of = spec_of
         self._lost = lost
+        self._session_dir = session_dir
         self._workers: dict[bytes, Worker] = {}
 
     def settle(self, actor_id: bytes) -> None:
         """It has what it takes to be placed: find it a process."""
-        self._feed(hosts.Wanted(actor_id, self._spec_of(actor_id).environment))
+        spec = self._spec_of(actor_id)
+        self._feed(hosts.Wanted(actor_id, spec.environment, spec.is_suspect))
 
     def leave(self, actor_id: bytes, *, now: bool) -> None:
         """It is over; unless `now`, calls that have come to it are done first."""
@@ -66,7 +70,13 @@ class LightActors:
         worker = self._workers.pop(host, None)
         if worker is not None and worker.connection is not None:
             worker.connection.drain()  # checkpoints may lie there unread
-        self._feed(hosts.HostDown(host, reason))
+        self._feed(hosts.HostDown(host, reason, frozenset() if worker is None else self._busy(host, worker)))
+
+    def _busy(self, host: bytes, worker: Worker) -> frozenset[bytes]:
+        """Whose code was under way in a process that has died."""
+        actors = self._state.hosts[host].actors
+        slots = in_flight.take_busy(in_flight.path_of(self._session_dir, worker.worker_id), list(actors.values()))
+        return frozenset(actor_id for actor_id, slot in actors.items() if slot in slots)
 
     def _feed(self, event: hosts.Event) -> None:
         for command in hosts.handle(self._state, event):
@@ -80,8 +90,10 @@ class LightActors:
                     connection = self._workers[host].connection
                     if connection is not None:
                         connection.send(spec)
-                case hosts.Lost(actor_id, reason):
-                    self._lost(actor_id, reason)
+                case hosts.Lost(actor_id, reason, is_suspect):
+                    self._lost(actor_id, reason, is_suspect)
                 case hosts.EndHost(host):
-                    self._workers.pop(host, None)
+                    worker = self._workers.pop(host, None)
+                    if worker is not None:
+                        in_flight.forget(in_flight.path_of(self._session_dir, worker.worker_id))
                     self._leases.dismiss_actor(host)

@@ -145,6 +145,7 @@ class ActorDesk:
                 assert report.error is not None, report
                 self.feed(actors.InitRaised(actor_id, report.error, restarts))
             case "died":
+                actor.spec.is_suspect = bool(report.number)
                 self.feed(actors.Died(actor_id, report.reason))
             case "left":
                 self.feed(actors.Ended(actor_id, report.reason, leaving=True, call=report.call))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aioray.runtime.errors import constructor_error, error_value
 from aioray.wire.control import ActorExit, ActorStarted
 from aioray.wire.one_call import decode_call
+from aioray_node.in_flight import InFlight, path_of
 from aioray_node.worker.checkpoints import restore, restore_on_loop
 from aioray_node.worker.exits import is_crash, reason_of
 from aioray_node.worker.hosted_actor import ASYNC_CONCURRENCY, ActorKind, HostedActor
@@ -196,6 +197,8 @@ class ActorHost:
         services.threads = concurrent.futures.ThreadPoolExecutor(limit + _SPARE_THREADS, "actor")
         loop.set_default_executor(services.threads)
         if spec.slot:
+            runtime = self._runtime
+            services.in_flight = InFlight(path_of(runtime.session_dir, runtime.process_id.hex()))
             services.reactor.attach(loop)
             self._construct_expected()
         else:
@@ -218,20 +221,23 @@ class ActorHost:
 
     def _construct_expected(self) -> None:
         self._woken = False
-        loop = self._services.loop
+        loop, in_flight = self._services.loop, self._services.in_flight
         assert loop is not None
+        assert in_flight is not None
         until = time.perf_counter() + _CONSTRUCT_FOR_S
         while self.expected and time.perf_counter() < until:
             spec = self.expected.popleft()
             self._runtime.add_sys_path(spec.sys_path)
+            in_flight.begin(spec.slot)
             actor = self.prepare(spec)
             if actor is None:
-                continue
-            if _must_await(actor) or self._lies_elsewhere(actor):
+                in_flight.over(spec.slot)
+            elif _must_await(actor) or self._lies_elsewhere(actor):
                 task = self._constructing[spec.slot] = loop.create_task(self.construct_async(actor))
                 task.add_done_callback(functools.partial(self._constructed, spec.slot))
             else:
                 self.construct(actor)
+                in_flight.over(spec.slot)
         if self.expected:
             self._woken = True
             loop.call_soon(self._construct_expected)
@@ -239,6 +245,8 @@ class ActorHost:
     def _constructed(self, slot: int, task: asyncio.Task[None]) -> None:
         if self._constructing.get(slot) is task:
             del self._constructing[slot]
+        assert self._services.in_flight is not None
+        self._services.in_flight.over(slot)
 
     # checkpoints
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from aioray.runtime.connection import Connection
     from aioray.wire.calls import Call
+    from aioray_node.in_flight import InFlight
     from aioray_node.worker.call_log import CallLog
     from aioray_node.worker.checkpoints import Saver
     from aioray_node.worker.exits import Exiting
@@ -59,6 +60,7 @@ class Services:
         self.on_save_due: Callable[[Saver], None]
         self.loop: asyncio.AbstractEventLoop | None = None  # of async actors
         self.threads: concurrent.futures.ThreadPoolExecutor  # for their sync methods
+        self.in_flight: InFlight | None = None  # of light actors
 
 
 class Lane(Protocol):
@@ -231,6 +233,9 @@ class LoopLane:
         running_call = RunningCall(item[1], item[0].tag, self._actor)
         self._tasks[key] = loop.create_task(self._run(item, key, running_call)), item, running_call
         self._services.log.begun()
+        in_flight = self._services.in_flight
+        if in_flight is not None:
+            in_flight.begin(self._actor.spec.slot)
 
     async def _run(self, item: Item, key: Key, running_call: RunningCall) -> None:
         connection, call = item
@@ -277,6 +282,9 @@ class LoopLane:
 
     def _over(self, key: Key) -> None:
         del self._tasks[key]
+        in_flight = self._services.in_flight
+        if in_flight is not None:
+            in_flight.over(self._actor.spec.slot)
         if self._backlog:
             self._begin(self._backlog.popleft())
         elif not self._tasks:

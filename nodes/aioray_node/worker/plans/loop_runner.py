@@ -121,8 +121,10 @@ class LoopRunner:
             del message, args, result  # nothing is kept until the next pass
 
     async def _call(self, call: PreparedCall, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        actor = self._passes.actor
+        actor, in_flight = self._passes.actor, self._services.in_flight
         running.set(call.running)
+        if in_flight is not None:
+            in_flight.begin(actor.spec.slot)
         try:
             if actor.runs_on_loop(call.bound.method):
                 result = call.function(*args, **kwargs)
@@ -141,6 +143,8 @@ class LoopRunner:
         except BaseException as exc:  # whatever user code raises is its caller's
             result = self._passes.failure(exc, call.bound.name)
         finally:
+            if in_flight is not None:
+                in_flight.over(actor.spec.slot)
             if call.running.awaiting:
                 self._services.runtime.call_over(call.running)
         if actor.saver is not None:
