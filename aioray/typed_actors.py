@@ -8,8 +8,11 @@ look at what decorators of classes return. None of this is there when the progra
 method is marked, as ever.
 
 Refs go where values do by position, up to the sixth argument: one overload for each number of arguments. By name
-checkers take only values, since there is no way to say of each parameter that it may be a ref, too: where a ref goes by
-name to a function with types, write `x=cast(int, ref)`.
+checkers take only values; where a ref goes by name to a function with types, write `x=cast(int, ref)`. There is no
+other way to say it: a ParamSpec is passed on whole, its `kwargs` cannot become others, and what Concatenate adds or
+takes off goes by position only. What can be said is an overload with `**kwargs: ObjectRef[Any]`. Calls without names
+fit that, too, as none of theirs is wrong: so with it both checkers let every wrong type, name and count pass (tried
+with mypy and pyright), which is worse than a cast.
 """
 
 from __future__ import annotations
