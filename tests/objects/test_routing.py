@@ -135,6 +135,22 @@ def test_two_who_want_the_same_share_one_pull_and_hold_it_at_home_until_both_let
     assert here.is_idle()
 
 
+def test_what_a_process_was_to_hold_that_has_died_is_held_at_no_home(net: Net) -> None:
+    """
+    1. another node says so, late: it is answered at once, as there is nobody left who would let go
+    2. the same for a process that lives: it is answered when the home knows
+    """
+    here, line, value = Here(net, reads_neighbours=False), Line(), Value(oid=object_id(worker_process_id(THERE, 1), 1))
+    here.node.store.process_gone(ANN)
+    here.router.handle_node(process_id_of_node(THERE), line, Hold(ANN + b"token", [value.oid], 7))
+    assert (line.said, here.told.said) == ([Ack(7)], [])
+    here.router.handle_node(process_id_of_node(THERE), line, Hold(BOB + b"token", [value.oid], 8))
+    assert here.told.said == [Hold(ME, [value.oid]), Hold(ME, [value.oid], 1)]
+    assert line.said == [Ack(7)]
+    here.told.asked[0](None)
+    assert line.said == [Ack(7), Ack(8)]
+
+
 def test_a_copy_that_nobody_holds_is_given_to_the_next_reader_and_makes_way_when_memory_is_short(net: Net) -> None:
     here = Here(net, reads_neighbours=False)
     value = here.there.put(DATA)

@@ -141,7 +141,8 @@ class ObjectRouter:
             return
         homes: dict[bytes, list[bytes]] = {}
         for oid in oids:
-            if not self._is_home(oid):
+            # Not what a process was to hold that has died meanwhile: nobody would let go of it in this node's name.
+            if not self._is_home(oid) and oid in self._state.held:
                 homes.setdefault(home_of(oid), []).append(oid)
         left = len(homes)
 
