@@ -97,12 +97,14 @@ class TaskSubmitter:
         queue = self._queues.get(key)
         if queue is None:
             config = self._runtime.config
+            spreads = strategy is not None and strategy.spread
             queue = KeyQueue(
                 demand,
                 target_us=config.pipeline_target_ms * 1000,
-                max_depth=config.pipeline_max_depth,
+                max_depth=1 if spreads else config.pipeline_max_depth,  # each is placed for itself
                 environment=environment,
                 strategy=strategy,
+                is_spread=spreads,
             )
             self._queues[key] = queue
         return queue
@@ -460,7 +462,7 @@ class TaskSubmitter:
             first: Task = next(iter(lease.tasks.values()))
             if first.force:  # it was next in line when it was cancelled
                 self._force(lease, first)
-        elif lease.is_wanted and lease.lease_id in queue.leases:
+        elif (lease.is_wanted or queue.is_done_with(lease)) and lease.lease_id in queue.leases:
             self._give_up(queue, lease.lease_id)
         self._pump(queue)
 

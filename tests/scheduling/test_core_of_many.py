@@ -101,7 +101,7 @@ def test_what_no_node_can_have_is_asked_for_again_when_one_joins() -> None:
     """
     others = {"bb": view(CPU=1)}
     state = node(others=others, CPU=1)
-    assert run(state, request(1, cat=1)) == [Infeasible(1, "ann", "f1 needs 1 cat, this node has 0")]
+    assert run(state, request(1, cat=1)) == [Infeasible(1, "ann", "f1 needs 1 cat, the best node, aa, has 0")]
     assert isinstance(state.nodes, dict)
     state.nodes["cc"] = view(CPU=1)
     assert run(state, NodeNews("cc", joined=True)) == []
