@@ -162,4 +162,4 @@ class Pipeline(RuleBasedStateMachine):
 
 
 TestPipeline = Pipeline.TestCase
-TestPipeline.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestPipeline.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -386,7 +386,7 @@ class ManyNodes(RuleBasedStateMachine):
 
 
 TestManyNodes = ManyNodes.TestCase
-TestManyNodes.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestManyNodes.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 
 
 def test_news_of_several_nodes_at_once_are_as_those_of_each() -> None:
