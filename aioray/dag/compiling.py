@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from aioray.dag.schedule import Schedule, Turn
     from aioray.runtime.actor_lines import RemoteActor
 
-_NOT_YET = {  # Ray's other options, and the one value of each that asks for nothing
-    "_asyncio_max_queue_size": None,
-    "_max_buffered_results": None,
-    "_overlap_gpu_communication": False,
-    "_default_communicator": "create",
+_NO_GPU_CHANNELS = "not there yet: values go over sockets and shared memory, not from GPU to GPU"
+_NOT_YET = {  # Ray's other options: the one value of each that asks for nothing, and why nothing else may be given
+    "_asyncio_max_queue_size": (None, "not there yet: no input waits in a queue, execute_async awaits room for it"),
+    "_max_buffered_results": (None, "not there yet: outputs are refs, and are kept as long as somebody has them"),
+    "_overlap_gpu_communication": (False, _NO_GPU_CHANNELS),
+    "_default_communicator": ("create", _NO_GPU_CHANNELS),
 }
 
 
@@ -49,8 +50,9 @@ def compile_options(given: Mapping[str, Any]) -> CompileOptions:
     }
     for name, value in given.items():
         if name in _NOT_YET:
-            if value != _NOT_YET[name]:
-                raise InvalidOptionError(name, value, repr(_NOT_YET[name]), "not there yet")
+            asks_for_nothing, reason = _NOT_YET[name]
+            if value != asks_for_nothing:
+                raise InvalidOptionError(name, value, repr(asks_for_nothing), reason)
         elif name not in known:
             raise InvalidOptionError(name, value, ", ".join(known), "no such option of experimental_compile")
         elif value is not None:
