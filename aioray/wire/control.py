@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from aioray.wire.events import TaskGroup
+from aioray.wire.metrics import Metric
 from aioray.wire.strategies import Selector, Strategy
 from aioray.wire.values import Value
 
@@ -526,6 +527,19 @@ class Orphaned(Message, tag=65):
     req: int
 
 
+class MetricsTold(Message, tag=66):
+    """Process -> node: what has changed of its metrics since the last time."""
+
+    metrics: tuple[Metric, ...]
+    left_out: int = 0  # how often something was told of a series that there was no room for
+
+
+class MetricInterval(Message, tag=67):
+    """Node -> process: how often to tell of metrics."""
+
+    interval_s: float
+
+
 class Heard(Message, tag=70):
     """Node <-> node: so many of your words have come, counted over all connections of this line."""
 
@@ -590,5 +604,7 @@ ControlMessage = (
     | TaskPace
     | DriverStarted
     | Orphaned
+    | MetricsTold
+    | MetricInterval
     | Heard
 )

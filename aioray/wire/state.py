@@ -57,6 +57,10 @@ class SummarizeActors(Ask, frozen=True, tag="summarize_actors"):
     """How many there are, by class and state."""
 
 
+class AllMetrics(Ask, frozen=True, tag="metrics"):
+    """Answered by a list of wire.metrics.Metric."""
+
+
 class KvPut(Ask, frozen=True, tag="kv_put"):
     """Answered by whether the key is new. Safe to send twice with the same `request_id`."""
 
@@ -98,6 +102,7 @@ AnyAsk = (
     | ListTasks
     | SummarizeTasks
     | SummarizeActors
+    | AllMetrics
     | KvPut
     | KvGet
     | KvDelete

@@ -18,6 +18,7 @@ from aioray_node.gcs.groups import GroupDesk
 from aioray_node.gcs.hosting import ActorHosting
 from aioray_node.gcs.journal import Journal
 from aioray_node.gcs.membership import Membership, NodeLoad
+from aioray_node.gcs.metrics import own
 from aioray_node.gcs.node_state import NodeState
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.gcs.view import ClusterView, Joined
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from aioray.runtime.dialing import Dialer
     from aioray.runtime.reactor import Reactor
     from aioray.runtime.tls import Tls
+    from aioray.wire.metrics import Metric
     from aioray_node.gcs.view import News
     from aioray_node.node_options import NodeOptions
     from aioray_node.peers import Peers
@@ -103,7 +105,8 @@ class Desks:
             labels=self._labels,
         )
         self.view = ClusterView(self._facts(started_at), self.leases.own_view())
-        self.membership = Membership(self._reactor, self.view, NodeLoad(self.leases, self.store))
+        self._load = NodeLoad(self.leases, self.store)
+        self.membership = Membership(self._reactor, self.view, self._load)
         self.leases.on_change = self.membership.load_changed
         self.leases.refresh_with(self.membership.refresh)
         self.membership.on_refreshed = self.leases.view_refreshed
@@ -136,6 +139,7 @@ class Desks:
             self.actors,
             self.groups,
             self._peers.send,
+            self._own_gauges,
         )
 
     def _add_workers(self, start_zygote: Callable[[], ZygoteProcess]) -> None:
@@ -193,6 +197,19 @@ class Desks:
             self._reactor, self.view, self.neighbours, bundles, self._peers.send, on_update
         )
         return desk
+
+    def _own_gauges(self) -> tuple[Metric, ...]:
+        import psutil  # late: nobody looks before an interval is over
+
+        memory = psutil.virtual_memory()
+        load = self._load
+        return own.gauges(
+            total=self.view.known[self.node_id].facts.total,
+            available=load.available(),
+            memory=(memory.total, memory.total - memory.available),
+            store=(self.store.capacity_nbytes, load.store_used_nbytes()),
+            workers=self.pool.count,
+        )
 
     def _in_turn(self, callbacks: list[Callable[[], None]]) -> None:
         """Call these, which another thread has brought, where messages are handled."""

@@ -50,7 +50,7 @@ class StateStage(GcsStage):
         self.actors = FakeActors()
         state = StateDesk(self.reactor, config, self.head.view, self.actors, FakeGroups())  # type: ignore[arg-type]
         self.tables = self.state = state
-        self.tasks = state.tasks
+        self.tasks, self.metrics = state.tasks, state.metrics
 
     def log_of(self, node: StagedNode) -> TaskLogDesk:
         """Task events of a node; what it tells its processes goes nowhere."""

@@ -11,7 +11,10 @@ import msgspec
 from aioray.wire import state as asked
 from aioray.wire.values import home_of, node_prefix
 from aioray_node.gcs import jobs, kv, rows
+from aioray_node.gcs.events import task_table
 from aioray_node.gcs.events.desks import TaskTableDesk
+from aioray_node.gcs.metrics import metric_table
+from aioray_node.gcs.metrics.desks import MetricTableDesk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from aioray.config import Config
     from aioray.runtime.reactor import Reactor
     from aioray.wire.control import DriverStarted
+    from aioray.wire.metrics import Metric
     from aioray_node.gcs.groups import GroupDesk
     from aioray_node.gcs.shell import ActorDesk
     from aioray_node.gcs.view import ClusterView
@@ -31,6 +35,7 @@ class StateDesk:
         self, reactor: Reactor, config: Config, view: ClusterView, actors: ActorDesk, groups: GroupDesk
     ) -> None:
         self.tasks = TaskTableDesk(reactor, config)
+        self.metrics = MetricTableDesk(reactor, config)
         self._jobs = jobs.State()
         self._kv = kv.State(config.gcs_kv_max_nbytes)
         self._view = view
@@ -48,6 +53,7 @@ class StateDesk:
 
     def node_died(self, node_id: str) -> None:
         self.tasks.node_died(node_id)
+        self.metrics.node_died(node_id)
         for job_id in jobs.node_gone(self._jobs, node_prefix(node_id), time.time()):
             self.tasks.job_ended(job_id)
 
@@ -56,6 +62,10 @@ class StateDesk:
     def questions(self) -> Mapping[str, Callable[..., Any]]:
         """By name. Each raises LookupError with words for who asks."""
         return {what: functools.partial(self.answer, what) for what in asked.ASKS}
+
+    def all_metrics(self) -> list[Metric]:
+        """Those of processes and nodes, and what the GCS itself counts."""
+        return [*self.metrics.all_metrics(), metric_table.of_tasks(task_table.counts(self.tasks.state))]
 
     def answer(self, what: str, /, **args: Any) -> Any:
         """Raises LookupError with words for who asks."""
@@ -73,6 +83,8 @@ class StateDesk:
                 return rows.task_summary(self.tasks.state)
             case asked.SummarizeActors():
                 return rows.actor_summary(self._actors.table)
+            case asked.AllMetrics():
+                return self.all_metrics()
             case asked.KvPut(key, value, request_id, namespace, overwrite):
                 return kv.put(self._kv, namespace, key, value, overwrite=overwrite, request_id=request_id)
             case asked.KvGet(key, namespace):

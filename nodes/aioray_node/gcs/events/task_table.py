@@ -292,6 +292,17 @@ def summary(state: State) -> list[Line]:
     return list(lines.values())
 
 
+def counts(state: State) -> dict[str, int]:
+    """How many tasks there are, or were, in each state."""
+    lines = summary(state)
+    return {
+        "FAILED": sum(line.failed for line in lines),
+        "FINISHED": sum(line.finished for line in lines),
+        "PENDING": sum(line.pending for line in lines),
+        "RUNNING": sum(line.running for line in lines),
+    }
+
+
 def left_out(state: State) -> int:
     """How many tasks were only counted, of all jobs that are known."""
     return sum(line.left_out for line in summary(state))

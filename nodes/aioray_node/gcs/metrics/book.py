@@ -6,6 +6,7 @@ the label Overflow, so that sums stay right; a gauge is left out. Both are count
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -66,19 +67,26 @@ def forget(book: Book[Owner], owner: Owner) -> bool:
     return bool(gone)
 
 
-def take_sums(book: Book[Owner]) -> tuple[Metric, ...]:
-    """What was added up; it begins at nothing again."""
-    taken = tuple(sums_of(book))
-    book.size -= sum(len(series) - (OVERFLOW in series) for series in book.sums.values())
-    book.sums.clear()
-    return taken
+def take_sums(book: Book[Owner], most: int) -> tuple[Metric, ...]:
+    """What was added up, so many series at most; they begin at nothing again."""
+    taken: list[Metric] = []
+    for name in list(book.sums):
+        sums = book.sums[name]
+        some = list(itertools.islice(sums, most))
+        told = [_told(labels, sums.pop(labels)) for labels in some]
+        book.size -= len(some) - (OVERFLOW in some)
+        if not sums:
+            del book.sums[name]
+        if told:
+            taken.append(_with(book.known[name], told))
+        most -= len(told)
+    return tuple(taken)
 
 
 def sums_of(book: Book[Owner]) -> Iterator[Metric]:
     """All counters and histograms."""
     for name, series in book.sums.items():
-        told = (Series(labels, each.value, tuple(each.counts)) for labels, each in series.items())
-        yield _with(book.known[name], told)
+        yield _with(book.known[name], (_told(labels, each) for labels, each in series.items()))
 
 
 def gauges_of(book: Book[Owner], owner: Owner, keys: Iterable[GaugeKey] | None = None) -> tuple[Metric, ...]:
@@ -99,6 +107,10 @@ def check(book: Book[Owner]) -> None:
     assert all(book.gauges.values()), f"an owner without gauges is kept: {book}"
     for name, metric in book.known.items():
         assert all(book.taken[each] == name for each in sample_names(name, metric.kind)), book
+
+
+def _told(labels: Labels, each: Sum) -> Series:
+    return Series(labels, each.value, tuple(each.counts))
 
 
 def _with(metric: Metric, series: Iterable[Series]) -> Metric:

@@ -1,0 +1,90 @@
+"""Tells the node of the metrics of this process: what was added to them since the last time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from aioray.runtime.metric_cells import METRICS
+from aioray.runtime.telling import Teller
+from aioray.wire.control import MetricsTold
+from aioray.wire.metrics import GAUGE, Metric, Series
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aioray.runtime.metric_cells import Cell
+    from aioray.runtime.runtime import Runtime
+    from aioray.wire.control import MetricInterval
+
+_MAX_SERIES_AT_ONCE = 1000  # in a message
+
+
+class MetricReporter(Teller):
+    """Called with the reactor's lock held. Each cluster of a process has its own, and is told everything."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime, runtime.config.metrics_report_interval_ms / 1000)
+        self._told: dict[Cell, tuple[float, tuple[int, ...]]] = {}  # what each came to when it was told
+        self._told_left_out = 0
+
+    def open(self) -> None:
+        """The node has let this process in."""
+        if self.is_on:
+            METRICS.listen(self._changed)
+
+    def close(self) -> None:
+        """Tell the last of it. Safe to call twice."""
+        METRICS.unlisten(self._changed)
+        self.tell()
+
+    def paced(self, interval: MetricInterval) -> None:
+        """The node says how often it wants to hear."""
+        if self.is_on:
+            self.interval_s = interval.interval_s
+
+    def _changed(self) -> None:
+        """In any thread, even in a finalizer."""
+        if not self.armed:
+            self._runtime.reactor.call_soon(self._arm_once)
+
+    def _arm_once(self) -> None:
+        if not self.armed:
+            self.arm()
+
+    def _tell(self) -> None:
+        METRICS.is_changed = False  # before we look: what changes from here on is heard of again
+        news: dict[str, tuple[Metric, list[Series]]] = {}
+        with METRICS.lock:
+            for metric, cell in METRICS.each():
+                if (series := self._news_of(metric, cell)) is not None:
+                    news.setdefault(metric.name, (metric, []))[1].append(series)
+            left_out, self._told_left_out = METRICS.left_out - self._told_left_out, METRICS.left_out
+        for metric, found in news.values():
+            for some in _in_pieces(found):
+                self._runtime.link.send(MetricsTold((msgspec.structs.replace(metric, series=some),)))
+        if left_out:
+            self._runtime.link.send(MetricsTold((), left_out))
+
+    def _news_of(self, metric: Metric, cell: Cell) -> Series | None:
+        """What to tell of a series, if anything; it is told then."""
+        value, counts = cell.value, tuple(cell.counts)
+        told = self._told.get(cell)
+        if metric.kind == GAUGE:
+            if not cell.is_set or (told is not None and told[0] == value):
+                return None
+            news = Series(cell.labels, value)
+        else:
+            before, counts_before = told or (0.0, (0,) * len(counts))
+            added = tuple(count - old for count, old in zip(counts, counts_before, strict=True))
+            if value == before and not any(added):
+                return None
+            news = Series(cell.labels, value - before, added)
+        self._told[cell] = value, counts
+        return news
+
+
+def _in_pieces(series: list[Series]) -> Iterator[tuple[Series, ...]]:
+    for start in range(0, len(series), _MAX_SERIES_AT_ONCE):
+        yield tuple(series[start : start + _MAX_SERIES_AT_ONCE])
