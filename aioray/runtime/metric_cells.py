@@ -1,7 +1,7 @@
 """The metrics of this process, from its start on, whether or not there is a cluster to tell of them.
 
-There is one `METRICS` in a process, as there is one `logging.root`: who counts need not know of clusters. Each cluster
-that the process is in is told all of it, and keeps what it was told by itself.
+There is one `METRICS` in a process, as there is one `logging.root`: who counts need not know of clusters. What is
+counted is told to all clusters that the process is in then; where there is none, to the next one.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 
 
 class Cell:
-    """A series: what it came to since the process began. `is_set`: of a gauge, whether it has a value at all."""
+    """A series: what it came to since the process began, and of that, what some cluster was told.
 
-    __slots__ = ("counts", "is_set", "labels", "value")
+    `is_set`: of a gauge, whether it has a value at all.
+    """
+
+    __slots__ = ("counts", "is_set", "labels", "told", "value")
 
     def __init__(self, labels: Labels, buckets: int) -> None:
         self.labels = labels
         self.value = 0.0
         self.counts = [0] * buckets
         self.is_set = False
+        self.told: tuple[float, tuple[int, ...]] = 0.0, tuple(self.counts)
 
 
 class CellsOf:
@@ -91,6 +95,7 @@ class ProcessMetrics:
         self.is_changed = False
         self.size = 0
         self.left_out = 0  # how often something was told of a series that there is no room for
+        self.told_left_out = 0  # of that, what some cluster was told
         self._by_name: dict[str, CellsOf] = {}
         self._taken: dict[str, str] = {}  # what stands in the text -> the name whose that is
         self._listeners: list[Callable[[], None]] = []
@@ -132,19 +137,20 @@ class ProcessMetrics:
                 self._listeners.remove(listener)
 
     def each(self) -> Iterator[tuple[Metric, Cell]]:
-        """All series. The lock is held."""
-        for family in self._by_name.values():
-            for cell in family.cells.values():
+        """All series. Without the lock: who looks holds up nobody, and what is half added is whole the next time."""
+        for family in list(self._by_name.values()):
+            for cell in list(family.cells.values()):
                 yield family.metric, cell
 
     def forget(self) -> None:
         """In a forked child: what was counted is its parent's; what exists stays, and counts from nothing."""
         self.lock = threading.RLock()  # another thread of the parent may have it
         self._listeners.clear()
-        self.is_changed, self.left_out = False, 0
+        self.is_changed, self.left_out, self.told_left_out = False, 0, 0
         for _, cell in self.each():
             cell.value, cell.is_set = 0.0, False
             cell.counts[:] = [0] * len(cell.counts)
+            cell.told = 0.0, tuple(cell.counts)
 
 
 def _in_words(metric: Metric) -> str:

@@ -22,7 +22,7 @@ _MAX_SERIES_AT_ONCE = 1000  # in a message
 
 
 class MetricReporter(Teller):
-    """Called with the reactor's lock held. Each cluster of a process has its own, and is told everything."""
+    """Called with the reactor's lock held. Each cluster of a process has its own."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime, runtime.config.metrics_report_interval_ms / 1000)
@@ -30,8 +30,10 @@ class MetricReporter(Teller):
         self._told_left_out = 0
 
     def open(self) -> None:
-        """The node has let this process in."""
+        """The node has let this process in. What other clusters were told before is not told again."""
         if self.is_on:
+            self._told = {cell: cell.told for metric, cell in METRICS.each() if metric.kind != GAUGE}
+            self._told_left_out = METRICS.told_left_out
             METRICS.listen(self._changed)
 
     def close(self) -> None:
@@ -56,11 +58,12 @@ class MetricReporter(Teller):
     def _tell(self) -> None:
         METRICS.is_changed = False  # before we look: what changes from here on is heard of again
         news: dict[str, tuple[Metric, list[Series]]] = {}
-        with METRICS.lock:
-            for metric, cell in METRICS.each():
-                if (series := self._news_of(metric, cell)) is not None:
-                    news.setdefault(metric.name, (metric, []))[1].append(series)
-            left_out, self._told_left_out = METRICS.left_out - self._told_left_out, METRICS.left_out
+        for metric, cell in METRICS.each():
+            if (series := self._news_of(metric, cell)) is not None:
+                news.setdefault(metric.name, (metric, []))[1].append(series)
+        left_out_now = METRICS.left_out
+        left_out = left_out_now - self._told_left_out
+        self._told_left_out = METRICS.told_left_out = left_out_now
         for metric, found in news.values():
             for some in _in_pieces(found):
                 self._runtime.link.send(MetricsTold((msgspec.structs.replace(metric, series=some),)))
@@ -81,7 +84,7 @@ class MetricReporter(Teller):
             if value == before and not any(added):
                 return None
             news = Series(cell.labels, value - before, added)
-        self._told[cell] = value, counts
+        self._told[cell] = cell.told = value, counts
         return news
 
 

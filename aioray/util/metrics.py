@@ -121,10 +121,9 @@ class Counter(_Metric):
 
     def inc(self, value: float = 1.0, tags: Mapping[str, str] | None = None) -> None:
         """Add `value`, above 0. `tags` go before the default ones. Raises InvalidOptionError."""
-        if type(value) is not float or not 0 < value < math.inf:
-            value = _number("value", value)
-            if value <= 0:
-                raise InvalidOptionError("value", value, "a number above 0: a counter only grows")
+        value = _number("value", value)
+        if value <= 0:
+            raise InvalidOptionError("value", value, "a number above 0: a counter only grows")
         cell = self._cell(tags)
         if cell is not None:
             self._cells.add(cell, value)
@@ -254,6 +253,8 @@ def _checked_text(option: str, text: Any) -> str:
 
 
 def _number(option: str, value: Any) -> float:
+    if type(value) is float and -math.inf < value < math.inf:  # the usual case, in a tenth of the time
+        return value
     if not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise InvalidOptionError(option, value, "a number, and a finite one")
     return float(value)

@@ -136,7 +136,7 @@ def _note(state: State, process: bytes, metrics: tuple[Metric, ...]) -> None:
 
 def _pace(state: State, process: bytes) -> list[Command]:
     interval_s = state.current_interval_s
-    if state.paced.get(process, state.base_interval_s) == interval_s:
+    if state.paced.get(process) == interval_s:
         return []
     state.paced[process] = interval_s
     return [Pace(process, MetricInterval(interval_s))]
@@ -146,7 +146,6 @@ def _connected(state: State, now: float) -> list[Command]:
     again = pacing.connected(state, now)
     state.is_new = True
     state.fresh = {process: dict.fromkeys(held) for process, held in state.book.gauges.items()}
-    state.gone.clear()
     state.looked_at = max(state.looked_at, now)
     return [] if again is None else [Send(again)]
 
