@@ -83,7 +83,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     # What has changed of metrics is told by each process to its node, and by nodes to the GCS, this often; 0: never.
     # Where the GCS has too much to do, less often.
     metrics_report_interval_ms: Milliseconds = 10_000.0
-    # Metrics with certain tags that a node, and the GCS, keeps; what there is no room for is added up together.
+    # So many metrics, each with certain tags, a node keeps, and the GCS; the rest is added up together.
     metrics_max_series: Count = 10_000
     # What the key-value store of the GCS may hold, keys and values together.
     gcs_kv_max_nbytes: Nbytes = 256 * 1024 * 1024

@@ -181,7 +181,7 @@ class GcsApp:
         async with self._rendering:
             with self._reactor.lock:
                 metrics = self._metrics()
-            # 10,000 series take a quarter of a second. A thread that is ours goes when this is done.
+            # 10,000 series take 65 ms. A thread that is ours goes when this is done.
             with concurrent.futures.ThreadPoolExecutor(1, "aioray-metrics") as thread:
                 text = await asyncio.get_running_loop().run_in_executor(thread, rendered, metrics)
         return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
