@@ -7,6 +7,7 @@ counted is told to all clusters that the process is in then; where there is none
 from __future__ import annotations
 
 import bisect
+import contextlib
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -60,6 +61,11 @@ class CellsOf:
             buckets = len(self.metric.boundaries) + 1 if self.metric.kind == HISTOGRAM else 0
             found = self.cells[labels] = Cell(labels, buckets)
             return found
+
+    def leave_out(self) -> None:
+        """A gauge without room was set: that is told, too."""
+        if not self._metrics.is_changed:
+            self._metrics.changed()
 
     def add(self, cell: Cell, value: float) -> None:
         """To a counter."""
@@ -126,15 +132,14 @@ class ProcessMetrics:
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Have it called, in any thread, when something has changed; at once if there is anything."""
-        with self.lock:
-            self._listeners.append(listener)
+        # Without our lock: who calls has the reactor's, which a finalizer may want in the middle of what ours guards.
+        self._listeners.append(listener)
         if self._by_name:
             listener()
 
     def unlisten(self, listener: Callable[[], None]) -> None:
-        with self.lock:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
+        with contextlib.suppress(ValueError):
+            self._listeners.remove(listener)
 
     def each(self) -> Iterator[tuple[Metric, Cell]]:
         """All series. Without the lock: who looks holds up nobody, and what is half added is whole the next time."""

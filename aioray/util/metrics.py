@@ -147,7 +147,9 @@ class Gauge(_Metric):
             return
         value = _number("value", value)
         cell = self._cell(tags)
-        if cell is not None:
+        if cell is None:
+            self._cells.leave_out()
+        else:
             self._cells.put(cell, value)
 
     def __reduce__(self) -> Any:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -162,7 +163,8 @@ def test_what_there_is_can_be_listed_and_summed_up(shell: Shell) -> None:
 
 def test_what_a_program_that_has_ended_did_is_counted_and_its_workers_serve_the_next(shell: Shell) -> None:
     """Its tasks, and what it counted itself, until its last moment: once, though it comes twice."""
-    shell.start_head("--system-config", '{"task_events_reporting_interval_ms": 20, "metrics_report_interval_ms": 20}')
+    config = '{"task_events_reporting_interval_ms": 20, "metrics_report_interval_ms": 20}'
+    address = shell.start_head("--system-config", config)
     workers, programs, seconds = set(), Counter("test_programs"), Gauge("test_seconds")
     for _ in range(2):
         programs.inc()
@@ -174,7 +176,17 @@ def test_what_a_program_that_has_ended_did_is_counted_and_its_workers_serve_the_
     deadline = time.monotonic() + 10
     while len(re.findall(r"getpid +NORMAL_TASK +0 +0 +20 +0", summary := shell("summary", "tasks"))) < 2:
         assert time.monotonic() < deadline, summary
-    while "aioray_test_programs_total 4.0" not in (metrics := shell("metrics")):
+    deadline = time.monotonic() + 10
+    (token_path,) = pathlib.Path(shell.temp_dir).glob("*/session-*/token")
+    request = urllib.request.Request(
+        f"http://{address}/metrics", headers={"Authorization": f"Bearer {token_path.read_text()}"}
+    )
+
+    def scraped() -> str:
+        with urllib.request.urlopen(request) as response:
+            return str(response.read().decode())
+
+    while "aioray_test_programs_total 4.0" not in (metrics := scraped()):
         assert time.monotonic() < deadline, metrics
     assert "aioray_test_seconds" not in metrics
 

@@ -59,8 +59,11 @@ def test_beyond_the_bound_counts_go_together_and_gauges_are_left_out() -> None:
         assert cell.labels == OVERFLOW
         counter.add(cell, 1.0)
     assert counter.cells[OVERFLOW].value == 3
+    metrics.is_changed = False
     assert gauge.cell(()) is None
+    gauge.leave_out()
     assert metrics.left_out == 4
+    assert metrics.is_changed
 
 
 def test_a_name_is_one_thing_and_so_are_the_names_that_its_text_has() -> None:

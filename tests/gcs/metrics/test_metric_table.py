@@ -87,10 +87,11 @@ def test_what_is_left_out_is_counted_and_shown() -> None:
     run = Run(max_series=1)
     told = (counter("c_total", 1), counter("c_total", 1, "k", "v"))
     run.feed(Reported("a", MetricReport(1, told, left_out=2, conflicts=3)))
-    run.feed(Reported("a", MetricReport(2, (gauge("c_total", 1),))))
+    run.feed(Reported("a", MetricReport(2, (gauge("c_total", 1),), (GaugesOf(b"", (gauge("own", 1),)),))))
     assert run.shown() == {
         ("c_total", ()): 1,
         ("c_total", ("Overflow", "true")): 1,
+        ("own", ("NodeId", "a")): 1,  # that of a node has its own room
         ("metrics_left_out_total", ("Reason", "no room")): 3,
         ("metrics_left_out_total", ("Reason", "conflict")): 4,
     }
@@ -176,7 +177,7 @@ class World:
     def advance(self, seconds: float) -> None:
         self.run.now += seconds
         for node_id in self.logs:
-            self.feed(node_id, metric_log.Tick(()))
+            self.feed(node_id, metric_log.Tick((gauge("own", self.run.now),)))
 
     def settle(self) -> None:
         for node_id in self.logs:
@@ -211,5 +212,6 @@ def test_all_is_counted_once_and_gauges_are_those_of_who_lives(story: list[tuple
         ("level", ("NodeId", node_id, "WorkerId", process.hex())): value
         for (node_id, process), value in world.gauges.items()
     }
+    wanted |= {("own", ("NodeId", node_id)): world.run.now for node_id in world.logs}
     wanted |= {(f"{name}_total", ("k", "v")): count for name, count in world.counted.items()}
     assert world.run.shown() == wanted

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NODE_ITSELF = b""
+_MAX_OWN_SERIES = 1_000
 _MAX_SERIES = 5_000  # in a report, which must fit into a frame; what is left goes with the next
 
 
@@ -82,6 +83,7 @@ Command = Send | Pace | WakeAt
 class State(pacing.Reporting[MetricReport]):
     max_series: int
     book: Book[bytes] = field(init=False)
+    own: Book[bytes] = field(default_factory=lambda: Book(_MAX_OWN_SERIES))  # room that no process takes away
     fresh: dict[bytes, dict[GaugeKey, None]] = field(default_factory=dict)  # gauges that the GCS was not told of
     gone: dict[bytes, None] = field(default_factory=dict)  # processes whose gauges it still has
     is_new: bool = False  # the GCS may know nothing of our gauges
@@ -121,14 +123,19 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
 def check(state: State) -> None:
     """Assert what holds between any two events."""
     books.check(state.book)
+    books.check(state.own)
     pacing.check(state, has_news=True)  # the node itself has news at any time
     assert not (state.gone.keys() & state.book.gauges.keys()), state
     for process, keys in state.fresh.items():
-        assert keys.keys() <= state.book.gauges[process].keys(), state
+        assert keys.keys() <= _book_of(state, process).gauges[process].keys(), state
+
+
+def _book_of(state: State, process: bytes) -> Book[bytes]:
+    return state.book if process else state.own
 
 
 def _note(state: State, process: bytes, metrics: tuple[Metric, ...]) -> None:
-    changed = books.add(state.book, process, metrics)
+    changed = books.add(_book_of(state, process), process, metrics)
     if changed:
         state.gone.pop(process, None)  # an id never comes back, but a process over another connection does
         state.fresh.setdefault(process, {}).update(dict.fromkeys(changed))
@@ -145,7 +152,8 @@ def _pace(state: State, process: bytes) -> list[Command]:
 def _connected(state: State, now: float) -> list[Command]:
     again = pacing.connected(state, now)
     state.is_new = True
-    state.fresh = {process: dict.fromkeys(held) for process, held in state.book.gauges.items()}
+    held = {**state.own.gauges, **state.book.gauges}
+    state.fresh = {process: dict.fromkeys(gauges) for process, gauges in held.items()}
     state.looked_at = max(state.looked_at, now)
     return [] if again is None else [Send(again)]
 
@@ -203,5 +211,5 @@ def _fresh_gauges(state: State, most: int) -> Iterator[GaugesOf]:
         if not keys:
             del state.fresh[process]
         if some:
-            yield GaugesOf(process, books.gauges_of(state.book, process, some))
+            yield GaugesOf(process, books.gauges_of(_book_of(state, process), process, some))
         most -= len(some)

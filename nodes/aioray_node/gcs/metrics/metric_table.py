@@ -7,6 +7,7 @@ those of processes and nodes that live.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,9 +17,14 @@ from aioray_node.gcs import pacing
 from aioray_node.gcs.metrics import book as books
 from aioray_node.gcs.metrics.book import Book
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MAX_OWN_SERIES = 1_000_000  # as many as there are nodes and names of resources
 SERIES_PER_S = 50_000.0  # from all nodes together: each takes some 2 us
 
 Owner = tuple[str, bytes]  # the node, and the process
+_NODE_ITSELF = b""
 
 
 class Reported(msgspec.Struct, frozen=True):
@@ -56,6 +62,7 @@ class State:
     base_interval_s: float
     max_series: int
     book: Book[Owner] = field(init=False)
+    own: Book[Owner] = field(default_factory=lambda: Book(_MAX_OWN_SERIES))  # of nodes: no process takes their room
     nodes: dict[str, NodePart] = field(default_factory=dict)
     dead: dict[str, None] = field(default_factory=dict)  # nodes whose late words mean nothing
     load: pacing.Load = field(default_factory=lambda: pacing.Load(SERIES_PER_S))
@@ -81,8 +88,9 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
 def check(state: State) -> None:
     """Assert what holds between any two events."""
     books.check(state.book)
+    books.check(state.own)
     owners = {(node_id, process) for node_id, part in state.nodes.items() for process in part.processes}
-    assert owners == state.book.gauges.keys(), state
+    assert owners == state.book.gauges.keys() | state.own.gauges.keys(), state
     assert not (state.nodes.keys() & state.dead.keys()), state
 
 
@@ -104,11 +112,13 @@ def _take_in(state: State, node_id: str, part: NodePart, report: MetricReport) -
         _forget(state, node_id)
     for process in report.gone:
         books.forget(state.book, (node_id, process))
+        part.processes.discard(process)
     for each in report.gauges:
-        books.add(state.book, (node_id, each.process), each.metrics)
-    books.add(state.book, (node_id, b""), report.sums)
-    told = {*part.processes, *(each.process for each in report.gauges)}
-    part.processes = {process for process in told if (node_id, process) in state.book.gauges}
+        owner, book = (node_id, each.process), _book_of(state, each.process)
+        books.add(book, owner, each.metrics)
+        if owner in book.gauges:
+            part.processes.add(each.process)
+    books.add(state.book, (node_id, _NODE_ITSELF), report.sums)
     state.left_out += report.left_out
     state.conflicts += report.conflicts
 
@@ -116,8 +126,12 @@ def _take_in(state: State, node_id: str, part: NodePart, report: MetricReport) -
 def _forget(state: State, node_id: str) -> None:
     if (part := state.nodes.get(node_id)) is not None:
         for process in part.processes:
-            books.forget(state.book, (node_id, process))
+            books.forget(_book_of(state, process), (node_id, process))
         part.processes.clear()
+
+
+def _book_of(state: State, process: bytes) -> Book[Owner]:
+    return state.own if process == _NODE_ITSELF else state.book
 
 
 # questions
@@ -125,14 +139,16 @@ def _forget(state: State, node_id: str) -> None:
 
 def all_metrics(state: State) -> list[Metric]:
     """Everything, with the labels by which gauges of several processes differ; and what was left out."""
-    book = state.book
-    gauges: dict[str, list[Series]] = {}
+    return [*books.sums_of(state.book), *_gauges(state.book), *_gauges(state.own), _left_out(state)]
+
+
+def _gauges(book: Book[Owner]) -> Iterator[Metric]:
+    by_name: dict[str, list[Series]] = {}
     for owner in book.gauges:
         for metric in books.gauges_of(book, owner):
-            gauges.setdefault(metric.name, []).extend(_labelled(series, *owner) for series in metric.series)
-    found = list(books.sums_of(book))
-    found += [msgspec.structs.replace(book.known[name], series=tuple(series)) for name, series in gauges.items()]
-    return [*found, _left_out(state)]
+            by_name.setdefault(metric.name, []).extend(_labelled(series, *owner) for series in metric.series)
+    for name, series in by_name.items():
+        yield msgspec.structs.replace(book.known[name], series=tuple(series))
 
 
 def _labelled(series: Series, node_id: str, process: bytes) -> Series:
