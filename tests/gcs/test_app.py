@@ -19,6 +19,7 @@ from aioray.config import Config
 from aioray.exceptions import AuthenticationError, InvalidOptionError, RaySystemError
 from aioray.prometheus_text import CONTENT_TYPE
 from aioray.runtime import tls
+from aioray.wire.control import MetricsTold
 from aioray.wire.gcs import (
     MAX_BODY_NBYTES,
     METRICS_PATH,
@@ -32,6 +33,7 @@ from aioray.wire.gcs import (
 from aioray.wire.metrics import COUNTER, Metric, Series
 from aioray_node.gcs import access
 from aioray_node.gcs.client import GcsClient
+from aioray_node.gcs.metrics.desks import MetricLogDesk
 from tests.gcs.stage import TOKEN, GcsStage, StagedNode
 
 if TYPE_CHECKING:
@@ -206,6 +208,31 @@ async def test_who_has_the_token_gets_metrics_as_prometheus_asks_for_them(gcs: G
     families = {family.name: family for family in text_string_to_metric_families(text)}
     (sample,) = families["aioray_c"].samples
     assert (sample.name, sample.value, sample.labels) == ("aioray_c_total", 2.0, {"k": 'a "quoted"\nvalue'})
+
+
+async def test_a_node_that_leaves_tells_what_its_processes_have_counted(gcs: GcsStage) -> None:
+    """The first word is told at once; the others come before the interval is over, and are not due when it leaves."""
+    node = StagedNode("0000000a", gcs.reactor)
+    log = node.membership.metrics = MetricLogDesk(gcs.reactor, gcs.config, lambda *_: None, tuple)
+
+    def tell(count: float) -> None:
+        with gcs.reactor.lock:
+            log.told(b"w", MetricsTold((Metric("c_total", COUNTER, series=(Series((), count),)),)))
+
+    async def until_counted(total: float) -> None:
+        async with asyncio.timeout(10):
+            while total not in [  # noqa: ASYNC110 # nobody is told
+                series.value for metric in gcs.metrics.all_metrics() for series in metric.series if not series.labels
+            ]:
+                await asyncio.sleep(0.005)
+
+    async with gcs.line(node) as line:
+        await line.joined(10)
+        tell(1.0)
+        await until_counted(1.0)
+        tell(2.0)
+        tell(4.0)
+    await until_counted(7.0)
 
 
 async def test_bodies_that_are_no_questions_or_too_large_are_refused(

@@ -92,6 +92,8 @@ class Membership:
     def leave(self, reason: str) -> None:
         """The node ends on purpose."""
         if self._line is not None:
+            if self.metrics is not None and self._admitted is not None:
+                self.metrics.leaving()
             self._line(Leave(reason))
         self.disconnected()
 

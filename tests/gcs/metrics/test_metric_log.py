@@ -121,6 +121,16 @@ def test_a_report_that_was_not_answered_is_sent_again_and_all_gauges_after_it() 
     assert (again.sums, again.gauges) == ((counter("c_total", 5),), (GaugesOf(W1, (gauge("g", 1),)),))
 
 
+def test_a_node_that_leaves_tells_what_it_knows_though_the_report_before_is_unanswered() -> None:
+    run = Run()
+    run.feed(Connected())
+    assert run.feed(metric_log.Leaving()) == [], "it knows nothing"
+    run.tell(counter("c_total", 1))
+    run.report()
+    run.tell(counter("c_total", 2))
+    assert run.feed(metric_log.Leaving()) == [Send(MetricReport(2, (counter("c_total", 2),)))]
+
+
 def test_processes_are_told_how_often_the_node_wants_to_hear() -> None:
     """Each is told when it tells something: at first, and when the GCS answers late, or says that it wants less."""
     run = Run()

@@ -49,6 +49,10 @@ class MetricLogDesk:
         self._line = None
         self._feed(metric_log.Disconnected())
 
+    def leaving(self) -> None:
+        """The node ends on purpose."""
+        self._feed(metric_log.Leaving())
+
     def told(self, process: bytes, told: MetricsTold) -> None:
         """A process of this node tells of its metrics: a driver may, though the node is to tell nothing."""
         self._feed(metric_log.Told(process, told))

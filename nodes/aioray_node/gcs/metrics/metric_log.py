@@ -50,6 +50,10 @@ class Disconnected(msgspec.Struct, frozen=True):
     """There is none."""
 
 
+class Leaving(msgspec.Struct, frozen=True):
+    """The node ends on purpose: what it knows is told now."""
+
+
 class Paced(msgspec.Struct, frozen=True):
     """The GCS has taken a report in."""
 
@@ -75,7 +79,7 @@ class Pace(msgspec.Struct, frozen=True):
     interval: MetricInterval
 
 
-Event = Told | ProcessGone | Connected | Disconnected | Paced | Tick
+Event = Told | ProcessGone | Connected | Disconnected | Leaving | Paced | Tick
 Command = Send | Pace | WakeAt
 
 
@@ -112,6 +116,8 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
             commands += _connected(state, now)
         case Disconnected():
             pacing.disconnected(state)
+        case Leaving():
+            commands += _leaving(state, now)
         case Paced(pace):
             pacing.answered(state, pace.seq, pace.interval_s, now)
         case Tick(own):
@@ -164,6 +170,14 @@ def _tick(state: State, own: tuple[Metric, ...], now: float) -> list[Command]:
     state.looked_at = now
     _note(state, _NODE_ITSELF, own)
     if not _has_news(state):
+        return []
+    state.unanswered = _report(state, pacing.number(state, now))
+    return [Send(state.unanswered)]
+
+
+def _leaving(state: State, now: float) -> list[Command]:
+    """The report before may be unanswered: it is on the same way, before this one."""
+    if not (state.connected and state.book.sums):
         return []
     state.unanswered = _report(state, pacing.number(state, now))
     return [Send(state.unanswered)]
