@@ -12,7 +12,7 @@ from aioray.wire.control import MetricsTold
 from aioray.wire.metrics import GAUGE, Metric, Series
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from aioray.runtime.metric_cells import Cell
     from aioray.runtime.runtime import Runtime
@@ -64,11 +64,11 @@ class MetricReporter(Teller):
         left_out_now = METRICS.left_out
         left_out = left_out_now - self._told_left_out
         self._told_left_out = METRICS.told_left_out = left_out_now
-        for metric, found in news.values():
-            for some in _in_pieces(found):
-                self._runtime.link.send(MetricsTold((msgspec.structs.replace(metric, series=some),)))
+        send = self._runtime.link.send
+        for some in _in_pieces(news.values()):
+            send(MetricsTold(some))
         if left_out:
-            self._runtime.link.send(MetricsTold((), left_out))
+            send(MetricsTold((), left_out))
 
     def _news_of(self, metric: Metric, cell: Cell) -> Series | None:
         """What to tell of a series, if anything; it is told then."""
@@ -88,6 +88,17 @@ class MetricReporter(Teller):
         return news
 
 
-def _in_pieces(series: list[Series]) -> Iterator[tuple[Series, ...]]:
-    for start in range(0, len(series), _MAX_SERIES_AT_ONCE):
-        yield tuple(series[start : start + _MAX_SERIES_AT_ONCE])
+def _in_pieces(news: Iterable[tuple[Metric, list[Series]]]) -> Iterator[tuple[Metric, ...]]:
+    """So many series in each, but for the last."""
+    told: list[Metric] = []
+    room = _MAX_SERIES_AT_ONCE
+    for metric, series in news:
+        while series:
+            some, series = series[:room], series[room:]
+            told.append(msgspec.structs.replace(metric, series=tuple(some)))
+            room -= len(some)
+            if not room:
+                yield tuple(told)
+                told, room = [], _MAX_SERIES_AT_ONCE
+    if told:
+        yield tuple(told)
