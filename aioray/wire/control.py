@@ -15,7 +15,7 @@ from aioray.wire.metrics import Metric
 from aioray.wire.strategies import Selector, Strategy
 from aioray.wire.values import Value
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 
 class Message(msgspec.Struct, array_like=True):
