@@ -60,7 +60,7 @@ class _Metric:
     def set_default_tags(self, default_tags: Mapping[str, str]) -> Self:
         """Tags of what is recorded without them. Those given before are forgotten. Returns the metric."""
         self._default_tags = dict(self._checked_tags(default_tags))
-        self._known.clear()
+        self._known = {}
         return self
 
     @property
@@ -75,13 +75,14 @@ class _Metric:
 
     def _cell(self, tags: Mapping[str, str] | None) -> Cell | None:
         try:
-            key = tuple(tags.items()) if tags else ()
+            key = () if tags is None else tuple(tags.items())
             cell = self._known.get(key)
         except (AttributeError, TypeError):
             key, cell = (), None
         return self._find(tags, key) if cell is None else cell
 
     def _find(self, tags: Mapping[str, str] | None, key: Any) -> Cell | None:
+        known = self._known  # before the default tags are looked at: it is theirs
         given = {**self._default_tags, **(self._checked_tags(tags) if tags is not None else {})}
         missing = [name for name in self._tag_keys if name not in given]
         if missing:
@@ -90,7 +91,7 @@ class _Metric:
         _checked_text("tags", "".join(labels))
         cell = self._cells.cell(labels)
         if cell is not None and cell.labels == labels:
-            self._known[key] = cell
+            known[key] = cell
         return cell
 
     def _checked_tags(self, tags: Mapping[str, str]) -> Mapping[str, str]:

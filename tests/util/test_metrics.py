@@ -128,6 +128,7 @@ def test_what_makes_no_metric_is_refused(made: Callable[[], object], words: str)
         (lambda: items.inc(1, tags={"colour": "red"}), "'colour' is not among the tag_keys"),
         (lambda: items.inc(1, tags={"place": 7}), "tags\\['place'\\]=7"),  # type: ignore[dict-item]
         (lambda: items.inc(1, tags={"place": []}), "tags\\['place'\\]="),  # type: ignore[dict-item]
+        (lambda: items.inc(1, tags=[]), "a dict with 'place'"),  # type: ignore[arg-type]
         (lambda: items.inc(1, tags="place"), "a dict with 'place'"),  # type: ignore[arg-type]
         (lambda: items.inc(1, tags={"place": "x" * 1001}), "1000 bytes"),
         (lambda: Counter("test_tagged", tag_keys=("a", "b")).inc(1, tags={"a": "x"}), "no b"),

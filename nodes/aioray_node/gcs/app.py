@@ -176,15 +176,13 @@ class GcsApp:
                 return _body(Answered(error=f"{question.what!r} cannot be asked with {question.args!r:.200}"))
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
-        from aioray.prometheus_text import CONTENT_TYPE, rendered
-
         async with self._rendering:
             with self._reactor.lock:
                 metrics = self._metrics()
             # 10,000 series take 65 ms. A thread that is ours goes when this is done.
             with concurrent.futures.ThreadPoolExecutor(1, "aioray-metrics") as thread:
-                text = await asyncio.get_running_loop().run_in_executor(thread, rendered, metrics)
-        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
+                text, kind = await asyncio.get_running_loop().run_in_executor(thread, _as_text, metrics)
+        return web.Response(body=text.encode(), headers={"Content-Type": kind})
 
     async def _serve_node(self, request: web.Request) -> web.StreamResponse:
         ws = web.WebSocketResponse(max_msg_size=MAX_BODY_NBYTES, timeout=_CLOSE_TIMEOUT_S)
@@ -221,6 +219,13 @@ class GcsApp:
         with self._reactor.lock:
             self._desk.hear(connection, frame)
         return None
+
+
+def _as_text(metrics: list[Metric]) -> tuple[str, str]:
+    """For Prometheus; and what kind of text that is."""
+    from aioray.prometheus_text import CONTENT_TYPE, rendered  # late, and in this thread: it takes 15 to 40 ms
+
+    return rendered(metrics), CONTENT_TYPE
 
 
 def _body(answer: Answered) -> web.Response:
