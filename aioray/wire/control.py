@@ -526,6 +526,22 @@ class Orphaned(Message, tag=65):
     req: int
 
 
+class SendPackage(Message, tag=66):
+    """Head -> node: bring a package of files that you have to the GCS's store, under this number."""
+
+    name: str
+    upload: str
+
+
+class PackageFound(Message, tag=67):
+    """Head -> node, which has asked: it lies in the GCS's store, as this upload, in so many pieces; or why not."""
+
+    name: str
+    upload: str = ""
+    pieces: int = 0
+    error: str = ""
+
+
 class Heard(Message, tag=70):
     """Node <-> node: so many of your words have come, counted over all connections of this line."""
 
@@ -590,5 +606,7 @@ ControlMessage = (
     | TaskPace
     | DriverStarted
     | Orphaned
+    | SendPackage
+    | PackageFound
     | Heard
 )
