@@ -137,18 +137,24 @@ class Packages:
         making = tempfile.mkdtemp(prefix="making-", dir=self._dir)
         try:
             package.fill(making)
-            with open(list_of(making), "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.write("\0".join(archives.files_in(making)))
-            os.rename(list_of(making), list_of(final))
-            with contextlib.suppress(OSError):  # somebody else was faster
-                os.rename(making, final)
+            settle(making, final)
         finally:
             shutil.rmtree(making, ignore_errors=True)
-            with contextlib.suppress(OSError):  # as a rule it has its last name
-                os.unlink(list_of(making))
-        if not os.path.isdir(final):
-            raise PackageError(f"{final} could not be made")
         return final
+
+
+def settle(made: str, final: str) -> None:
+    """Have a directory, which is complete, where others find it. Raises OSError."""
+    try:
+        with open(list_of(made), "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write("\0".join(archives.files_in(made)))
+        os.rename(list_of(made), list_of(final))
+        os.rename(made, final)
+    except OSError:
+        with contextlib.suppress(OSError):  # as a rule it has its last name
+            os.unlink(list_of(made))
+        if not os.path.isdir(final):  # else somebody was faster
+            raise
 
 
 def list_of(directory: str) -> str:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 from aioray.runtime_env import archives
 from aioray.runtime_env.package_error import PackageError
 from aioray.runtime_env.packages import told_as_package_error
+from aioray.wire.state import PACKAGE_PIECE_NBYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aioray.runtime_env.packages import Package
-
-_PIECE_NBYTES = 1 << 20
 
 
 class Register:
@@ -60,7 +59,7 @@ class Register:
             archives.pack(copy, archives.files_in(copy), archive)
             pieces = 0
             with open(archive, "rb") as file:
-                while piece := file.read(_PIECE_NBYTES):
+                while piece := file.read(PACKAGE_PIECE_NBYTES):
                     self._ask("put_package", name=package.name, upload=upload, index=pieces, data=piece)
                     pieces += 1
         return pieces

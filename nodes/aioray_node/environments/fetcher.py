@@ -9,9 +9,9 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from aioray.runtime_env.environment import resources_dir
+from aioray.wire.state import PACKAGE_PIECE_NBYTES
 from aioray_node.environments import fetching
 from aioray_node.environments.child import ChildProcess
-from aioray_node.environments.window import PIECE_NBYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,20 +89,19 @@ class PackageFetcher:
         os.makedirs(self._dir, mode=0o700, exist_ok=True)
         fd = os.open(self._archive(attempt), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
-            if os.pwrite(fd, data, index * PIECE_NBYTES) < len(data):
+            if os.pwrite(fd, data, index * PACKAGE_PIECE_NBYTES) < len(data):
                 raise OSError("the disk is full")
         finally:
             os.close(fd)
 
     def _unpack(self, name: str, attempt: int) -> None:
         archive = self._archive(attempt)
-        making = f"{archive}-files"
-        done = functools.partial(self._unpacked, name, attempt, making)
+        done = functools.partial(self._unpacked, name, attempt)
         try:
             self._unpacking[attempt] = ChildProcess(
                 self._reactor,
                 "aioray_node.environments.package_process",
-                ["unpack", making, archive],
+                ["unpack", os.path.join(self._dir, name), archive],
                 title="unpacking it",
                 log=f"{archive}-log",
                 directory=self._dir,
@@ -111,15 +110,9 @@ class PackageFetcher:
         except OSError as exc:
             done(f"it cannot be unpacked: {exc}")
 
-    def _unpacked(self, name: str, attempt: int, making: str, error: str) -> None:
+    def _unpacked(self, name: str, attempt: int, error: str) -> None:
         self._unpacking.pop(attempt, None)
-        final = os.path.join(self._dir, name)
-        if not error:
-            try:
-                os.rename(making, final)
-            except OSError as exc:  # a process of this node has made the same package meanwhile
-                error = "" if os.path.isdir(final) else f"what was unpacked is not there: {exc}"
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(f"{self._archive(attempt)}-files", ignore_errors=True)
         self._remove_archive(attempt)
         self.feed(fetching.Ended(name, attempt, error))
 

@@ -8,7 +8,7 @@ import sys
 import tarfile
 
 from aioray.runtime_env import archives
-from aioray.runtime_env.packages import listed
+from aioray.runtime_env.packages import listed, settle
 from aioray_node.pool.zygote import hear_of_parents_end
 
 
@@ -22,8 +22,10 @@ def main() -> None:
         if what == "pack":
             archives.pack(directory, listed(directory), archive)
         else:
-            os.mkdir(directory, 0o700)
-            archives.unpack(archive, directory)
+            making = f"{archive}-files"
+            os.mkdir(making, 0o700)
+            archives.unpack(archive, making)
+            settle(making, directory)
     except (OSError, tarfile.TarError, EOFError) as exc:
         sys.exit(f"{what}: {exc}")
 

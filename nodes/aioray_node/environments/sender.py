@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from aioray.runtime_env.environment import package_name, resources_dir
+from aioray.wire.state import PACKAGE_PIECE_NBYTES
 from aioray_node.environments.child import ChildProcess
-from aioray_node.environments.window import PIECE_NBYTES, Window, pieces_of
+from aioray_node.environments.window import Window, pieces_of
 
 if TYPE_CHECKING:
     from aioray.runtime.reactor import Reactor
@@ -73,7 +74,7 @@ class PackageSender:
         assert upload.window is not None, "it is packed"
         for index in upload.window.next():
             try:
-                data = os.pread(upload.file.fileno(), PIECE_NBYTES, index * PIECE_NBYTES)
+                data = os.pread(upload.file.fileno(), PACKAGE_PIECE_NBYTES, index * PACKAGE_PIECE_NBYTES)
             except OSError as exc:
                 self._end(upload, 0, str(exc))
                 return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PIECE_NBYTES = 1 << 20
+from aioray.wire.state import PACKAGE_PIECE_NBYTES
+
 _MOST = 4  # at a time: other words on the same line wait for no more than these
 
 
@@ -27,4 +28,4 @@ class Window:
 
 def pieces_of(nbytes: int) -> int:
     """In how many pieces so many bytes go."""
-    return -(-nbytes // PIECE_NBYTES)
+    return -(-nbytes // PACKAGE_PIECE_NBYTES)

@@ -6,7 +6,7 @@ import posixpath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioray.wire.control import PackageFound, SendPackage
-from aioray.wire.state import MAX_VALUE_NBYTES
+from aioray.wire.state import PACKAGE_PIECE_NBYTES
 from aioray.wire.values import home_of
 from aioray_node.gcs import kv, packages
 from aioray_node.gcs.view import Joined
@@ -82,8 +82,8 @@ class PackageDesk:
     def _put(self, process: bytes, name: str, upload: str, index: int, data: bytes) -> None:
         if not packages.takes(self._state, name, upload):
             raise LookupError("nobody uses it any more")
-        if len(data) > MAX_VALUE_NBYTES:
-            raise LookupError(f"a piece of {len(data)} bytes is too large, at most {MAX_VALUE_NBYTES} are allowed")
+        if len(data) > PACKAGE_PIECE_NBYTES:
+            raise LookupError(f"a piece of {len(data)} bytes is too large, at most {PACKAGE_PIECE_NBYTES} are allowed")
         key = _key(name, upload, index)
         kv.put(self._store, NAMESPACE, key, data, overwrite=True, request_id=key)
 
