@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aioray.runtime.errors import error_value
 from aioray.runtime_env import RuntimeEnv, archives
 from aioray.runtime_env.environment import Environment, package_name, resources_dir
 from aioray.runtime_env.resolving import Environments
-from aioray.wire.control import Answer, LeaseLost, LeaseRequest, Query
+from aioray.wire.calls import Call
+from aioray.wire.control import ActorSpec, Answer, Hold, LeaseLost, LeaseRequest, Query
+from aioray.wire.one_call import encode_call
 from aioray.wire.state import PACKAGE_PIECE_NBYTES
+from aioray.wire.values import object_id
 from aioray_node.gcs.package_desk import NAMESPACE
 from tests.node.stage import Peer, Stage
 
@@ -137,6 +141,31 @@ def test_what_cannot_be_had_is_named_with_the_reason(stage: Stage, tmp_path: pat
     driver.say(request(3))
     assert "unpacking it failed (status 1):\nunpack: not a gzip file" in lost(stage, driver)
     assert os.listdir(resources_dir(str(stage.session.dir))) == []
+
+
+@pytest.mark.parametrize("is_dead_at_once", [True, False])
+def test_a_detached_actor_has_its_package_kept_when_its_job_has_ended(
+    stage: Stage, tmp_path: pathlib.Path, is_dead_at_once: bool
+) -> None:
+    """
+    1. a driver sends a package, makes a detached actor with it, and goes: the store has it still
+    2. the actor ends: it is removed; at once where the actor was never alive
+    """
+    driver = stage.join(DRIVER)
+    send(stage, pieces(tmp_path))
+    actor_id = object_id(DRIVER, 1)
+    environment = Environment(working_dir=NAME).text()
+    call = encode_call(Call(0, "__init__", b""))
+    spec = ActorSpec(actor_id, "A", b"", call, {}, {}, DRIVER, detached=True, environment=environment)
+    if is_dead_at_once:
+        spec.error = error_value(ValueError("an argument"))
+    driver.say(Hold(DRIVER, [actor_id]), spec)
+    stage.settle()
+    driver.connection.close()
+    stage.settle()
+    assert len(stored(stage)) == (0 if is_dead_at_once else 2)
+    ask(stage, "kill_actor", actor_id=actor_id, reason="", no_restart=True)
+    assert stored(stage) == []
 
 
 def test_a_lease_that_waits_too_long_is_told_what_for(stage: Stage) -> None:

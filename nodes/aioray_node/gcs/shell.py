@@ -95,9 +95,9 @@ class ActorDesk:
 
     def _let_go(self, actor_id: bytes) -> None:
         """It is dead: nobody will construct it again, or go on from its checkpoint."""
+        actor = self._state.actors.get(actor_id)  # which may be the last that is known of it: perhaps nobody holds it
         self._objects.release_for(actor_id, [])
         self._objects.release_detached(actor_id)
-        actor = self._state.actors.get(actor_id)
         if actor is not None and actor.spec.detached:
             self.groups.actor_gone(actor_id)
             self.packages.feed(UserGone(actor_id))
