@@ -83,6 +83,14 @@ class Finder:
         listed = {*os.listdir(".")} - {"__pycache__"}
         return found(), sorted(listed), aioray.get_runtime_context().get_node_id() in os.getcwd()
 
+def named_there(directory):
+    os.mkdir(directory)
+    with open(directory + "/named.py", "w") as file:
+        print("VALUE = 7", file=file)
+    env = {"py_modules": [directory + "/named.py"]}
+    read = aioray.remote(lambda: __import__("named").VALUE)
+    return aioray.get(read.options(runtime_env=env, resources={"here": 0.1}).remote())
+
 source = os.environ["SOURCE"]
 init(runtime_env={"working_dir": source + "/dir", "py_modules": [source + "/part"], "excludes": ["*.bin"]})
 shutil.rmtree(source)
@@ -95,6 +103,7 @@ there = {"resources": {"there": 0.1}}
 assert aioray.get([task.options(**there).remote() for _ in range(10)]) == [("data", 5)] * 10
 actor = aioray.remote(Finder).options(name="finder", lifetime="detached", **there).remote()
 assert aioray.get(actor.found.remote()) == (("data", 5), ["brought.py", "data.txt"], True)
+assert aioray.get(aioray.remote(named_there).options(**there).remote(source)) == 7
 assert stored() == ["dir", "mod"]
 aioray.shutdown()
 """
@@ -119,7 +128,8 @@ def test_files_of_a_program_reach_machines_that_cannot_see_them_and_go_with_who_
     """
     1. a program names directories, and removes them: its tasks have what was there, and nothing is stored
     2. another machine joins: ten tasks and a detached actor have it there, in the session of that node
-    3. the program ends: the store keeps the packages for the actor, until that ends, too
+    3. what a task names there is found by one on the first machine
+    4. the program ends: the store keeps the packages for the actor, until that ends, too
     """
     if reason := why_not():
         pytest.skip(reason)
@@ -133,8 +143,9 @@ def test_files_of_a_program_reach_machines_that_cannot_see_them_and_go_with_who_
         (tmp_path / "source" / name).write_text(text)
     with Network(2) as network:
         here, there = network.machines
+        here.hide(there)
         there.hide(here)
-        address = here.start_head("--num-cpus=1")
+        address = here.start_head("--num-cpus=1", '--resources={"here": 1}')
         with here.program(FIRST, {"SOURCE": str(tmp_path / "source")}) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "join\n", process.communicate()

@@ -56,7 +56,12 @@ class ChildProcess:
                 cwd=directory,
                 start_new_session=True,  # one group: what it starts is killed with it
             )
-        self._pidfd = os.pidfd_open(self._process.pid)
+        try:
+            self._pidfd = os.pidfd_open(self._process.pid)
+        except OSError:  # no descriptor is free
+            self._kill_group()
+            self._process.wait()
+            raise
         reactor.register(self._pidfd, self)
         self._timer: Timer | None = None
         if limit_s is not None:
