@@ -115,6 +115,8 @@ class TaskSubmitter:
             lease.reserved = True  # what is behind it would come back, as a rule
         if len(lease.tasks) == 1:
             worker.connection.send_now(message)
+        elif type(message) is Repeat:
+            worker.connection.send_small(message, len(message.args))
         else:
             worker.connection.send(message)
 

@@ -85,7 +85,7 @@ class Replier:
         lock = self._runtime.reactor.lock
         lock.acquire()  # not `with`, which takes twice as long
         try:
-            connection.send(Done(call.seq, data, exec_us))
+            connection.send_small(Done(call.seq, data, exec_us), len(data))
             log = self.log
             if log is None:
                 return
