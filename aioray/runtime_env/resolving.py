@@ -52,7 +52,7 @@ class Environments:
         return Register(self._ask, self._user)
 
     def resolve(self, given: RuntimeEnv) -> str:
-        """An environment's text. Copies files that are not there yet, blocking; raises InvalidOptionError."""
+        """An environment's text. Copies or sends files that are not there yet, blocking; raises InvalidOptionError."""
         if not given:
             return self.own
         parent = Environment.of(self.own)
