@@ -178,7 +178,9 @@ class Runtime(Here):
         self.metrics.open()
         self.session_dir = welcome.session_dir
         session_dir = "" if self.is_far else welcome.session_dir
-        self.environments = Environments(self._own_environment, session_dir, self.config.runtime_env_max_nbytes)
+        self.environments = Environments(
+            self._own_environment, session_dir, self.config.runtime_env_max_nbytes, self.ask, self.owner_here
+        )
         if self.is_far:
             memory = FarMemory(welcome.capacity_nbytes, self._exchange, self._give_extent)
             self.memory, self.objects.bringing = memory, FarBringing(self, memory)
@@ -209,7 +211,7 @@ class Runtime(Here):
 
     def runtime_env(self) -> RuntimeEnv:
         """What this process was started with, and hands on; paths are those of the node's copies."""
-        return Environment.of(self.environments.own).as_given()
+        return Environment.of(self.environments.own).as_given(self.session_dir)
 
     def accelerator_ids(self) -> dict[str, list[str]]:
         """The devices that were given to what runs here, by the name of their resource."""

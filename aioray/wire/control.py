@@ -527,14 +527,30 @@ class Orphaned(Message, tag=65):
     req: int
 
 
-class MetricsTold(Message, tag=66):
+class SendPackage(Message, tag=66):
+    """Head -> node: bring a package of files that you have to the GCS's store, under this number."""
+
+    name: str
+    upload: str
+
+
+class PackageFound(Message, tag=67):
+    """Head -> node, which has asked: it lies in the GCS's store, as this upload, in so many pieces; or why not."""
+
+    name: str
+    upload: str = ""
+    pieces: int = 0
+    error: str = ""
+
+
+class MetricsTold(Message, tag=68):
     """Process -> node: what has changed of its metrics since the last time."""
 
     metrics: tuple[Metric, ...]
     left_out: int = 0  # how often something was told of a series that there was no room for
 
 
-class MetricInterval(Message, tag=67):
+class MetricInterval(Message, tag=69):
     """Node -> process: how often to tell of metrics."""
 
     interval_s: float
@@ -604,6 +620,8 @@ ControlMessage = (
     | TaskPace
     | DriverStarted
     | Orphaned
+    | SendPackage
+    | PackageFound
     | MetricsTold
     | MetricInterval
     | Heard

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 MAX_LIMIT = 10_000  # rows of an answer
 MAX_KEY_NBYTES, MAX_VALUE_NBYTES = 4096, 8 << 20
+PACKAGE_PIECE_NBYTES = 1 << 20  # of the pieces in which packages of files lie in the store; the last may be smaller
 Key = Annotated[bytes, Meta(min_length=1, max_length=MAX_KEY_NBYTES)]
 RequestId = Annotated[bytes, Meta(min_length=8, max_length=64)]
 FILTERS = ("=", "!=")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aioray.labels import NODE_ID
 from aioray.runtime.dialing import this_machine
+from aioray.wire.control import Answer
 from aioray.wire.gcs import NodeFacts
+from aioray.wire.values import process_id_of_node
 from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
 from aioray_node.gcs.checkpoints import CheckpointKeeper
@@ -81,7 +83,9 @@ class Desks:
         self._add_scheduling([gpu.device_id for gpu in found], started_at)
         segment = Segment(session.segment, session.capacity_nbytes)
         self._add_objects(segment, dialer, on_node_gone)
-        self.environments = EnvironmentDesk(reactor, str(session.dir), self.leases.go_on, self.leases.refuse)
+        self.environments = EnvironmentDesk(
+            reactor, str(session.dir), self.leases.go_on, self.leases.refuse, self._ask_head
+        )
         self.leases.environments = self.environments
         self.transfers = TransferDesk(
             reactor, self.store, segment, self._config, node_id=self.node_id, token=token, dialer=dialer, tls=tls
@@ -139,6 +143,7 @@ class Desks:
             self.actors,
             self.groups,
             self._peers.send,
+            self.environments.heard,
             self._own_gauges,
         )
 
@@ -197,6 +202,21 @@ class Desks:
             self._reactor, self.view, self.neighbours, bundles, self._peers.send, on_update
         )
         return desk
+
+    def _ask_head(self, what: str, then: Callable[[Answer], None], /, **args: Any) -> None:
+        """About packages, see `HeadLine`."""
+        if isinstance(self.actors, FarDirectory):
+            self.actors.ask_head(what, then, **args)
+            return
+
+        def ask() -> None:
+            try:
+                answer = Answer(0, self.state.tables.packages.answer(what, process_id_of_node(self.node_id), args))
+            except LookupError as exc:
+                answer = Answer(0, error=str(exc.args[0]))
+            then(answer)
+
+        self._reactor.call_soon(ask)
 
     def _own_gauges(self) -> tuple[Metric, ...]:
         import psutil  # late: nobody looks before an interval is over

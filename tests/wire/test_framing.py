@@ -209,8 +209,10 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         63 TaskPace interval_s room
         64 DriverStarted process_id namespace pid entrypoint started_at
         65 Orphaned oids req
-        66 MetricsTold metrics left_out
-        67 MetricInterval interval_s
+        66 SendPackage name upload
+        67 PackageFound name upload pieces error
+        68 MetricsTold metrics left_out
+        69 MetricInterval interval_s
         70 Heard count
     """
     found: list[str] = []

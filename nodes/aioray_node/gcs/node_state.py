@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING
 
 from aioray.wire.control import DriverStarted, ProcessEnded, TaskEvents
+from aioray.wire.values import PROCESS_ID_NBYTES, node_prefix
 from aioray_node.gcs.events.desks import TaskLogDesk
 from aioray_node.gcs.groups import GroupDesk
 from aioray_node.gcs.metrics.desks import MetricLogDesk
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from aioray.config import Config
     from aioray.runtime.reactor import Reactor
-    from aioray.wire.control import Hello, MetricsTold
+    from aioray.wire.control import Hello, MetricsTold, PackageFound, SendPackage
     from aioray.wire.gcs import MetricReport, TaskReport
     from aioray.wire.metrics import Metric
     from aioray_node.gcs.far import FarDirectory
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class NodeState:
-    """Every method is called with the reactor's lock held."""
+    """Every method is called with the reactor's lock held. to_own: what is for this node's own environments."""
 
     def __init__(
         self,
@@ -41,16 +43,20 @@ class NodeState:
         actors: ActorDesk | FarDirectory,
         groups: GroupDesk | FarGroups,
         send: Callable[[bytes, msgspec.Struct], None],
+        to_own: Callable[[SendPackage | PackageFound], None],
         look: Callable[[], tuple[Metric, ...]],
     ) -> None:
         self._reactor = reactor
         self._own_id = view.own_id
+        self._send = send
+        self._to_own = to_own
         self._actors = actors
         self._tasks = TaskLogDesk(reactor, config, send)
         self._metrics = MetricLogDesk(reactor, config, send, look)
         self._tables: StateDesk | None = None
         if isinstance(actors, ActorDesk) and isinstance(groups, GroupDesk):
-            self._tables = StateDesk(reactor, config, view, actors, groups)
+            self._tables = StateDesk(reactor, config, view, actors, groups, self._tell_node)
+            actors.packages = self._tables.packages
             view.subscribe(self._on_news)
             self._tasks.connected(self._to_own_table)
             self._metrics.connected(self._to_own_metrics)
@@ -63,6 +69,12 @@ class NodeState:
         if self._tables is None:
             raise LookupError("this node is not the head, which keeps the tables of the cluster")
         return self._tables
+
+    def _tell_node(self, prefix: bytes, message: SendPackage | PackageFound) -> None:
+        if prefix == node_prefix(self._own_id):
+            self._reactor.call_soon(functools.partial(self._to_own, message))
+        else:
+            self._send(prefix + bytes(PROCESS_ID_NBYTES - len(prefix)), message)
 
     def told(self, process: bytes, events: TaskEvents | MetricsTold) -> None:
         """A process of this node tells of tasks, or of metrics."""

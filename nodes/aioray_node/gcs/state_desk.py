@@ -15,6 +15,8 @@ from aioray_node.gcs.events import task_table
 from aioray_node.gcs.events.desks import TaskTableDesk
 from aioray_node.gcs.metrics import metric_table
 from aioray_node.gcs.metrics.desks import MetricTableDesk
+from aioray_node.gcs.package_desk import PackageDesk
+from aioray_node.gcs.packages import NodeGone, UserGone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,10 +31,16 @@ if TYPE_CHECKING:
 
 
 class StateDesk:
-    """Every method is called with the reactor's lock held."""
+    """Every method is called with the reactor's lock held. `tell`: see `PackageDesk`."""
 
     def __init__(
-        self, reactor: Reactor, config: Config, view: ClusterView, actors: ActorDesk, groups: GroupDesk
+        self,
+        reactor: Reactor,
+        config: Config,
+        view: ClusterView,
+        actors: ActorDesk,
+        groups: GroupDesk,
+        tell: Callable[[bytes, Any], None],
     ) -> None:
         self.tasks = TaskTableDesk(reactor, config)
         self.metrics = MetricTableDesk(reactor, config)
@@ -41,6 +49,12 @@ class StateDesk:
         self._view = view
         self._actors = actors
         self._groups = groups
+        self.packages = PackageDesk(view, self._kv, tell, self._is_alive)
+
+    def _is_alive(self, user: bytes) -> bool:
+        """Whether a job is, or an actor."""
+        actor = self._actors.table.actors.get(user)
+        return jobs.is_running(self._jobs, user) or (actor is not None and actor.state != "dead")
 
     # what happens
 
@@ -49,13 +63,18 @@ class StateDesk:
 
     def driver_ended(self, process: bytes) -> None:
         if jobs.ended(self._jobs, process, time.time()):
-            self.tasks.job_ended(process)
+            self._job_ended(process)
+
+    def _job_ended(self, job_id: bytes) -> None:
+        self.tasks.job_ended(job_id)
+        self.packages.feed(UserGone(job_id))
 
     def node_died(self, node_id: str) -> None:
         self.tasks.node_died(node_id)
         self.metrics.node_died(node_id)
         for job_id in jobs.node_gone(self._jobs, node_prefix(node_id), time.time()):
-            self.tasks.job_ended(job_id)
+            self._job_ended(job_id)
+        self.packages.feed(NodeGone(node_prefix(node_id)))
 
     # questions
 
