@@ -329,6 +329,15 @@ def test_what_nodes_hold_of_the_dead_is_not_passed_on_to_further_nodes(net: Net)
     assert line.said == [Ack(3)]
 
 
+def test_nodes_that_hold_things_of_one_another_do_not_ask_each_other_without_end(net: Net) -> None:
+    here = Here(net, reads_neighbours=True)
+    here.say(ANN, Hold(ANN, [object_id(worker_process_id(THERE, 1), 1)]))
+    there, line = process_id_of_node(THERE), Line()
+    here.router.handle_node(there, line, Hold(there, [object_id(ANN, 1)], 3))
+    assert line.said == [Ack(3)]
+    assert here.told.asked == []
+
+
 def test_memory_that_cannot_be_opened_is_not_read(net: Net) -> None:
     here = Here(net, reads_neighbours=True)
     name, here.there.name = here.there.name, "/no-such-memory"

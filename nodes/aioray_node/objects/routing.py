@@ -141,7 +141,8 @@ class ObjectRouter:
         That is of what was said before without asking for it, too.
         """
         self._store.feed(directory.Held(holder, oids))
-        orphans = self._orphans_among(holder, oids)
+        is_of_node = holder == home_of(holder) + bytes(4)  # which says it to all who count: nobody asks on
+        orphans = [] if is_of_node else self._orphans_among(oids)
         beside = self._beside() if orphans else []  # the bytes lie with one of these
         for oid in orphans:
             self._orphans.setdefault(oid, set()).update(beside)
@@ -149,7 +150,7 @@ class ObjectRouter:
             for prefix in beside:
                 self.neighbours.send(prefix, Hold(self._own_id, orphans))
             return
-        homes: dict[bytes, list[bytes]] = {prefix: [] for prefix in self._unconfirmed}
+        homes: dict[bytes, list[bytes]] = {} if is_of_node else {prefix: [] for prefix in self._unconfirmed}
         homes.update({prefix: list(orphans) for prefix in beside})
         for oid in oids:
             if not self._is_home(oid) and home_of(oid) not in self._state.dead:
@@ -178,9 +179,9 @@ class ObjectRouter:
 
         self.neighbours.ask(home, lambda number: Hold(self._own_id, oids, number), answered)
 
-    def _orphans_among(self, holder: bytes, oids: list[bytes]) -> list[bytes]:
-        """Those whose home is dead, and which lie elsewhere. What nodes hold, they hold where it lies already."""
-        if not self._reads_neighbours or holder == home_of(holder) + bytes(4):
+    def _orphans_among(self, oids: list[bytes]) -> list[bytes]:
+        """Those whose home is dead, and which lie elsewhere."""
+        if not self._reads_neighbours:
             return []
         return [oid for oid in oids if home_of(oid) in self._state.dead and not self._store.has(oid)]
 
