@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sys.exit(given.run(given))
     except InvalidOptionError as exc:
+        if exc.option in vars(given):  # as it is written here, not as in Python
+            exc.option = f"--{exc.option.replace('_', '-')}"
         print(f"aioray: {exc}", file=sys.stderr)
         sys.exit(2)
     except (RayError, ConnectionError) as exc:

@@ -162,10 +162,12 @@ class ActorCaller:
             record.sent = True
             flight[record.seq] = record
             message = self._message(process, line, record, wired)
-            if len(flight) > 1:
-                connection.send(message)
-            else:
+            if len(flight) == 1:
                 connection.send_now(message)
+            elif type(message) is Repeat:
+                connection.send_small(message, len(message.args))
+            else:
+                connection.send(message)
 
     def _message(
         self, process: ActorProcess, line: ActorLine, record: ActorCallRecord, wired: Sequence[tuple[int, Value]]

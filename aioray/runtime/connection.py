@@ -13,6 +13,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any
 
+from aioray.wire.calls import Batch
 from aioray.wire.framing import WireError, announced_nbytes, append_frame, split_frames
 
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     import msgspec
 
     from aioray.runtime.reactor import Reactor
+    from aioray.wire.calls import Done, Repeat
 
 _log = logging.getLogger("aioray")
 
+_AROUND_NBYTES = 16  # what a small message has around its data, about
 _FLUSH_NBYTES = 4096  # more than that is written at once: the peer can begin while we go on
 _SOCKET_BUFFER_NBYTES = 1 << 20
 _ACCEPT_AGAIN_S = 0.1
@@ -96,6 +99,20 @@ def peer_is_us(sock: socket.socket) -> bool:
     return uid in (os.getuid(), 0)
 
 
+def _each(messages: list[Any]) -> list[Any]:
+    """Those in batches, too."""
+    if len(messages) == 1:
+        single: list[Any] = messages[0].messages
+        return single
+    found: list[Any] = []
+    for message in messages:
+        if type(message) is Batch:
+            found += message.messages
+        else:
+            found.append(message)
+    return found
+
+
 class Connection:
     """Messages in, messages out. Every method is called with the reactor's lock held.
 
@@ -108,6 +125,8 @@ class Connection:
         "_inbox",
         "_out",
         "_reactor",
+        "_small",
+        "_small_nbytes",
         "_sock",
         "_unheard",
         "_writing",
@@ -135,6 +154,8 @@ class Connection:
         self._decoder = decoder
         self._inbox = bytearray()
         self._out = bytearray(preface)
+        self._small: list[Done | Repeat] = []  # after what is in `_out`
+        self._small_nbytes = 0
         self._writing = False  # the socket is full: epoll says when it is not
         self._unheard = False  # the peer reads no more
         self.on_messages = on_messages
@@ -150,6 +171,8 @@ class Connection:
         """Queue one message; it is written at the end of this turn."""
         if self.closed or self._unheard:
             return
+        if self._small:
+            self._gather_small()
         out = self._out
         if not out:
             self._reactor.mark_dirty(self)
@@ -157,13 +180,32 @@ class Connection:
         if len(out) > _FLUSH_NBYTES and not self._writing:
             self.flush()
 
+    def send_small(self, message: Done | Repeat, nbytes: int) -> None:
+        """The same for the two kinds of message of which there are many, and which can always be encoded.
+
+        They travel together, as a Batch. nbytes: of the data inside.
+        """
+        if self.closed or self._unheard:
+            return
+        small = self._small
+        if not (small or self._out):
+            self._reactor.mark_dirty(self)
+        small.append(message)
+        self._small_nbytes += nbytes + _AROUND_NBYTES
+        if self._small_nbytes > _FLUSH_NBYTES and not self._writing:
+            self.flush()
+
+    def _gather_small(self) -> None:
+        small, self._small, self._small_nbytes = self._small, [], 0
+        append_frame(self._out, small[0] if len(small) == 1 else Batch(small))
+
     def limit_buffer(self, nbytes: int) -> None:
         """How much the kernel takes that the peer has not read."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, nbytes)
 
     def send_now(self, message: msgspec.Struct) -> None:
         """Write one message at once: the peer is idle, and can begin while we go on."""
-        if self._out or self.closed or self._unheard:
+        if self._out or self._small or self.closed or self._unheard:
             self.send(message)
             return
         append_frame(self._out, message)
@@ -171,6 +213,8 @@ class Connection:
 
     def flush(self) -> None:
         """Write what the socket takes now; the rest follows when it is writable."""
+        if self._small and not self._writing:
+            self._gather_small()
         out = self._out
         if not out or self._writing or self.closed:
             return
@@ -199,7 +243,7 @@ class Connection:
         if not self.closed:
             writable.register(self._sock, select.POLLOUT)
         give_up_at = time.monotonic() + patience_s
-        while self._out and not self.closed and time.monotonic() < give_up_at:
+        while (self._out or self._small) and not self.closed and time.monotonic() < give_up_at:
             if meanwhile is not None:
                 meanwhile()
             # One read by the peer need not make the socket writable, so with one in this thread we do not wait for it.
@@ -238,6 +282,8 @@ class Connection:
                     return  # a large frame, still on its way
                 data = inbox
             messages, taken = split_frames(data, self._decoder)
+            if Batch in map(type, messages):
+                messages = _each(messages)
         except WireError as exc:
             self.sent_rubbish = True
             self._lost(str(exc))
@@ -279,6 +325,7 @@ class Connection:
     def detach(self) -> tuple[socket.socket, bytes]:
         """Give the socket away, with what has come of a message that is not whole yet. Nothing is left to be sent."""
         assert not self._out, "what was to be sent would be lost"
+        assert not self._small, "what was to be sent would be lost"
         self.closed = True
         self._reactor.unregister(self._sock.fileno())
         return self._sock, bytes(self._inbox)

@@ -59,6 +59,7 @@ class KeyQueue:
     max_depth: int = 1000
     environment: str = ""  # what its workers are started with
     strategy: Any = None  # on which nodes, as in a LeaseRequest
+    is_spread: bool = False  # a worker is not kept for what may come: that is to go to the next node
     waiting: collections.deque[Any] = field(default_factory=collections.deque)
     leases: dict[int, Lease] = field(default_factory=dict)
     open: collections.deque[Lease] = field(default_factory=collections.deque)
@@ -146,6 +147,10 @@ class KeyQueue:
         asked = max(wanted, len(self.requested))
         self.enough = asked * each if asked < _MAX_REQUESTS else _ENDLESS
         return asked - len(self.requested)
+
+    def is_done_with(self, lease: Lease) -> bool:
+        """Whether a lease that has no task goes back at once."""
+        return self.is_spread and not self.waiting and not lease.tasks
 
     def surplus(self, now: float, idle_s: float) -> tuple[list[int], list[int]]:
         """Leases to give back: granted ones that were idle for `idle_s`, and requests that nothing waits for."""

@@ -275,7 +275,7 @@ class Runtime(Here):
     def _dispatch(self, message: Any) -> None:
         match message:
             case LeaseGrant() | LeaseLost() | LeaseRecall() | Spill():
-                self.tasks.heard(message)
+                self.tasks.leases.heard(message)
             case ActorUpdate():
                 self.actors.updated(message)
             case GroupUpdate():

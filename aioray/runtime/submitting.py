@@ -25,7 +25,9 @@ def task_target(
     """A function with its options, as `submit_task` takes it; in `group`, if the options name none."""
     environment = runtime.environments.resolve(options.runtime_env)
     with runtime.reactor.lock:
-        queue = runtime.tasks.queue_for(options.demand(), environment, placement.with_group(options.strategy(), group))
+        queue = runtime.tasks.leases.queue_for(
+            options.demand(), environment, placement.with_group(options.strategy(), group)
+        )
     types = options.retry_exceptions
     exported = (
         runtime.exports.pickled(types, f"retry_exceptions of {function.name}") if types and types is not True else None

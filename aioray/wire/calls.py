@@ -138,6 +138,12 @@ class Repeat(msgspec.Struct, array_like=True, tag=12, gc=False):
     args: bytes
 
 
+class Batch(msgspec.Struct, array_like=True, tag=15, gc=False):
+    """Either way: many of the smallest messages, in order, in one frame. A frame for each costs more than they do."""
+
+    messages: list[Done | Repeat]
+
+
 CallMessage = (
     Greeting
     | Export
@@ -151,5 +157,6 @@ CallMessage = (
     | CloseStream
     | Pattern
     | Repeat
+    | Batch
     | PlanMessage
 )

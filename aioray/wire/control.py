@@ -14,7 +14,7 @@ from aioray.wire.events import TaskGroup
 from aioray.wire.strategies import Selector, Strategy
 from aioray.wire.values import Value
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 
 class Message(msgspec.Struct, array_like=True):

@@ -58,6 +58,15 @@ async def test_what_is_spread_goes_round(nothing_left: None) -> None:
         assert collections.Counter(went) == {node.node_id: 2 for node in cluster.nodes}
 
 
+async def test_what_is_spread_goes_round_even_one_after_the_other(nothing_left: None) -> None:
+    """The worker of the one before would be free."""
+    many = {"num_cpus": 4}
+    async with HandFedCluster(many, many, many) as cluster:
+        at = aioray.remote(where).options(scheduling_strategy="SPREAD")
+        went = [await at.remote() for _ in range(6)]
+        assert collections.Counter(went) == {node.node_id: 2 for node in cluster.nodes}
+
+
 def sum_below(depth: int) -> int:
     """Each waits for its two children, on whichever node they are."""
     if not depth:

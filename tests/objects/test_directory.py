@@ -259,7 +259,7 @@ class Directory(RuleBasedStateMachine):
 
 
 TestDirectory = Directory.TestCase
-TestDirectory.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestDirectory.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 
 
 COPY = Value(nbytes=640, offset=64, oid=THING)

@@ -28,7 +28,7 @@ def double(n: int) -> int:
 def test_ctrl_c_while_replies_are_handled_loses_none_of_them(
     ray: Any, monkeypatch: pytest.MonkeyPatch, blocking: str
 ) -> None:
-    handle = TaskSubmitter._on_messages
+    handle = TaskSubmitter.heard_from_worker
     batches = 0
 
     def interrupted(self: TaskSubmitter, *args: Any) -> None:
@@ -38,7 +38,7 @@ def test_ctrl_c_while_replies_are_handled_loses_none_of_them(
             os.kill(os.getpid(), signal.SIGINT)
         handle(self, *args)
 
-    monkeypatch.setattr(TaskSubmitter, "_on_messages", interrupted)
+    monkeypatch.setattr(TaskSubmitter, "heard_from_worker", interrupted)
     task = ray.remote(double)
     refs = [task.remote(n) for n in range(2000)]
     wait: Callable[[], Any] = (

@@ -17,8 +17,9 @@ from aioray.runtime.connection import Connection, Listener, dial, peer_is_us
 from aioray.runtime.dialing import Dialer
 from aioray.runtime.link import SideChannel
 from aioray.runtime.reactor import Reactor
+from aioray.wire.calls import Batch, Cancel, Done, GiveBack, Repeat
 from aioray.wire.control import Ack, Answer, Hello, Notice, Query, Welcome
-from aioray.wire.framing import MAX_FRAME_NBYTES, append_frame, control_decoder, split_frames
+from aioray.wire.framing import MAX_FRAME_NBYTES, append_frame, call_decoder, control_decoder, split_frames
 
 if TYPE_CHECKING:
     import pathlib
@@ -39,11 +40,13 @@ def reactor() -> Iterator[Reactor]:
 class End:
     """One end of a connection, and what it heard."""
 
-    def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
+    def __init__(
+        self, reactor: Reactor, sock: socket.socket, decoder: msgspec.msgpack.Decoder[Any] = control_decoder
+    ) -> None:
         self.messages: list[Any] = []
         self.reasons: list[str] = []
         with reactor.lock:
-            self.connection = Connection(reactor, sock, control_decoder, self._on_messages, self._on_close)
+            self.connection = Connection(reactor, sock, decoder, self._on_messages, self._on_close)
 
     def _on_messages(self, _: Connection, messages: list[Any]) -> None:
         self.messages += messages
@@ -83,6 +86,40 @@ def test_messages_of_one_turn_travel_in_one_write(reactor: Reactor, pair: tuple[
         peer.recv(1)
     reactor.flush()
     assert peer.recv(1000) == frame(Ack(1)) + frame(Ack(2)) + frame(Ack(3))
+
+
+def test_small_messages_travel_together_and_keep_their_place_among_the_others(
+    reactor: Reactor, pair: tuple[End, socket.socket]
+) -> None:
+    """
+    1. several in a row are one frame, one alone is as ever
+    2. what is sent between them comes between them
+    3. so many that the socket is full for a while: all come, in order
+    """
+    end, theirs = pair
+    with reactor.lock:
+        end.connection.send_small(Done(1, b"one", 9), 3)
+    reactor.flush()
+    assert theirs.recv(1 << 16) == frame(Done(1, b"one", 9))
+    sent = [Done(2, b"", 1), Repeat(3, 5, b"args"), Cancel(3), Done(4, b"x", 0), GiveBack([5]), Repeat(6, 5, b"")]
+    with reactor.lock:
+        for message in sent:
+            if isinstance(message, Done | Repeat):
+                end.connection.send_small(message, 4)
+            else:
+                end.connection.send(message)
+    reactor.flush()
+    assert theirs.recv(1 << 16) == b"".join(map(frame, [Batch([sent[0], sent[1]]), *sent[2:]]))  # type: ignore[list-item]
+    other = End(reactor, theirs.dup(), call_decoder)
+    many = [Done(seq, bytes(1000), 7) for seq in range(5000)]
+    with reactor.lock:
+        for message in many:
+            end.connection.send_small(message, 1000)
+        end.connection.send(GiveBack([5001]))
+    reactor.run_until(lambda: len(other.messages) > len(many))
+    assert other.messages == [*many, GiveBack([5001])]
+    with reactor.lock:
+        other.connection.close()
 
 
 def test_many_megabytes_reach_a_slow_reader_whole(reactor: Reactor, pair: tuple[End, socket.socket]) -> None:

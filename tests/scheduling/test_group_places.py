@@ -344,4 +344,4 @@ class Places(RuleBasedStateMachine):
 
 
 TestPlaces = Places.TestCase
-TestPlaces.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+TestPlaces.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)

@@ -223,12 +223,16 @@ def test_selectors_are_tried_in_order() -> None:
 def test_why_no_node_will_do_names_what_is_asked_and_the_best_node() -> None:
     nodes = {"a": node({"k": "1"}), "b": node({"k": "2", "z": "1"})}
     assert choose(wish(selectors({"k": "3", "z": "1"})), nodes, A) == Infeasible(
-        "needs a node with k=3, z=1, node b has k=2, z=1"
+        "needs a node with k=3, z=1, the best node, b, has k=2, z=1"
     )
     assert choose(wish(selectors({"k": "9"}, {"k": "!in(1,2)"}), CPU=1), nodes, A) == Infeasible(
-        "needs a node with k=9, this node has k=1; else needs a node with k not in (1, 2), this node has k=1"
+        "needs a node with k=9, the best node, a, has k=1;"
+        " else needs a node with k not in (1, 2), the best node, a, has k=1"
     )
-    assert choose(wish(selectors({"k": "1"}), CPU=8), nodes, A) == Infeasible("needs 8 CPU, this node has 4")
+    assert choose(wish(selectors({"k": "1"}), CPU=8), nodes, A) == Infeasible("needs 8 CPU, the best node, a, has 4")
+    nodes["c"] = node({}, CPU=6)
+    assert choose(wish(CPU=8), nodes, A) == Infeasible("needs 8 CPU, the best node, c, has 6"), "it lacks the least"
+    assert choose(wish(CPU=8), {"a": nodes["a"]}, A) == Infeasible("needs 8 CPU, this node has 4")
     assert choose(wish(), {}, A) == Infeasible("needs a node, and there is none")
 
 

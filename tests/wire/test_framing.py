@@ -51,6 +51,7 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.CloseStream(7, 1), "930a0701"),
     (calls.Pattern(5, Call(0, "f", b"")), "930b05dc00120300a166c400909001a0cb3ff0000000000000c200a000a000c0c0c2"),
     (calls.Repeat(7, 5, b"args"), "940c0705c40461726773"),
+    (calls.Batch([calls.Done(7, b"r", 9), calls.Repeat(8, 5, b"a")]), "920f92940507c4017209940c0805c40161"),
     (plans.Link(b"p", -1, 2), "940dc40170ff02"),
     (plans.Passed(7, 1, b"v"), "970e0701c4017690c0c400"),
 ]
@@ -115,6 +116,8 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
         annotations |= getattr(cls, "__annotations__", {})
     if kind is calls.Pattern:
         return st.builds(kind, integer, _strategy(Call))
+    if kind is calls.Batch:
+        return st.builds(kind, st.lists(_strategy(calls.Done) | _strategy(calls.Repeat), max_size=3))
     if kind is control.HostActor:
         return st.builds(kind, _strategy(control.ActorSpec), integer)
     return st.builds(kind, *(by_type[annotations[name]] for name in kind.__struct_fields__))
@@ -210,7 +213,7 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         found += [str(kind.__struct_config__.tag), kind.__name__, *kind.__struct_fields__]
     # Appended fields are fine: add them here. Anything else needs a new PROTOCOL_VERSION.
     assert found == pinned.split()
-    assert control.PROTOCOL_VERSION == 5
+    assert control.PROTOCOL_VERSION == 6
     assert frame(Ack(5)).hex() == "03000000920e05"
     assert frame(control.Blocked(True)).hex() == "030000009207c3"
 

@@ -241,26 +241,31 @@ def _why_not_there(wish: Wish, terms: Selector, node_id: str, alive: Nodes, here
     if node_id not in alive:
         return f"was to run on node {node_id}, which does not exist, or not any more"
     node = alive[node_id]
-    return f"was to run on node {node_id}, but {'; '.join(_lacks(wish, terms, node_id, node, here))}"
+    return f"was to run on node {node_id}, but {'; '.join(_lacks(wish, terms, node, _name_of(node_id, here)))}"
 
 
 def _why_nowhere(wish: Wish, terms: Selector, alive: Nodes, here: Here) -> str:
-    """What the best node lacks: that which misses the fewest conditions, and then the fewest resources."""
+    """What the best node lacks: which misses the fewest conditions, then the fewest resources, then least of them."""
     if not alive:
         return "needs a node, and there is none"
 
-    def rank(node_id: str) -> tuple[int, int, bool, str]:
+    def rank(node_id: str) -> tuple[int, int, float, bool, str]:
         node = alive[node_id]
         missed = sum(not holds(term, node.labels) for term in terms)
-        short = sum(amount > node.resources.total.get(name, 0) for name, amount in wish.demand.items())
-        return (missed, short, node_id != here.node_id, node_id)
+        missing = [1 - node.resources.total.get(name, 0) / amount for name, amount in wish.demand.items() if amount]
+        short = [part for part in missing if part > 0]
+        return (missed, len(short), sum(short), node_id != here.node_id, node_id)
 
     best = min(alive, key=rank)
-    return "; ".join(_lacks(wish, terms, best, alive[best], here))
+    whose = f"the best node, {best}," if len(alive) > 1 else _name_of(best, here)
+    return "; ".join(_lacks(wish, terms, alive[best], whose))
 
 
-def _lacks(wish: Wish, terms: Selector, node_id: str, node: NodeView, here: Here) -> list[str]:
-    whose = "this node" if node_id == here.node_id else f"node {node_id}"
+def _name_of(node_id: str, here: Here) -> str:
+    return "this node" if node_id == here.node_id else f"node {node_id}"
+
+
+def _lacks(wish: Wish, terms: Selector, node: NodeView, whose: str) -> list[str]:
     lacks = []
     if not matches(terms, node.labels):
         has = labels_in_words(node.labels, (term.key for term in terms))

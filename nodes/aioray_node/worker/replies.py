@@ -85,7 +85,7 @@ class Replier:
         lock = self._runtime.reactor.lock
         lock.acquire()  # `with` takes twice as long. A cancel spares who has the lock: it raises nothing before `try`
         try:
-            connection.send(Done(call.seq, data, exec_us))
+            connection.send_small(Done(call.seq, data, exec_us), len(data))
             log = self.log
             if log is None:
                 return
@@ -111,7 +111,7 @@ class Replier:
     ) -> None:
         """The call raised; `retry`: what its options call worth another try."""
         self._note(connection, call, exec_us, actor, type(exc).__name__)
-        name = call.name or call.fn
+        name = call.name or (call.fn if actor is None else f"{actor.spec.cls}.{call.fn}")
         value, serialized = serialized_error(exc if _is_ours(exc) else task_error(exc, name))
         exc.__traceback__ = None  # its frames hold the arguments
         held = bool(value.refs and call.num_returns)
