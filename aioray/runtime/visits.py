@@ -33,7 +33,8 @@ class Visit:
 class Visits:
     """Which lease is whose to give. Called with the reactor's lock held.
 
-    is_home: whether a node is our own, to which `home` leads. on_message: with what a node says; on_lost: with a node that is gone, and the leases that went with it.
+    is_home: whether a node is our own, to which `home` leads. on_message: with what a node says; on_lost: with a node
+    that is gone, and the leases that went with it.
     """
 
     def __init__(
