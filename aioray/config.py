@@ -80,6 +80,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     task_events_cleaning_interval_ms: Annotated[float, Meta(ge=1)] = 10_000.0
     # it keeps so many of each job.
     task_events_max_per_job: Count = 5_000
+    # What has changed of metrics is told by each process to its node, and by nodes to the GCS, this often; 0: never.
+    # Where the GCS has too much to do, less often.
+    metrics_report_interval_ms: Milliseconds = 10_000.0
+    # So many metrics, each with certain tags, a node keeps, and the GCS; the rest is added up together.
+    metrics_max_series: Count = 10_000
     # What the key-value store of the GCS may hold, keys and values together.
     gcs_kv_max_nbytes: Nbytes = 256 * 1024 * 1024
     # The piece of arena a process asks its node for at a time, to fill with small puts.

@@ -15,7 +15,6 @@ _BY_MODULE = {
         "tune": "the library",
     },
     "aioray.util": {
-        "metrics": "metrics",
         "rpdb": "a debugger that attaches",
     },
 }

@@ -13,6 +13,7 @@ _ENDS = "tests/api/test_small_errors.py::test_"
 _ERRORS = "tests/api/test_errors.py::test_"
 _FUTURES = "tests/asyncio_face/test_futures.py::test_"
 _GPUS = "tests/processes/test_gpus.py::test_"
+_METRICS = "tests/util/test_metrics.py::test_"
 _GROUPS = "tests/api/test_placement_groups.py::test_"
 _STATE = "tests/util/test_state.py::test_"
 _ITER = "tests/util/test_iter.py::test_"
@@ -154,6 +155,7 @@ NAMES: dict[str, dict[str, str]] = {
         _ITER + "items_are_dealt_out_in_turn_and_ranges_in_stretches": "iter",
         _ITER + "accelerators_have_rays_names": "accelerators",
         _STATE + "what_becomes_of_tasks_is_told": "state",
+        _METRICS + "what_driver_tasks_and_actors_count_is_added_up": "metrics",
     },
     "aioray.util.actor_group": {_UTIL + "a_group_is_called_as_one": "ActorGroup"},
     "aioray.util.iter": {
@@ -164,6 +166,9 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "aioray.util.joblib": {
         "tests/util/test_joblib.py::test_parallel_calls_run_on_the_cluster": "register_ray register_aioray",
+    },
+    "aioray.util.metrics": {
+        _METRICS + "what_driver_tasks_and_actors_count_is_added_up": "Counter Gauge Histogram prometheus_text",
     },
     "aioray.util.multiprocessing": {
         "tests/util/test_multiprocessing.py::test_apply_calls_with_positional_and_named_arguments": "Pool",

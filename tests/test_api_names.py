@@ -49,11 +49,12 @@ PRESENT = {
         ActorPool as_completed map_unordered inspect_serializability register_serializer deregister_serializer
         list_named_actors get_node_ip_address ActorGroup Executor log_once tqdm
         placement_group placement_group_table get_placement_group get_current_placement_group remove_placement_group
-        queue multiprocessing joblib collective actor_group iter accelerators state
+        queue multiprocessing joblib collective actor_group iter accelerators state metrics
         """,
     "aioray.util.actor_group": "ActorGroup",
     "aioray.util.iter": "from_items from_range from_iterators from_actors ParallelIterator LocalIterator",
     "aioray.util.joblib": "register_ray register_aioray",
+    "aioray.util.metrics": "Counter Gauge Histogram prometheus_text",
     "aioray.util.multiprocessing": "Pool",
     "aioray.util.placement_group": """
         PlacementGroup placement_group placement_group_table get_placement_group get_current_placement_group
@@ -90,7 +91,7 @@ LATER = {
         timeline progress data tune serve train job_submission autoscaler integrations
         """,
     "aioray.util": """
-        metrics rpdb
+        rpdb
         """,
 }
 

@@ -8,11 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PURE_NAMES = {
-    "abroad.py", "actors.py", "arena.py", "bundle_policy.py", "bundles.py", "candidates.py", "core.py", "demands.py",
-    "described.py", "devices.py", "directory.py", "echoes.py", "extents.py", "flight.py", "functions.py",
-    "group_places.py", "hosts.py", "iter_steps.py", "jobs.py", "kv.py", "labels.py", "lines.py", "members.py",
-    "pipeline.py", "placement/*.py", "policy.py", "preamble.py", "pulls.py", "reach.py", "recalls.py",
-    "records.py", "resources.py", "rows.py", "schedule.py", "sources.py", "task_log.py", "task_table.py", "view.py",
+    "abroad.py", "actors.py", "arena.py", "book.py", "bundle_policy.py", "bundles.py", "candidates.py", "core.py",
+    "demands.py", "described.py", "devices.py", "directory.py", "echoes.py", "extents.py", "fetching.py", "flight.py",
+    "functions.py", "gcs/packages.py", "group_places.py", "hosts.py", "iter_steps.py", "jobs.py", "kv.py",
+    "labels.py", "lines.py", "members.py", "metric_log.py", "metric_table.py", "own.py", "pacing.py", "pipeline.py",
+    "placement/*.py", "policy.py", "preamble.py", "pulls.py", "reach.py", "recalls.py", "records.py", "resources.py",
+    "rows.py", "schedule.py", "sources.py", "task_log.py", "task_table.py", "view.py", "window.py",
     *(
         f"scheduling/{name}.py"
         for name in ("arrivals", "checks", "events", "explaining", "leases_in_groups", "placing", "spilling", "state")

@@ -18,6 +18,7 @@ EXPECTED = [
     "True\n",
     "3.0\n8.0\n[True, True, False]\n",
     "failed\nwork ZeroDivisionError ",
+    """['aioray_pages_total{outcome="gone"} 1.0', 'aioray_pages_total{outcome="ok"} 3.0']""",
     "fetched\nanswer its time was up",
     "[0, 30, 60, 90, 120]\n",
     "5\n10\n",
@@ -25,7 +26,7 @@ EXPECTED = [
 
 
 def test_readme_shows_an_async_program_and_sync_ones() -> None:
-    assert len(PROGRAMS) == len(EXPECTED) == 11
+    assert len(PROGRAMS) == len(EXPECTED) == 12
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -41,6 +42,7 @@ def test_readme_shows_an_async_program_and_sync_ones() -> None:
         "groups",
         "nodes",
         "events",
+        "metrics",
         "failing",
         "compiled",
         "actors",

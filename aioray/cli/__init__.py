@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import aioray
-from aioray.cli import listing, nodes, status
+from aioray.cli import listing, metrics, nodes, status
 from aioray.exceptions import InvalidOptionError, RayError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     nodes.add_commands(commands)
     status.add_command(commands)
     listing.add_commands(commands)
+    metrics.add_command(commands)
     given = parser.parse_args(arguments)
     try:
         sys.exit(given.run(given))

@@ -53,8 +53,7 @@ class GroupClient:
         """Ask for a group; its id. Raises ValueError when the name is taken."""
         runtime = self._runtime
         runtime.require_open()
-        actor = runtime.actor_here()
-        owner = actor.actor_id if actor is not None and actor.detached else runtime.job_here()
+        owner = runtime.owner_here()
         namespace = runtime.namespace_here()
         with runtime.reactor.lock:  # the node hears of groups in the order of their numbers
             group_id = object_id(runtime.process_id, runtime.next_seq())

@@ -39,6 +39,11 @@ class Here:
         """The driver for which this thread, or this coroutine, works."""
         return self.job_id
 
+    def owner_here(self) -> bytes:
+        """With whom goes what is made here for others: that driver, or the detached actor that this works for."""
+        actor = self.actor_here()
+        return actor.actor_id if actor is not None and actor.detached else self.job_here()
+
     def namespace_here(self) -> str:
         """Where actors are named, and looked for, that say nothing else."""
         return self.namespace

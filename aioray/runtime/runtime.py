@@ -29,6 +29,7 @@ from aioray.runtime.groups import GroupClient
 from aioray.runtime.here import Here
 from aioray.runtime.link import NodeLink, SideChannel
 from aioray.runtime.loop_callbacks import LoopCallbacks
+from aioray.runtime.metric_reporter import MetricReporter
 from aioray.runtime.objects import ObjectTable, serialize_value
 from aioray.runtime.overtime import Overtime
 from aioray.runtime.serialization import load_plain
@@ -52,6 +53,7 @@ from aioray.wire.control import (
     LeaseLost,
     LeaseRecall,
     LogLines,
+    MetricInterval,
     Notice,
     Query,
     Reserve,
@@ -131,6 +133,7 @@ class Runtime(Here):
         self.objects = ObjectTable(self)
         self.streams = Streams(self)
         self.reporter = TaskReporter(self)
+        self.metrics = MetricReporter(self)
         self.tasks = TaskSubmitter(self)
         self.actors = ActorCaller(self)
         self.groups = GroupClient(self)
@@ -172,9 +175,12 @@ class Runtime(Here):
     def welcome(self, welcome: Welcome) -> None:
         """The node let us in."""
         self.node_id = welcome.node_id
+        self.metrics.open()
         self.session_dir = welcome.session_dir
         session_dir = "" if self.is_far else welcome.session_dir
-        self.environments = Environments(self._own_environment, session_dir, self.config.runtime_env_max_nbytes)
+        self.environments = Environments(
+            self._own_environment, session_dir, self.config.runtime_env_max_nbytes, self.ask, self.owner_here
+        )
         if self.is_far:
             memory = FarMemory(welcome.capacity_nbytes, self._exchange, self._give_extent)
             self.memory, self.objects.bringing = memory, FarBringing(self, memory)
@@ -205,7 +211,7 @@ class Runtime(Here):
 
     def runtime_env(self) -> RuntimeEnv:
         """What this process was started with, and hands on; paths are those of the node's copies."""
-        return Environment.of(self.environments.own).as_given()
+        return Environment.of(self.environments.own).as_given(self.session_dir)
 
     def accelerator_ids(self) -> dict[str, list[str]]:
         """The devices that were given to what runs here, by the name of their resource."""
@@ -232,6 +238,8 @@ class Runtime(Here):
         """Fail what is pending, and refuse what is new. Safe to call twice."""
         if self.closed:
             return
+        with self.reactor.lock:
+            self.metrics.close()
         self.closed = True
         with self.reactor.lock:
             self.tasks.close(reason)
@@ -253,6 +261,11 @@ class Runtime(Here):
         self._side_channel.close()
         if self.node_id:
             self.memory.close()
+
+    def tell_all(self) -> None:
+        """Tell the node what it was not told of tasks and metrics: this process is about to end. The lock is held."""
+        self.reporter.tell()
+        self.metrics.tell()
 
     def disown(self) -> None:
         """In a forked child: the cluster is the parent's."""
@@ -286,6 +299,8 @@ class Runtime(Here):
                 self.canceller.for_borrower(message)
             case TaskPace():
                 self.reporter.paced(message)
+            case MetricInterval():
+                self.metrics.paced(message)
             case Notice(text):
                 self.log.warning("%s", text)
             case LogLines():

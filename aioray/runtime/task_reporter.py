@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from aioray.runtime.telling import Teller
 from aioray.wire.control import TaskEvents
 from aioray.wire.events import (
     MAX_NAME,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from aioray.runtime.task_records import Task
     from aioray.wire.control import TaskPace
 
-_AFTER_A_PAUSE_S = 0.1
 _MAX_COUNTED = 10_000  # tasks that wait and are counted by name; of more, only how many
 _MAX_TOLD = 100  # and that are told one by one
 _TASK_ID_NBYTES = 14
@@ -37,44 +37,22 @@ class Calls(Protocol):
     def running(self) -> list[TaskGroup]: ...
 
 
-class TaskReporter:
-    """Called with the reactor's lock held. Its timer runs only when there is something to tell."""
+class TaskReporter(Teller):
+    """Called with the reactor's lock held."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self.interval_s = runtime.config.task_events_reporting_interval_ms / 1000
+        super().__init__(runtime, runtime.config.task_events_reporting_interval_ms / 1000)
         self.room = runtime.config.task_events_report_max
-        self.is_on = self.interval_s > 0
-        self.armed = not self.is_on  # then nobody arms it
         self.calls: Calls | None = None
-        self._told_at = 0.0
         self._told: list[tuple[object, ...]] = []  # what waited then
-
-    def arm(self) -> None:
-        """There is something to tell: soon after a pause, else when the interval is over."""
-        self.armed = True
-        reactor = self._runtime.reactor
-        due = max(self._told_at + self.interval_s, reactor.time() + min(_AFTER_A_PAUSE_S, self.interval_s))
-        reactor.call_later(due - reactor.time(), self._due)
 
     def paced(self, pace: TaskPace) -> None:
         """The node says how often, and how much, it wants to hear."""
         if self.is_on:
             self.interval_s, self.room = pace.interval_s, pace.room
 
-    def _due(self) -> None:
-        if self.armed:
-            self.tell()
-
-    def tell(self) -> None:
-        """Tell all there is, now."""
-        if not self.is_on:
-            return
-        self.armed = False
+    def _tell(self) -> None:
         runtime = self._runtime
-        self._told_at = runtime.reactor.time()
-        if runtime.closed or runtime.link.lost:
-            return
         ended = [] if self.calls is None else self.calls.take()
         waiting = _grouped(runtime.job_id, runtime.process_id, runtime.tasks.waiting(_MAX_COUNTED))
         now = waiting if self.calls is None else waiting + self.calls.running()

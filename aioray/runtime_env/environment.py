@@ -16,8 +16,14 @@ _READ_AT_START = ("PYTHON", "LD_", "OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_",
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
+_PACKAGE = re.compile(r"(dir|mod|zip)-[0-9a-f]{32}")
+
+
 class Environment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """All paths are directories on the node's machine, named after what is in them."""
+    """Packages are directories in the session of the node where they were made, named after what is in them.
+
+    Without a path are those of a driver that has no node on its machine. Other nodes find them by the name.
+    """
 
     env_vars: dict[str, str] = {}
     working_dir: str = ""
@@ -43,10 +49,14 @@ class Environment(msgspec.Struct, frozen=True, omit_defaults=True):
         """Whether a fork of a process that has imported things already would not do."""
         return bool(self.pip) or any(name.startswith(_READ_AT_START) for name in self.env_vars)
 
+    @property
+    def packages(self) -> list[str]:
+        """All of them."""
+        return [self.working_dir, *self.py_modules] if self.working_dir else self.py_modules
+
     def sys_path(self, session_dir: str) -> list[str]:
         """What comes before everything else on sys.path."""
-        paths = [self.working_dir] if self.working_dir else []
-        paths += self.py_modules
+        paths = [package_dir(session_dir, package) for package in self.packages]
         if self.pip:
             paths.append(pip_dir(session_dir, self.pip_digest))
         paths += filter(None, self.env_vars.get("PYTHONPATH", "").split(os.pathsep))
@@ -61,13 +71,15 @@ class Environment(msgspec.Struct, frozen=True, omit_defaults=True):
     def enter(self, session_dir: str) -> None:
         """Make the rest true for this process. Raises OSError when the working directory is not there."""
         if self.working_dir:
-            os.chdir(self.working_dir)
+            os.chdir(package_dir(session_dir, self.working_dir))
         sys.path[:0] = self.sys_path(session_dir)
 
-    def as_given(self) -> RuntimeEnv:
-        """In the fields that a user gives."""
-        fields: dict[str, object] = {"env_vars": self.env_vars, "working_dir": self.working_dir}
-        fields |= {"py_modules": self.py_modules}
+    def as_given(self, session_dir: str) -> RuntimeEnv:
+        """In the fields that a user gives; packages are those of this node."""
+        fields: dict[str, object] = {"env_vars": self.env_vars}
+        if self.working_dir:
+            fields["working_dir"] = package_dir(session_dir, self.working_dir)
+        fields["py_modules"] = [package_dir(session_dir, package) for package in self.py_modules]
         if self.pip:
             fields["pip"] = {"packages": self.pip, "pip_install_options": self.pip_options}
         return RuntimeEnv.restored({name: value for name, value in fields.items() if value})
@@ -76,6 +88,21 @@ class Environment(msgspec.Struct, frozen=True, omit_defaults=True):
 def resources_dir(session_dir: str) -> str:
     """Where a node keeps what environments consist of."""
     return os.path.join(session_dir, "environments")
+
+
+def package_name(package: str) -> str:
+    """What says which package it is, wherever it lies. Raises ValueError for what is none."""
+    name = os.path.basename(package)
+    if not _PACKAGE.fullmatch(name):
+        raise ValueError(f"{package!r} is no package of files")
+    return name
+
+
+def package_dir(session_dir: str, package: str) -> str:
+    """Where a node has it, if it has it: where it was made, if that is to be seen from here, or else in its session."""
+    if os.path.isabs(package) and os.path.isdir(package):
+        return package
+    return os.path.join(resources_dir(session_dir), os.path.basename(package))
 
 
 def pip_dir(session_dir: str, digest: str) -> str:

@@ -16,7 +16,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aioray.runtime_env import ignoring
+from aioray.runtime_env import archives, ignoring
 from aioray.runtime_env.environment import resources_dir
 from aioray.runtime_env.package_error import PackageError
 
@@ -35,6 +35,14 @@ class _File:
     status: os.stat_result
 
 
+@dataclass(frozen=True, slots=True)
+class Package:
+    """What a directory is to contain."""
+
+    name: str  # says what is in it
+    fill: Callable[[str], None]  # the directory of that path; raises OSError
+
+
 class Packages:
     """The packages of one session, as one process knows them."""
 
@@ -43,25 +51,30 @@ class Packages:
         self._max_nbytes = max_nbytes
         self._digests: dict[tuple[object, ...], str] = {}  # what files looked like -> what was in them
 
-    def directory(self, source: str, excludes: Sequence[str] = ()) -> str:
-        """A copy of what is in a directory, or of what a .zip has. Raises PackageError."""
-        with _told_as_package_error():
+    def directory(self, source: str, excludes: Sequence[str] = ()) -> Package:
+        """What is in a directory, or what a .zip has. Raises PackageError."""
+        with told_as_package_error():
             if os.path.isfile(source):
                 return self._archive(source, excludes)
             files = self._files(source, excludes)
-            return self._once(f"dir-{self._digest(files)}", lambda target: _copy(files, target))
+            return Package(f"dir-{self._digest(files)}", lambda target: _copy(files, target))
 
-    def module(self, source: str, excludes: Sequence[str] = ()) -> str:
-        """A directory that contains a copy of a package or module, under its name. Raises PackageError."""
+    def module(self, source: str, excludes: Sequence[str] = ()) -> Package:
+        """A package or module, under its name. Raises PackageError."""
         name = os.path.basename(os.path.normpath(source))
-        with _told_as_package_error():
+        with told_as_package_error():
             if os.path.isfile(source):
                 files = [_File(name, source, os.stat(source))]
                 self._check_size(files, source)
             else:
                 inside = self._files(source, excludes)
                 files = [_File(f"{name}/{file.path}", file.source, file.status) for file in inside]
-            return self._once(f"mod-{self._digest(files)}", lambda target: _copy(files, target))
+            return Package(f"mod-{self._digest(files)}", lambda target: _copy(files, target))
+
+    def copied(self, package: Package) -> str:
+        """The directory of the session that has it. Raises PackageError."""
+        with told_as_package_error():
+            return self._once(package)
 
     def digest_of(self, source: str) -> str:
         """Of a file or directory that somebody else will read."""
@@ -99,7 +112,7 @@ class Packages:
             found = self._digests[looks] = whole.hexdigest()
         return found
 
-    def _archive(self, source: str, excludes: Sequence[str]) -> str:
+    def _archive(self, source: str, excludes: Sequence[str]) -> Package:
         rules = [("", rule) for each in excludes for rule in ignoring.parse(each)]
         try:
             with zipfile.ZipFile(source) as archive:
@@ -111,34 +124,54 @@ class Packages:
                 whole = hashlib.blake2b(_content_digest(source).encode(), digest_size=16)
                 whole.update(repr(tuple(excludes)).encode())
 
-                def extract(target: str) -> None:
-                    for info in members:
-                        archive.extract(info, target)  # stays inside the target, whatever the names
-
-                return self._once(f"zip-{whole.hexdigest()}", extract)
+                return Package(f"zip-{whole.hexdigest()}", lambda target: _extract(source, members, target))
         except zipfile.BadZipFile as exc:
             raise PackageError(f"{source} is no zip archive: {exc}") from None
 
-    def _once(self, name: str, fill: Callable[[str], None]) -> str:
-        """The directory `name` of the session; filled by whoever comes first, and never seen half full."""
-        final = os.path.join(self._dir, name)
+    def _once(self, package: Package) -> str:
+        """Filled by whoever comes first, and never seen half full."""
+        final = os.path.join(self._dir, package.name)
         if os.path.isdir(final):
             return final
         os.makedirs(self._dir, mode=0o700, exist_ok=True)
         making = tempfile.mkdtemp(prefix="making-", dir=self._dir)
         try:
-            fill(making)
-            with contextlib.suppress(OSError):  # somebody else was faster
-                os.rename(making, final)
+            package.fill(making)
+            settle(making, final)
         finally:
             shutil.rmtree(making, ignore_errors=True)
-        if not os.path.isdir(final):
-            raise PackageError(f"{final} could not be made")
         return final
 
 
+def settle(made: str, final: str) -> None:
+    """Have a directory, which is complete, where others find it. Raises OSError."""
+    try:
+        with open(list_of(made), "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write("\0".join(archives.files_in(made)))
+        os.rename(list_of(made), list_of(final))
+        os.rename(made, final)
+    except OSError:
+        with contextlib.suppress(OSError):  # as a rule it has its last name
+            os.unlink(list_of(made))
+        if not os.path.isdir(final):  # else somebody was faster
+            raise
+
+
+def list_of(directory: str) -> str:
+    """The file that says what was in the copy of a package at first: what runs in it may write there."""
+    return f"{directory}.list"
+
+
+def listed(directory: str) -> list[str]:
+    """What that says. Raises OSError."""
+    with open(list_of(directory), encoding="utf-8", errors="surrogateescape") as file:
+        text = file.read()
+    return text.split("\0") if text else []
+
+
 @contextlib.contextmanager
-def _told_as_package_error() -> Iterator[None]:
+def told_as_package_error() -> Iterator[None]:
+    """What the operating system says, in our words."""
     try:
         yield
     except OSError as exc:
@@ -192,6 +225,15 @@ def _content_digest(path: str) -> str:
         while piece := data.read(_PIECE_NBYTES):
             whole.update(piece)
     return whole.hexdigest()
+
+
+def _extract(source: str, members: list[zipfile.ZipInfo], target: str) -> None:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            for info in members:
+                archive.extract(info, target)  # stays inside the target, whatever the names
+    except zipfile.BadZipFile as exc:
+        raise PackageError(f"{source} is no zip archive: {exc}") from None
 
 
 def _copy(files: list[_File], target: str) -> None:

@@ -41,8 +41,8 @@ class LoopNodes:
 
         part = EmbeddedNode(options, asyncio.get_running_loop(), is_head=self._desk is None)
         if self._desk is None:
-            tasks = part.node.state.tasks
-            self._desk = MemberDesk(part.reactor, options.config, epoch=part.node_id, tasks=tasks)
+            tables = part.node.state
+            self._desk = MemberDesk(part.reactor, options.config, part.node_id, tables.tasks, tables.metrics)
             self._head = part
         line = self._lines[part.node_id] = LocalLine(self._desk, self._head.reactor, part.node.membership, part.reactor)
         line.open()

@@ -49,6 +49,7 @@ _MODULES = {
     "collective",
     "iter",
     "joblib",
+    "metrics",
     "multiprocessing",
     "queue",
     "scheduling_strategies",

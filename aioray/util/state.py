@@ -102,12 +102,14 @@ class StateList(list[E]):
         self.left_out = left_out
 
 
-def _ask(address: str | None, what: str, **args: Any) -> Any:
+def ask(address: str | None, what: str, call: str = "", **args: Any) -> Any:
+    """The answer to a question of wire.state. `call`: who asks, if that is not called as the question."""
     runtime = current.find() if address is None else None
     if runtime is not None:
         return runtime.ask(what, **args)
     if _in_loop():
-        raise BlockingCallError(f"{what}(...) of another cluster", f"await asyncio.to_thread({what}, ...)")
+        call = call or what
+        raise BlockingCallError(f"{call}(...) of another cluster", f"await asyncio.to_thread({call}, ...)")
     return ask_cluster(address or "auto", None, what, **args)[1]
 
 
@@ -133,7 +135,7 @@ def _list(
     if limit > asked.MAX_LIMIT:
         raise InvalidOptionError("limit", limit, f"a whole number from 1 to {asked.MAX_LIMIT}")
     given = _checked(kind, filters or ())
-    listing = msgspec.convert(_ask(address, what, filters=given, limit=int(limit)), asked.Listing)
+    listing = msgspec.convert(ask(address, what, filters=given, limit=int(limit)), asked.Listing)
     if raise_on_missing_output and listing.left_out:
         raise RaySystemError(f"{what}: {listing.left_out} tasks were only counted")
     return StateList([msgspec.convert(row, kind) for row in listing.rows], listing.total, listing.left_out)
@@ -225,7 +227,7 @@ def _first(entries: list[E]) -> E | None:
 
 def summarize_tasks(address: str | None = None) -> dict[str, Any]:
     """How many tasks there are and were, by name, in the shape of Ray's; each name has its `left_out`, too (ours)."""
-    lines = msgspec.convert(_ask(address, "summarize_tasks"), list[asked.TaskSummaryRow])
+    lines = msgspec.convert(ask(address, "summarize_tasks"), list[asked.TaskSummaryRow])
     summary: dict[str, dict[str, Any]] = {}
     for line in lines:
         entry = summary.setdefault(
@@ -258,7 +260,7 @@ def summarize_tasks(address: str | None = None) -> dict[str, Any]:
 
 def summarize_actors(address: str | None = None) -> dict[str, Any]:
     """How many actors there are, by class and state, in the shape of Ray's."""
-    found: dict[str, dict[str, int]] = _ask(address, "summarize_actors")
+    found: dict[str, dict[str, int]] = ask(address, "summarize_actors")
     summary = {cls: {"class_name": cls, "state_counts": counts} for cls, counts in found.items()}
     total = sum(sum(counts.values()) for counts in found.values())
     return {"cluster": {"summary": summary, "total_actors": total, "summary_by": "class"}}

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from aioray.wire.events import TaskGroup
+from aioray.wire.metrics import Metric
 from aioray.wire.strategies import Selector, Strategy
 from aioray.wire.values import Value
 
@@ -526,6 +527,35 @@ class Orphaned(Message, tag=65):
     req: int
 
 
+class SendPackage(Message, tag=66):
+    """Head -> node: bring a package of files that you have to the GCS's store, under this number."""
+
+    name: str
+    upload: str
+
+
+class PackageFound(Message, tag=67):
+    """Head -> node, which has asked: it lies in the GCS's store, as this upload, in so many pieces; or why not."""
+
+    name: str
+    upload: str = ""
+    pieces: int = 0
+    error: str = ""
+
+
+class MetricsTold(Message, tag=68):
+    """Process -> node: what has changed of its metrics since the last time."""
+
+    metrics: tuple[Metric, ...]
+    left_out: int = 0  # how often something was told of a series that there was no room for
+
+
+class MetricInterval(Message, tag=69):
+    """Node -> process: how often to tell of metrics."""
+
+    interval_s: float
+
+
 class Heard(Message, tag=70):
     """Node <-> node: so many of your words have come, counted over all connections of this line."""
 
@@ -590,5 +620,9 @@ ControlMessage = (
     | TaskPace
     | DriverStarted
     | Orphaned
+    | SendPackage
+    | PackageFound
+    | MetricsTold
+    | MetricInterval
     | Heard
 )

@@ -13,10 +13,12 @@ from typing import Any
 import msgspec
 
 from aioray.wire.events import TaskGroup
+from aioray.wire.metrics import GaugesOf, Metric
 
 PROTOCOL_VERSION = 1
 PROTOCOL_HEADER = "X-Aioray-Protocol"
 NODE_PATH, QUESTION_PATH = "/v1/node", "/v1/question"
+METRICS_PATH = "/metrics"  # as Prometheus asks for it: without the header, which it does not know
 MAX_BODY_NBYTES = 16 << 20  # of a request, and of a WebSocket frame
 NODES_AT_BASE = 32  # up to so many nodes, intervals are as configured; beyond, both sides stretch them in proportion
 
@@ -102,6 +104,18 @@ class TaskReport(NodeFrame, frozen=True, tag=5):
     live: tuple[TaskGroup, ...] | None = None  # all that run or wait there now; None: as before
 
 
+class MetricReport(NodeFrame, frozen=True, tag=6):
+    """What has changed of metrics since the report before. Safe to send twice, as a TaskReport is."""
+
+    seq: int
+    sums: tuple[Metric, ...] = ()  # what was added to counters and histograms, by all processes of the node
+    gauges: tuple[GaugesOf, ...] = ()
+    gone: tuple[bytes, ...] = ()  # processes that have ended
+    is_whole: bool = False  # there are no gauges of this node but these
+    left_out: int = 0  # how often something was told of a series that there was no room for
+    conflicts: int = 0  # and of one whose name means something else already
+
+
 class GcsFrame(msgspec.Struct, array_like=True, frozen=True):
     """GCS -> node, over its WebSocket."""
 
@@ -137,6 +151,13 @@ class GcsPace(GcsFrame, frozen=True, tag=4):
     room: int
 
 
+class MetricPace(GcsFrame, frozen=True, tag=5):
+    """That MetricReport is taken in; the next is to come after this time."""
+
+    seq: int
+    interval_s: float
+
+
 class Question(msgspec.Struct, array_like=True, frozen=True):
     """Whoever -> GCS, in a POST. Asking changes nothing: it is safe to ask twice."""
 
@@ -170,8 +191,8 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     tasks_left_out: int = 0  # of task events: how many tasks are known by their number only
 
 
-AnyNodeFrame = Join | Report | Leave | Resync | TaskReport
-AnyGcsFrame = Admitted | Refused | Delta | GcsPace
+AnyNodeFrame = Join | Report | Leave | Resync | TaskReport | MetricReport
+AnyGcsFrame = Admitted | Refused | Delta | GcsPace | MetricPace
 node_frame_decoder: msgspec.msgpack.Decoder[AnyNodeFrame] = msgspec.msgpack.Decoder(AnyNodeFrame)
 gcs_frame_decoder: msgspec.msgpack.Decoder[AnyGcsFrame] = msgspec.msgpack.Decoder(AnyGcsFrame)
 question_decoder: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 MAX_LIMIT = 10_000  # rows of an answer
 MAX_KEY_NBYTES, MAX_VALUE_NBYTES = 4096, 8 << 20
+PACKAGE_PIECE_NBYTES = 1 << 20  # of the pieces in which packages of files lie in the store; the last may be smaller
 Key = Annotated[bytes, Meta(min_length=1, max_length=MAX_KEY_NBYTES)]
 RequestId = Annotated[bytes, Meta(min_length=8, max_length=64)]
 FILTERS = ("=", "!=")
@@ -57,6 +58,10 @@ class SummarizeActors(Ask, frozen=True, tag="summarize_actors"):
     """How many there are, by class and state."""
 
 
+class AllMetrics(Ask, frozen=True, tag="metrics"):
+    """Answered by a list of wire.metrics.Metric."""
+
+
 class KvPut(Ask, frozen=True, tag="kv_put"):
     """Answered by whether the key is new. Safe to send twice with the same `request_id`."""
 
@@ -98,6 +103,7 @@ AnyAsk = (
     | ListTasks
     | SummarizeTasks
     | SummarizeActors
+    | AllMetrics
     | KvPut
     | KvGet
     | KvDelete

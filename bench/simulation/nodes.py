@@ -18,6 +18,7 @@ from aioray.wire.gcs import NodeFacts, gcs_frame_decoder, node_frame_decoder
 from aioray_node.gcs.events.desks import TaskTableDesk
 from aioray_node.gcs.member_desk import MemberDesk
 from aioray_node.gcs.membership import Membership, NodeLoad
+from aioray_node.gcs.metrics.desks import MetricTableDesk
 from aioray_node.gcs.view import ClusterView, Joined, KnownNode
 from aioray_node.scheduling import core
 from aioray_node.scheduling.candidates import Candidates
@@ -70,7 +71,8 @@ class Gcs:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._desk = MemberDesk(world.reactor, world.config, "epoch", TaskTableDesk(world.reactor, world.config))
+        tables = TaskTableDesk(world.reactor, world.config), MetricTableDesk(world.reactor, world.config)
+        self._desk = MemberDesk(world.reactor, world.config, "epoch", *tables)
         # Its timer is the desk's work, too.
         timeline, meter = world.timeline, world.meter
 

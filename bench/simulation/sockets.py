@@ -130,7 +130,7 @@ def measure() -> SocketCosts:
 
 async def _measure(path: str | Path) -> SocketCosts:
     desk = _Desk()
-    app = GcsApp(cast("Reactor", _Lock()), cast("MemberDesk", desk), _TOKEN, {})
+    app = GcsApp(cast("Reactor", _Lock()), cast("MemberDesk", desk), _TOKEN, {}, list)
     await app.open(path=str(path), tls=None)
     nodes = _Nodes(str(path))
     try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aioray.labels import NODE_ID
 from aioray.runtime.dialing import this_machine
+from aioray.wire.control import Answer
 from aioray.wire.gcs import NodeFacts
+from aioray.wire.values import process_id_of_node
 from aioray_node import gpus
 from aioray_node.environments.shell import EnvironmentDesk
 from aioray_node.gcs.checkpoints import CheckpointKeeper
@@ -18,6 +20,7 @@ from aioray_node.gcs.groups import GroupDesk
 from aioray_node.gcs.hosting import ActorHosting
 from aioray_node.gcs.journal import Journal
 from aioray_node.gcs.membership import Membership, NodeLoad
+from aioray_node.gcs.metrics import own
 from aioray_node.gcs.node_state import NodeState
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.gcs.view import ClusterView, Joined
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from aioray.runtime.dialing import Dialer
     from aioray.runtime.reactor import Reactor
     from aioray.runtime.tls import Tls
+    from aioray.wire.metrics import Metric
     from aioray_node.gcs.view import News
     from aioray_node.node_options import NodeOptions
     from aioray_node.peers import Peers
@@ -79,7 +83,9 @@ class Desks:
         self._add_scheduling([gpu.device_id for gpu in found], started_at)
         segment = Segment(session.segment, session.capacity_nbytes)
         self._add_objects(segment, dialer, on_node_gone)
-        self.environments = EnvironmentDesk(reactor, str(session.dir), self.leases.go_on, self.leases.refuse)
+        self.environments = EnvironmentDesk(
+            reactor, str(session.dir), self.leases.go_on, self.leases.refuse, self._ask_head
+        )
         self.leases.environments = self.environments
         self.transfers = TransferDesk(
             reactor, self.store, segment, self._config, node_id=self.node_id, token=token, dialer=dialer, tls=tls
@@ -103,7 +109,8 @@ class Desks:
             labels=self._labels,
         )
         self.view = ClusterView(self._facts(started_at), self.leases.own_view())
-        self.membership = Membership(self._reactor, self.view, NodeLoad(self.leases, self.store))
+        self._load = NodeLoad(self.leases, self.store)
+        self.membership = Membership(self._reactor, self.view, self._load)
         self.leases.on_change = self.membership.load_changed
         self.leases.refresh_with(self.membership.refresh)
         self.membership.on_refreshed = self.leases.view_refreshed
@@ -136,6 +143,8 @@ class Desks:
             self.actors,
             self.groups,
             self._peers.send,
+            self.environments.heard,
+            self._own_gauges,
         )
 
     def _add_workers(self, start_zygote: Callable[[], ZygoteProcess]) -> None:
@@ -193,6 +202,34 @@ class Desks:
             self._reactor, self.view, self.neighbours, bundles, self._peers.send, on_update
         )
         return desk
+
+    def _ask_head(self, what: str, then: Callable[[Answer], None], /, **args: Any) -> None:
+        """About packages, see `HeadLine`."""
+        if isinstance(self.actors, FarDirectory):
+            self.actors.ask_head(what, then, **args)
+            return
+
+        def ask() -> None:
+            try:
+                answer = Answer(0, self.state.tables.packages.answer(what, process_id_of_node(self.node_id), args))
+            except LookupError as exc:
+                answer = Answer(0, error=str(exc.args[0]))
+            then(answer)
+
+        self._reactor.call_soon(ask)
+
+    def _own_gauges(self) -> tuple[Metric, ...]:
+        import psutil  # late: nobody looks before an interval is over
+
+        memory = psutil.virtual_memory()
+        load = self._load
+        return own.gauges(
+            total=self.view.known[self.node_id].facts.total,
+            available=load.available(),
+            memory=(memory.total, memory.total - memory.available),
+            store=(self.store.capacity_nbytes, load.store_used_nbytes()),
+            workers=self.pool.count,
+        )
 
     def _in_turn(self, callbacks: list[Callable[[], None]]) -> None:
         """Call these, which another thread has brought, where messages are handled."""

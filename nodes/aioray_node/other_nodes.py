@@ -15,10 +15,12 @@ from aioray.wire.control import (
     Notice,
     Notify,
     Orphaned,
+    PackageFound,
     ProcessEnded,
     Query,
     Release,
     Seal,
+    SendPackage,
 )
 from aioray.wire.values import home_of, node_prefix
 from aioray_node.gcs.far import FarDirectory
@@ -43,6 +45,7 @@ class OtherNodes:
         self._actors = desks.actors
         self._groups = desks.groups
         self._state = desks.state
+        self._environments = desks.environments
         self._peers = peers
         self._exchange = questions.exchange
         self.callers = Callers(reactor, self._handle)
@@ -62,6 +65,8 @@ class OtherNodes:
                 self._actors.process_gone(ended, driver=driver)
                 self._groups.process_gone(ended)
                 line.send(Ack(req))
+            case SendPackage() | PackageFound() if isinstance(self._actors, FarDirectory):
+                self._environments.heard(message)
             case ActorUpdate() | HostActor() | LeaveActor() if isinstance(self._actors, FarDirectory):
                 self._actors.heard(message)
             case _ if isinstance(self._actors, ActorDesk) and self._actors.heard(

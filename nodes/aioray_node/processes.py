@@ -22,6 +22,7 @@ from aioray.wire.control import (
     Hold,
     LeaseRequest,
     LeaseReturn,
+    MetricsTold,
     Query,
     Read,
     Release,
@@ -197,7 +198,7 @@ class Processes:
                 self._groups.remove(group_id)
             case WatchGroup(group_id):
                 self._groups.watch(process, group_id)
-            case TaskEvents():
+            case TaskEvents() | MetricsTold():
                 self._state.told(process, message)
             case Exit():
                 if peer.worker is not None:

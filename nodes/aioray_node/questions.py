@@ -9,6 +9,7 @@ from aioray.wire.control import Answer, Query, Reserve, Reserved, Write
 from aioray.wire.state import ASKS
 from aioray_node.gcs import described
 from aioray_node.gcs.groups import GroupDesk
+from aioray_node.gcs.package_desk import PACKAGE_QUESTIONS
 from aioray_node.gcs.shell import ActorDesk
 from aioray_node.scheduling.resources import to_floats
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 def _state_answer(what: str, questions: Questions, process: bytes, **args: Any) -> Any:
     return questions._state.tables.answer(what, **args)
+
+
+def _package_answer(what: str, questions: Questions, process: bytes, **args: Any) -> Any:
+    return questions._state.tables.packages.answer(what, process, args)
 
 
 class Questions:
@@ -114,5 +119,6 @@ class Questions:
         "list_named_actors": lambda self, process, namespace: self._desk.names(namespace),
         "store": _store_figures,
         "pids": lambda self, process: self._pool.pids,
+        **{what: functools.partial(_package_answer, what) for what in PACKAGE_QUESTIONS},
         **{what: functools.partial(_state_answer, what) for what in ASKS},
     }

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -24,6 +25,7 @@ from aioray.cli import main
 from aioray.exceptions import InvalidOptionError
 from aioray.far_cluster import head_of
 from aioray.testing import LocalCluster
+from aioray.util.metrics import Counter, Gauge
 from aioray.wire.control import PROTOCOL_VERSION
 from aioray.wire.preamble import preamble
 from tests.processes.programs import wait_gone
@@ -153,21 +155,40 @@ def test_what_there_is_can_be_listed_and_summed_up(shell: Shell) -> None:
         (row,) = json.loads(shell("list", "actors", "--format", "json", "--filter", "name!=other"))
         assert (row["name"], row["state"]) == ("holder", "ALIVE")
         assert "1 in all" in shell("list", "nodes")
+        assert re.search(r'^aioray_tasks{State="FINISHED"} 2.0$', shell("metrics"), re.MULTILINE)
         assert "program" not in shell("list", "jobs", "--filter", "status!=RUNNING")
         assert "no filter 'colour': there are node_id" in shell("list", "nodes", "--filter", "colour=red", code=1)
         assert "FIELD=VALUE" in shell("list", "nodes", "--filter", "colour", code=2)
 
 
-def test_the_tasks_of_a_program_that_has_ended_are_counted_and_its_workers_serve_the_next(shell: Shell) -> None:
-    shell.start_head("--system-config", '{"task_events_reporting_interval_ms": 20}')
-    workers = set()
+def test_what_a_program_that_has_ended_did_is_counted_and_its_workers_serve_the_next(shell: Shell) -> None:
+    """Its tasks, and what it counted itself, until its last moment: once, though it comes twice."""
+    config = '{"task_events_reporting_interval_ms": 20, "metrics_report_interval_ms": 20}'
+    address = shell.start_head("--system-config", config)
+    workers, programs, seconds = set(), Counter("test_programs"), Gauge("test_seconds")
     for _ in range(2):
+        programs.inc()
         with aioray.init(address="auto", _temp_dir=shell.temp_dir):
             workers.update(aioray.get([aioray.remote(os.getpid).remote() for _ in range(20)]))
+            programs.inc()
+            seconds.set(1)
     assert len(workers) == 1
     deadline = time.monotonic() + 10
     while len(re.findall(r"getpid +NORMAL_TASK +0 +0 +20 +0", summary := shell("summary", "tasks"))) < 2:
         assert time.monotonic() < deadline, summary
+    deadline = time.monotonic() + 10
+    (token_path,) = pathlib.Path(shell.temp_dir).glob("*/session-*/token")
+    request = urllib.request.Request(
+        f"http://{address}/metrics", headers={"Authorization": f"Bearer {token_path.read_text()}"}
+    )
+
+    def scraped() -> str:
+        with urllib.request.urlopen(request) as response:
+            return str(response.read().decode())
+
+    while "aioray_test_programs_total 4.0" not in (metrics := scraped()):
+        assert time.monotonic() < deadline, metrics
+    assert "aioray_test_seconds" not in metrics
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

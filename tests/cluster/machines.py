@@ -79,6 +79,10 @@ class Machine:
         self.temp_dir = temp_dir
         self._holder = holder
 
+    def hide(self, other: Machine) -> None:
+        """Have the sessions of another one be out of sight here, as they would be."""
+        self._holder("mount", "-t", "tmpfs", "none", other.temp_dir)
+
     def aioray(self, *arguments: str, code: int = 0, environ: Mapping[str, str] | None = None) -> str:
         """Run the command `aioray`; what it prints, on stderr where it is to fail."""
         done = subprocess.run(

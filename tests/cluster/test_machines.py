@@ -173,10 +173,34 @@ async def main():
         check(ones, made, count, inside, total, await inside)
 
 asyncio.run(main())
-try:
-    aioray.init(address=os.environ["HEAD"], runtime_env={"working_dir": "/tmp"})
-except aioray.exceptions.InvalidOptionError as exc:
-    print("runtime_env" in str(exc))
+print("good")
+"""
+
+# Its files are sent, of which the machines of the cluster could see none.
+FAR_FILES = """
+import asyncio, os
+import aioray
+
+def found(name):
+    return __import__(name).VALUE
+found = aioray.remote(found)
+there = {"resources": {"there": 0.1}}
+os.chdir(os.environ["FILES"])
+with open("one.py", "w") as one, open("two.py", "w") as two:
+    print("VALUE = 1", file=one)
+    print("VALUE = 2", file=two)
+
+async def main():
+    async with aioray.connect(address=os.environ["HEAD"], runtime_env={"working_dir": "."}):
+        both = found.options(runtime_env={"py_modules": ["two.py"]}, **there)
+        print(await found.options(**there).remote("one"), await both.remote("two"), await both.remote("one"))
+
+with aioray.init(address=os.environ["HEAD"], runtime_env={"py_modules": ["one.py"]}):
+    os.unlink("one.py")
+    print(aioray.get([found.remote("one"), found.options(**there).remote("one")]))
+with open("one.py", "w") as one:
+    print("VALUE = 3", file=one)
+asyncio.run(main())
 """
 
 
@@ -192,10 +216,11 @@ print("yes" if time.monotonic() < deadline else "no")
 """
 
 
-def test_a_program_on_a_machine_without_a_node_joins_over_the_network(can_be_had: None) -> None:
+def test_a_program_on_a_machine_without_a_node_joins_over_the_network(can_be_had: None, tmp_path: pathlib.Path) -> None:
     """
     1. without the token it is told what is missing, with a wrong one that it is wrong
     2. in both faces it puts, gets, and calls; what it let go of is free again
+    3. in both faces its files are there for its tasks
     """
     with Network(3) as network:
         here, there, without = network.machines
@@ -208,7 +233,8 @@ def test_a_program_on_a_machine_without_a_node_joins_over_the_network(can_be_had
         with without.program(join, {"AIORAY_AUTH_TOKEN": "wrong"}) as process:
             assert "AuthenticationError" in process.communicate()[1]
         environ = {"AIORAY_AUTH_TOKEN": token, "HEAD": address}
-        assert without.run(FAR, environ) == "full\nTrue\n"
+        assert without.run(FAR, environ) == "full\ngood\n"
+        assert without.run(FAR_FILES, {**environ, "FILES": str(tmp_path)}) == "[1, 1]\n3 2 3\n"
         assert here.run(LITTLE_IS_USED) == "yes\n"
 
 
@@ -224,7 +250,7 @@ def test_with_certificates_all_that_crosses_the_network_is_encrypted(can_be_had:
         address = here.start_head("--num-cpus=1", environ=certified)
         known = {"AIORAY_AUTH_TOKEN": here.token(), "HEAD": address}
         there.join(address, "--num-cpus=1", '--resources={"there": 1}', environ={**known, **certified})
-        assert without.run(FAR, {**known, **certified}) == "full\nTrue\n"
+        assert without.run(FAR, {**known, **certified}) == "full\ngood\n"
         with without.program(FAR, known) as process:
             assert "does not answer" in process.communicate()[1]
         with without.program(KNOCK, {"HEAD": address}) as process:

@@ -16,6 +16,7 @@ from aioray_node.gcs.client import GcsClient, NodeLine
 from aioray_node.gcs.events.desks import TaskTableDesk
 from aioray_node.gcs.member_desk import MemberDesk
 from aioray_node.gcs.membership import Membership
+from aioray_node.gcs.metrics.desks import MetricTableDesk
 from aioray_node.gcs.view import ClusterView
 from aioray_node.scheduling.policy import NodeView
 from aioray_node.scheduling.resources import UNIT, NodeResources
@@ -80,14 +81,15 @@ class GcsStage:
         self.reactor = Reactor("stage")
         self.app: GcsApp | None = None
         self.tasks = TaskTableDesk(self.reactor, self.config)
+        self.metrics = MetricTableDesk(self.reactor, self.config)
         self.state: StateDesk | None = None
 
     async def open(self, epoch: str = "gcs", port: int | None = None, tls: ssl.SSLContext | None = None) -> GcsApp:
-        self.desk = MemberDesk(self.reactor, self.config, epoch, self.tasks)
+        self.desk = MemberDesk(self.reactor, self.config, epoch, self.tasks, self.metrics)
         questions: dict[str, Any] = {"status": lambda: msgspec.to_builtins(self.desk.status())}
         if self.state is not None:
             questions.update(self.state.questions())
-        self.app = GcsApp(self.reactor, self.desk, TOKEN, questions)
+        self.app = GcsApp(self.reactor, self.desk, TOKEN, questions, self.metrics.all_metrics)
         await self.app.open(path=self.path, host="127.0.0.1", port=port, tls=tls)
         return self.app
 

@@ -13,13 +13,27 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from aioray.config import Config
 from aioray.exceptions import AuthenticationError, InvalidOptionError, RaySystemError
+from aioray.prometheus_text import CONTENT_TYPE
 from aioray.runtime import tls
-from aioray.wire.gcs import MAX_BODY_NBYTES, NODE_PATH, PROTOCOL_HEADER, QUESTION_PATH, Leave, Report
+from aioray.wire.control import MetricsTold
+from aioray.wire.gcs import (
+    MAX_BODY_NBYTES,
+    METRICS_PATH,
+    NODE_PATH,
+    PROTOCOL_HEADER,
+    QUESTION_PATH,
+    Leave,
+    MetricReport,
+    Report,
+)
+from aioray.wire.metrics import COUNTER, Metric, Series
 from aioray_node.gcs import access
 from aioray_node.gcs.client import GcsClient
+from aioray_node.gcs.metrics.desks import MetricLogDesk
 from tests.gcs.stage import TOKEN, GcsStage, StagedNode
 
 if TYPE_CHECKING:
@@ -186,6 +200,48 @@ async def test_who_has_not_what_it_takes_is_told_what_is_missing(
         async with session.get(f"http://gcs{NODE_PATH}") as response:
             assert response.status == status
     assert gcs.members() == {}
+
+
+async def test_who_has_the_token_gets_metrics_as_prometheus_asks_for_them(gcs: GcsStage) -> None:
+    """Without the header of the protocol, which Prometheus cannot send; without the token, not at all."""
+    told = Metric("c_total", COUNTER, series=(Series(("k", 'a "quoted"\nvalue'), 2.0),))
+    gcs.metrics.reported("0000000a", MetricReport(1, (told,)))
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(gcs.path)) as session:
+        for given in (headers(None, None), headers("guessed", None), headers(None)):
+            async with session.get(f"http://gcs{METRICS_PATH}", headers=given) as response:
+                assert response.status == 401
+                assert "c_total" not in await response.text()
+        async with session.get(f"http://gcs{METRICS_PATH}", headers=headers(version=None)) as response:
+            assert (response.status, response.headers["Content-Type"]) == (200, CONTENT_TYPE)
+            text = await response.text()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    (sample,) = families["aioray_c"].samples
+    assert (sample.name, sample.value, sample.labels) == ("aioray_c_total", 2.0, {"k": 'a "quoted"\nvalue'})
+
+
+async def test_a_node_that_leaves_tells_what_its_processes_have_counted(gcs: GcsStage) -> None:
+    """The first word is told at once; the others come before the interval is over, and are not due when it leaves."""
+    node = StagedNode("0000000a", gcs.reactor)
+    log = node.membership.metrics = MetricLogDesk(gcs.reactor, gcs.config, lambda *_: None, tuple)
+
+    def tell(count: float) -> None:
+        with gcs.reactor.lock:
+            log.told(b"w", MetricsTold((Metric("c_total", COUNTER, series=(Series((), count),)),)))
+
+    async def until_counted(total: float) -> None:
+        async with asyncio.timeout(10):
+            while total not in [  # noqa: ASYNC110 # nobody is told
+                series.value for metric in gcs.metrics.all_metrics() for series in metric.series if not series.labels
+            ]:
+                await asyncio.sleep(0.005)
+
+    async with gcs.line(node) as line:
+        await line.joined(10)
+        tell(1.0)
+        await until_counted(1.0)
+        tell(2.0)
+        tell(4.0)
+    await until_counted(7.0)
 
 
 async def test_bodies_that_are_no_questions_or_too_large_are_refused(

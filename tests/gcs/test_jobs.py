@@ -15,7 +15,10 @@ def test_a_driver_is_there_until_it_or_its_node_is_gone() -> None:
     here, there, other = driver(1), driver(2), driver(3, b"else")
     for each in (here, there, other, here):
         jobs.started(state, each)
+    assert jobs.is_running(state, here.process_id)
     assert jobs.ended(state, here.process_id, 9.0)
+    assert not jobs.is_running(state, here.process_id)
+    assert not jobs.is_running(state, b"a worker")
     assert not jobs.ended(state, here.process_id, 10.0), "told twice"
     assert not jobs.ended(state, b"a worker", 10.0)
     assert jobs.node_gone(state, b"node", 11.0) == [there.process_id]

@@ -59,6 +59,17 @@ def test_keys_are_found_by_what_they_begin_with() -> None:
     assert kv.keys(store.state, "none", b"", 9) == []
 
 
+def test_all_keys_that_begin_alike_are_deleted_together() -> None:
+    store = Store()
+    for key in (b"a1", b"b1", b"a2"):
+        store.put(key, b"value", "space")
+    for prefix, left in ((b"a", [b"b1"]), (b"none", [b"b1"]), (b"", []), (b"", [])):
+        kv.delete_all(store.state, "space", prefix)
+        kv.check(store.state)
+        assert kv.keys(store.state, "space", b"", 9) == left
+    assert store.state.nbytes == 0
+
+
 def test_a_store_that_is_full_refuses_and_changes_nothing() -> None:
     store = Store(max_nbytes=1000)
     store.put(b"k", bytes(500))

@@ -48,9 +48,10 @@ class StateStage(GcsStage):
         super().__init__(directory, config)
         self.head = StagedNode("0000000a", self.reactor)
         self.actors = FakeActors()
-        state = StateDesk(self.reactor, config, self.head.view, self.actors, FakeGroups())  # type: ignore[arg-type]
+        view, groups = self.head.view, FakeGroups()
+        state = StateDesk(self.reactor, config, view, self.actors, groups, lambda *_: None)  # type: ignore[arg-type]
         self.tables = self.state = state
-        self.tasks = state.tasks
+        self.tasks, self.metrics = state.tasks, state.metrics
 
     def log_of(self, node: StagedNode) -> TaskLogDesk:
         """Task events of a node; what it tells its processes goes nowhere."""

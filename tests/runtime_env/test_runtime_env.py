@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def environments(tmp_path: pathlib.Path) -> Environments:
-    return Environments("", str(tmp_path / "session"), 1000)
+    return Environments("", str(tmp_path / "session"), 1000, lambda what, **args: None, lambda: b"job")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioray.wire import calls, control, events, plans
+from aioray.wire import calls, control, events, metrics, plans
 from aioray.wire.calls import Call, CallMessage
 from aioray.wire.control import Ack, ControlMessage, Query
 from aioray.wire.framing import (
@@ -111,6 +111,9 @@ def _strategy(kind: Any) -> st.SearchStrategy[Any]:
     records = st.lists(record, max_size=2).map(tuple)
     group = st.builds(events.TaskGroup, by_type["bytes"], text, text, integer, integer, integer, integer, records)
     by_type["list[TaskGroup]"] = st.lists(group, max_size=2)
+    series = st.builds(metrics.Series, by_type["tuple[str, ...]"], by_type["float"], st.lists(integer).map(tuple))
+    metric = st.builds(metrics.Metric, text, text, text, st.just((0.5,)), st.lists(series, max_size=2).map(tuple))
+    by_type["tuple[Metric, ...]"] = st.lists(metric, max_size=2).map(tuple)
     annotations: dict[str, str] = {}
     for cls in reversed(kind.__mro__):
         annotations |= getattr(cls, "__annotations__", {})
@@ -206,6 +209,10 @@ def test_the_bytes_of_what_processes_tell_their_node_are_pinned() -> None:
         63 TaskPace interval_s room
         64 DriverStarted process_id namespace pid entrypoint started_at
         65 Orphaned oids req
+        66 SendPackage name upload
+        67 PackageFound name upload pieces error
+        68 MetricsTold metrics left_out
+        69 MetricInterval interval_s
         70 Heard count
     """
     found: list[str] = []

@@ -27,6 +27,12 @@ class Ready(msgspec.Struct, frozen=True):
     environment: str
 
 
+class Gone(msgspec.Struct, frozen=True):
+    """What was ready is so no longer: the session of another node in which it lay was removed, say."""
+
+    environment: str
+
+
 class Failed(msgspec.Struct, frozen=True):
     environment: str
     reason: str
@@ -51,7 +57,7 @@ class Refuse(msgspec.Struct, frozen=True):
     reason: str
 
 
-Event = Wanted | Unwanted | Ready | Failed
+Event = Wanted | Unwanted | Ready | Gone | Failed
 Command = SetUp | GoOn | Refuse
 
 
@@ -80,6 +86,9 @@ def handle(state: State, event: Event) -> list[Command]:
         case Ready(environment):
             state.ready.add(environment)
             return [GoOn(lease_id) for lease_id in _take(state, environment)]
+        case Gone(environment):
+            state.ready.discard(environment)
+            return []
         case Failed(environment, reason):
             return [Refuse(lease_id, reason) for lease_id in _take(state, environment)]
 

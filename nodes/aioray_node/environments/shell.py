@@ -1,25 +1,24 @@
-"""Environments set up: pip in a process of its own, into the session; the loop goes on meanwhile."""
+"""Environments set up: packages of files fetched, pip in a process of its own, into the session."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
-import subprocess
 from typing import TYPE_CHECKING
 
-from aioray.runtime import child_python
-from aioray.runtime_env.environment import Environment, pip_dir, resources_dir
-from aioray_node.environments import core
+from aioray.runtime_env.environment import Environment, package_dir, package_name, pip_dir, resources_dir
+from aioray.wire.control import PackageFound, SendPackage
+from aioray_node.environments import core, fetching
+from aioray_node.environments.child import ChildProcess
+from aioray_node.environments.fetcher import PackageFetcher
+from aioray_node.environments.sender import PackageSender
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
-
-_LAST_LINES = 15
+    from aioray_node.environments.head_line import HeadLine
 
 
 class EnvironmentDesk:
@@ -31,6 +30,7 @@ class EnvironmentDesk:
         session_dir: str,
         go_on: Callable[[int], None],
         refuse: Callable[[int, str], None],
+        ask_head: HeadLine,
     ) -> None:
         self._reactor = reactor
         self._session_dir = session_dir
@@ -38,9 +38,14 @@ class EnvironmentDesk:
         self._refuse = refuse
         self._state = core.State()
         self._installs: dict[str, _Install] = {}
+        self._fetcher = PackageFetcher(reactor, session_dir, ask_head, self._has_packages, self._lacks_packages)
+        self._sender = PackageSender(reactor, session_dir, ask_head)
+        self._limits: dict[str, Timer] = {}  # of those that wait for packages
 
     def feed(self, event: core.Event) -> None:
         """Decide, and carry it out."""
+        if isinstance(event, core.Wanted) and event.environment in self._state.ready:
+            self._look_again(event.environment)
         for command in core.handle(self._state, event):
             match command:
                 case core.SetUp(environment):
@@ -50,11 +55,52 @@ class EnvironmentDesk:
                 case core.Refuse(lease_id, reason):
                     self._refuse(lease_id, reason)
 
+    def heard(self, message: SendPackage | PackageFound) -> None:
+        """The head wants a package, or has one."""
+        if isinstance(message, SendPackage):
+            self._sender.send(message)
+        else:
+            self._fetcher.found(message)
+
     def is_awaited_by(self, lease_id: int) -> bool:
         """Whether a lease waits for its environment."""
         return lease_id in self._state.where
 
+    def _missing(self, environment: Environment) -> list[str]:
+        """Its packages that this node has not."""
+        packages = environment.packages
+        return [package for package in packages if not os.path.isdir(package_dir(self._session_dir, package))]
+
+    def _look_again(self, text: str) -> None:
+        if self._missing(Environment.of(text)):
+            self.feed(core.Gone(text))
+
     def _set_up(self, text: str) -> None:
+        environment = Environment.of(text)
+        missing = self._missing(environment)
+        if not missing:
+            self._has_packages(text)
+            return
+        try:
+            names = tuple(package_name(package) for package in missing)
+        except ValueError as exc:
+            self.feed(core.Failed(text, str(exc)))
+            return
+        self._limits[text] = self._reactor.call_later(
+            environment.setup_timeout_s, lambda: self._fetcher.feed(fetching.TimeUp(text))
+        )
+        self._fetcher.feed(fetching.Missing(text, names))
+
+    def _lacks_packages(self, text: str, names: tuple[str, ...], reason: str) -> None:
+        self._limits.pop(text).cancel()
+        environment = Environment.of(text)
+        shown = ", ".join(f"{_field(environment, name)} ({name})" for name in names)
+        self.feed(core.Failed(text, f"{shown} cannot be had on this node: {reason}"))
+
+    def _has_packages(self, text: str) -> None:
+        """The rest is pip's."""
+        if (limit := self._limits.pop(text, None)) is not None:
+            limit.cancel()
         environment = Environment.of(text)
         if not environment.pip or os.path.isdir(pip_dir(self._session_dir, environment.pip_digest)):
             self.feed(core.Ready(text))
@@ -71,22 +117,27 @@ class EnvironmentDesk:
 
     def close(self) -> None:
         """End what still runs. Blocks until it has ended: for milliseconds."""
+        self._fetcher.close()
+        self._sender.close()
         for install in self._installs.values():
             install.kill()
         self._installs.clear()
 
 
+def _field(environment: Environment, name: str) -> str:
+    """What its user calls a package."""
+    is_directory = bool(environment.working_dir) and package_name(environment.working_dir) == name
+    return "working_dir" if is_directory else "one of py_modules"
+
+
 class _Install:
-    """One pip: its process, watched by the reactor, and what it said."""
+    """One pip."""
 
     def __init__(
         self, reactor: Reactor, environment: Environment, session_dir: str, done: Callable[[str], None]
     ) -> None:
-        self._reactor = reactor
         self._done = done
         self._final = pip_dir(session_dir, environment.pip_digest)
-        self._timeout_s = environment.setup_timeout_s
-        self._timed_out = False
         # More than one environment may have the same packages: each installs, and the first to end has its way.
         self._making = f"{self._final}-{os.urandom(4).hex()}"
         os.makedirs(resources_dir(session_dir), mode=0o700, exist_ok=True)
@@ -98,65 +149,29 @@ class _Install:
         self._target = os.path.join(self._making, "packages")
         command = ["install", "--disable-pip-version-check", "--no-input", "--target", self._target]
         command += [*environment.pip_options, "-r", requirements]
-        self._log = os.path.join(self._making, "log")
-        with open(self._log, "wb") as log:
-            self._process = subprocess.Popen(
-                child_python.command("aioray_node.environments.pip_process", *command),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "TMPDIR": temporary},  # where nothing of a pip that was killed stays
-                cwd=self._making,
-                start_new_session=True,  # one group: what pip starts is killed with it
-            )
-        self._pidfd = os.pidfd_open(self._process.pid)
-        reactor.register(self._pidfd, self)
-        self._limit: Timer = reactor.call_later(self._timeout_s, self._on_timeout)
+        self._process = ChildProcess(
+            reactor,
+            "aioray_node.environments.pip_process",
+            command,
+            title="pip install",
+            log=os.path.join(self._making, "log"),
+            directory=self._making,
+            done=self._ended,
+            environ={"TMPDIR": temporary},  # where nothing of a pip that was killed stays
+            limit_s=environment.setup_timeout_s,
+            limit="setup_timeout_seconds",
+        )
 
-    def _on_timeout(self) -> None:
-        self._timed_out = True
-        self._kill_group()
-
-    def on_readable(self) -> None:
-        """It has ended."""
-        self._unwatch()
-        status = self._process.wait()
-        error = self._finish(status)
+    def _ended(self, error: str) -> None:
+        if not error:
+            try:
+                os.rename(self._target, self._final)
+            except OSError as exc:
+                if not os.path.isdir(self._final):
+                    error = f"what pip installed is not there: {exc}"
         shutil.rmtree(self._making, ignore_errors=True)
         self._done(error)
 
-    def on_writable(self) -> None:
-        """Never asked for."""
-
-    def _finish(self, status: int) -> str:
-        if self._timed_out:
-            return f"pip install took longer than {self._timeout_s:g} s (setup_timeout_seconds)\n{self._last_lines()}"
-        if status:
-            return f"pip install failed (status {status}):\n{self._last_lines()}"
-        try:
-            os.rename(self._target, self._final)
-        except OSError as exc:
-            if not os.path.isdir(self._final):
-                return f"what pip installed is not there: {exc}"
-        return ""
-
-    def _last_lines(self) -> str:
-        try:
-            with open(self._log, encoding="utf-8", errors="replace") as log:
-                return "\n".join(log.read().splitlines()[-_LAST_LINES:])
-        except OSError as exc:
-            return str(exc)
-
-    def _unwatch(self) -> None:
-        self._limit.cancel()
-        self._reactor.unregister(self._pidfd)
-        os.close(self._pidfd)
-
-    def _kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
     def kill(self) -> None:
-        self._unwatch()
-        self._kill_group()
-        self._process.wait()
+        """End it. Blocks until it has ended: for milliseconds."""
+        self._process.kill()

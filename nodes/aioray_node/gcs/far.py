@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 QUESTIONS = {
     *("get_actor", "reserve_name", "kill_actor", "list_named_actors", "explain_actor"),
     *("get_group", "group_bundles", "group_over", "group_table", "explain_group"),
+    *("offer_package", "begin_package", "put_package", "package_sent"),
     *ASKS,
 }
 
@@ -86,6 +87,11 @@ class FarDirectory:
     def tell(self, message: msgspec.Struct) -> None:
         """Say something to the head."""
         self.put(lambda _: message, None)
+
+    def ask_head(self, what: str, then: Callable[[Answer], None], /, **args: Any) -> None:
+        """See `HeadLine`."""
+        gone = Answer(0, error="the head of the cluster is gone")
+        self.put(lambda req: Query(req, what, args), lambda answer: then(answer or gone))
 
     def ask(self, process: bytes, query: Query, answer: Callable[[Answer], None]) -> None:
         """Pass on a question of a process of this node."""

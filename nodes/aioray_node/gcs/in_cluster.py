@@ -70,11 +70,12 @@ async def _as_head(node: Node, options: NodeOptions, head: HeadOptions) -> Async
     from aioray_node.gcs.app import GcsApp
 
     state = node.state
-    desk = MemberDesk(node.reactor, options.config, epoch=node.node_id, tasks=state.tasks)
+    desk = MemberDesk(node.reactor, options.config, node.node_id, state.tasks, state.metrics)
     LocalLine(desk, node.reactor, node.membership, node.reactor).open()
     path = str(node.session.dir / GCS_SOCKET)
     questions = {"status": lambda: _status(desk, state), **state.questions()}
-    app = GcsApp(node.reactor, desk, (node.session.dir / TOKEN_FILE).read_text(), questions)
+    token = (node.session.dir / TOKEN_FILE).read_text()
+    app = GcsApp(node.reactor, desk, token, questions, state.all_metrics)
     try:
         tls = None if head.port is None else server_tls(os.environ)
         await app.open(path=path, host=head.host, port=head.port, tls=tls)

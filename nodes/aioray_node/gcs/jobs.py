@@ -43,6 +43,12 @@ def ended(state: State, job_id: bytes, unix_time: float) -> bool:
     return True
 
 
+def is_running(state: State, job_id: bytes) -> bool:
+    """Whether its driver is there."""
+    job = state.jobs.get(job_id)
+    return job is not None and job.ended_at is None
+
+
 def node_gone(state: State, prefix: bytes, unix_time: float) -> list[bytes]:
     """All drivers of a node are gone; which those were."""
     gone = [job_id for job_id, job in state.jobs.items() if home_of(job_id) == prefix and job.ended_at is None]

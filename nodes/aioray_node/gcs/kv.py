@@ -59,6 +59,15 @@ def delete(state: State, namespace: str, key: bytes, *, request_id: bytes) -> bo
     return _remember(state, request_id, value is not None)
 
 
+def delete_all(state: State, namespace: str, prefix: bytes) -> None:
+    """All keys that begin so."""
+    space = state.spaces.get(namespace, {})
+    for key in [key for key in space if key.startswith(prefix)]:
+        state.nbytes -= _nbytes(key, space.pop(key))
+    if not space:
+        state.spaces.pop(namespace, None)
+
+
 def keys(state: State, namespace: str, prefix: bytes, limit: int) -> list[bytes]:
     """In the order in which they came."""
     found = (key for key in state.spaces.get(namespace, {}) if key.startswith(prefix))

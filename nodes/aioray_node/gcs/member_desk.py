@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from aioray.wire.gcs import Admitted, Join, Leave, Refused, Report, Resync, TaskReport
+from aioray.wire.gcs import Admitted, Join, Leave, MetricReport, Refused, Report, Resync, TaskReport
 from aioray_node.gcs import members
 
 if TYPE_CHECKING:
     from aioray.config import Config
     from aioray.runtime.poller import Timer
     from aioray.runtime.reactor import Reactor
-    from aioray.wire.gcs import AnyGcsFrame, AnyNodeFrame, ClusterStatus
+    from aioray.wire.gcs import AnyGcsFrame, AnyNodeFrame, ClusterStatus, GcsPace, MetricPace
     from aioray_node.gcs.events.desks import TaskTableDesk
+    from aioray_node.gcs.metrics.desks import MetricTableDesk
 
 _HEARTBEATS_IN_TIMEOUT = 5
 
@@ -42,9 +43,12 @@ class Outlet(Protocol):
 class MemberDesk:
     """Every method is called with the reactor's lock held."""
 
-    def __init__(self, reactor: Reactor, config: Config, epoch: str, tasks: TaskTableDesk) -> None:
+    def __init__(
+        self, reactor: Reactor, config: Config, epoch: str, tasks: TaskTableDesk, metrics: MetricTableDesk
+    ) -> None:
         self._reactor = reactor
         self._tasks = tasks
+        self._metrics = metrics
         self._state = members.State(
             epoch,
             heartbeat_timeout_s=config.heartbeat_timeout_ms / 1000,
@@ -74,9 +78,16 @@ class MemberDesk:
                 self._feed(members.ResyncAsked(connection))
             case TaskReport():
                 node_id = self._state.node_of.get(connection)
-                pace = None if node_id is None else self._tasks.reported(node_id, frame)
-                if pace is not None:
-                    self._send((connection,), Packet(pace))
+                if node_id is not None:
+                    self._answer(connection, self._tasks.reported(node_id, frame))
+            case MetricReport():
+                node_id = self._state.node_of.get(connection)
+                if node_id is not None:
+                    self._answer(connection, self._metrics.reported(node_id, frame))
+
+    def _answer(self, connection: int, pace: GcsPace | MetricPace | None) -> None:
+        if pace is not None:
+            self._send((connection,), Packet(pace))
 
     def gone(self, connection: int, reason: str) -> None:
         """The other end is gone."""

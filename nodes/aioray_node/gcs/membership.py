@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioray.wire.gcs import NODES_AT_BASE, Admitted, Delta, GcsPace, Join, Leave, Refused, Report, Resync
+from aioray.wire.gcs import NODES_AT_BASE, Admitted, Delta, GcsPace, Join, Leave, MetricPace, Refused, Report, Resync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aioray.runtime.reactor import Reactor
     from aioray.wire.gcs import AnyGcsFrame, AnyNodeFrame, Demand
     from aioray_node.gcs.events.desks import TaskLogDesk
+    from aioray_node.gcs.metrics.desks import MetricLogDesk
     from aioray_node.gcs.view import ClusterView
     from aioray_node.objects.store import ObjectStore
     from aioray_node.scheduling.shell import LeaseDesk
@@ -60,6 +61,7 @@ class Membership:
         self._timer: Timer | None = None
         self._timer_due = 0.0
         self.tasks: TaskLogDesk | None = None  # where it is told over this line
+        self.metrics: MetricLogDesk | None = None  # the same
         self.on_admitted: Callable[[], None] | None = None
         self.on_refreshed: Callable[[], None] | None = None  # all that the GCS knows is in the view
         self.on_refused: Callable[[str], None] | None = None
@@ -83,12 +85,15 @@ class Membership:
         """There is none any more; what is known stays."""
         self._line = self._admitted = None
         self._cancel_timer()
-        if self.tasks is not None:
-            self.tasks.disconnected()
+        for log in (self.tasks, self.metrics):
+            if log is not None:
+                log.disconnected()
 
     def leave(self, reason: str) -> None:
         """The node ends on purpose."""
         if self._line is not None:
+            if self.metrics is not None and self._admitted is not None:
+                self.metrics.leaving()
             self._line(Leave(reason))
         self.disconnected()
 
@@ -98,8 +103,9 @@ class Membership:
             case Admitted():
                 self._admitted = frame
                 self._look_again(self._told_at + frame.heartbeat_interval_s)
-                if self.tasks is not None and self._line is not None:
-                    self.tasks.connected(self._line)
+                for log in (self.tasks, self.metrics):
+                    if log is not None and self._line is not None:
+                        log.connected(self._line)
                 if self.on_admitted is not None:
                     self.on_admitted()
             case Refused(reason):
@@ -109,6 +115,9 @@ class Membership:
             case GcsPace():
                 if self.tasks is not None:
                     self.tasks.paced(frame)
+            case MetricPace():
+                if self.metrics is not None:
+                    self.metrics.paced(frame)
             case Delta():
                 if not self._view.apply(frame) and self._line is not None:
                     self._line(Resync())

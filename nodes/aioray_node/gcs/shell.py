@@ -9,6 +9,7 @@ import msgspec
 
 from aioray.exceptions import ObjectLostError
 from aioray.runtime.errors import error_value
+from aioray.runtime_env.environment import Environment
 from aioray.wire.control import (
     Ack,
     ActorReport,
@@ -23,6 +24,7 @@ from aioray.wire.control import (
 )
 from aioray.wire.values import home_of, owner_of, process_id_of_node
 from aioray_node.gcs import actors
+from aioray_node.gcs.packages import UserGone
 from aioray_node.objects.directory import Released
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from aioray_node.gcs.checkpoints import CheckpointKeeper
     from aioray_node.gcs.groups import GroupDesk
     from aioray_node.gcs.hosting import ActorHosting
+    from aioray_node.gcs.package_desk import PackageDesk
     from aioray_node.objects.routing import ObjectRouter
     from aioray_node.objects.store import ObjectStore
 
@@ -61,6 +64,7 @@ class ActorDesk:
         self._send = send
         self.hosting: ActorHosting
         self.groups: GroupDesk
+        self.packages: PackageDesk
 
     def feed(self, event: actors.Event) -> None:
         """Let the directory decide, and carry it out."""
@@ -91,11 +95,12 @@ class ActorDesk:
 
     def _let_go(self, actor_id: bytes) -> None:
         """It is dead: nobody will construct it again, or go on from its checkpoint."""
+        actor = self._state.actors.get(actor_id)  # which may be the last that is known of it: perhaps nobody holds it
         self._objects.release_for(actor_id, [])
         self._objects.release_detached(actor_id)
-        actor = self._state.actors.get(actor_id)
         if actor is not None and actor.spec.detached:
             self.groups.actor_gone(actor_id)
+            self.packages.feed(UserGone(actor_id))
         self._checkpoints.forget(actor_id)
         self._unsaved.discard(actor_id)
 
@@ -178,7 +183,14 @@ class ActorDesk:
             name = actors.Name(spec.actor_id, spec.cls, spec.methods)
             if actors.reserve_name(self._state, spec.namespace, spec.name, name).actor_id != spec.actor_id:
                 return  # the caller was told when it asked for the name
+        if not spec.detached or not spec.environment:
+            self.feed(actors.Created(spec))
+            return
+        self.packages.used_by_actor(spec.actor_id, Environment.of(spec.environment).packages)
         self.feed(actors.Created(spec))
+        actor = self._state.actors.get(spec.actor_id)
+        if actor is None or actor.state == "dead":
+            self.packages.feed(UserGone(spec.actor_id))
 
     def saved(self, process: bytes, message: Checkpoint) -> None:
         """An actor has a new checkpoint. Acknowledged when it is in the journal, or when nobody will go on from it."""

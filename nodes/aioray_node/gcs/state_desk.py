@@ -11,7 +11,12 @@ import msgspec
 from aioray.wire import state as asked
 from aioray.wire.values import home_of, node_prefix
 from aioray_node.gcs import jobs, kv, rows
+from aioray_node.gcs.events import task_table
 from aioray_node.gcs.events.desks import TaskTableDesk
+from aioray_node.gcs.metrics import metric_table
+from aioray_node.gcs.metrics.desks import MetricTableDesk
+from aioray_node.gcs.package_desk import PackageDesk
+from aioray_node.gcs.packages import NodeGone, UserGone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,23 +24,37 @@ if TYPE_CHECKING:
     from aioray.config import Config
     from aioray.runtime.reactor import Reactor
     from aioray.wire.control import DriverStarted
+    from aioray.wire.metrics import Metric
     from aioray_node.gcs.groups import GroupDesk
     from aioray_node.gcs.shell import ActorDesk
     from aioray_node.gcs.view import ClusterView
 
 
 class StateDesk:
-    """Every method is called with the reactor's lock held."""
+    """Every method is called with the reactor's lock held. `tell`: see `PackageDesk`."""
 
     def __init__(
-        self, reactor: Reactor, config: Config, view: ClusterView, actors: ActorDesk, groups: GroupDesk
+        self,
+        reactor: Reactor,
+        config: Config,
+        view: ClusterView,
+        actors: ActorDesk,
+        groups: GroupDesk,
+        tell: Callable[[bytes, Any], None],
     ) -> None:
         self.tasks = TaskTableDesk(reactor, config)
+        self.metrics = MetricTableDesk(reactor, config)
         self._jobs = jobs.State()
         self._kv = kv.State(config.gcs_kv_max_nbytes)
         self._view = view
         self._actors = actors
         self._groups = groups
+        self.packages = PackageDesk(view, self._kv, tell, self._is_alive)
+
+    def _is_alive(self, user: bytes) -> bool:
+        """Whether a job is, or an actor."""
+        actor = self._actors.table.actors.get(user)
+        return jobs.is_running(self._jobs, user) or (actor is not None and actor.state != "dead")
 
     # what happens
 
@@ -44,18 +63,28 @@ class StateDesk:
 
     def driver_ended(self, process: bytes) -> None:
         if jobs.ended(self._jobs, process, time.time()):
-            self.tasks.job_ended(process)
+            self._job_ended(process)
+
+    def _job_ended(self, job_id: bytes) -> None:
+        self.tasks.job_ended(job_id)
+        self.packages.feed(UserGone(job_id))
 
     def node_died(self, node_id: str) -> None:
         self.tasks.node_died(node_id)
+        self.metrics.node_died(node_id)
         for job_id in jobs.node_gone(self._jobs, node_prefix(node_id), time.time()):
-            self.tasks.job_ended(job_id)
+            self._job_ended(job_id)
+        self.packages.feed(NodeGone(node_prefix(node_id)))
 
     # questions
 
     def questions(self) -> Mapping[str, Callable[..., Any]]:
         """By name. Each raises LookupError with words for who asks."""
         return {what: functools.partial(self.answer, what) for what in asked.ASKS}
+
+    def all_metrics(self) -> list[Metric]:
+        """Those of processes and nodes, and what the GCS itself counts."""
+        return [*self.metrics.all_metrics(), metric_table.of_tasks(task_table.counts(self.tasks.state))]
 
     def answer(self, what: str, /, **args: Any) -> Any:
         """Raises LookupError with words for who asks."""
@@ -73,6 +102,8 @@ class StateDesk:
                 return rows.task_summary(self.tasks.state)
             case asked.SummarizeActors():
                 return rows.actor_summary(self._actors.table)
+            case asked.AllMetrics():
+                return self.all_metrics()
             case asked.KvPut(key, value, request_id, namespace, overwrite):
                 return kv.put(self._kv, namespace, key, value, overwrite=overwrite, request_id=request_id)
             case asked.KvGet(key, namespace):

@@ -217,6 +217,11 @@ class WorkerPool:
             self._open_zygote()
 
     @property
+    def count(self) -> int:
+        """How many workers there are."""
+        return len(self._workers)
+
+    @property
     def pids(self) -> list[int]:
         """Of the zygote and all workers."""
         return [self.zygote_pid, *(worker.pid for worker in self._workers.values() if worker.pid)]

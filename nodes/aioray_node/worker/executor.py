@@ -233,7 +233,7 @@ class Executor:
         if self.main_thread.actor is not None:
             self.main_thread.actor.join_threads()
         with self._reactor.lock:
-            self._runtime.reporter.tell()
+            self._runtime.tell_all()
         self._reactor.run_until(lambda: self._runtime.link.lost or not self._runtime.objects.owes())
         self._reactor.flush()
         self.stopping = True
@@ -275,7 +275,7 @@ class Executor:
             self._worn_out = True
             connection.send(GiveBack([], leaving=True))  # so that who has the lease ends it
             self._queue.clear()
-            self._runtime.reporter.tell()
+            self._runtime.tell_all()
         self._reactor.flush()
         return True
 
@@ -291,7 +291,7 @@ class Executor:
                 return
             self._exit_with = exc if isinstance(exc, SystemExit) else SystemExit(status_of(exc))
             self._crashed = is_crash(exc)
-            self._runtime.reporter.tell()
+            self._runtime.tell_all()
             self._runtime.link.send(Exit(reason_of(exc), self._crashed, id_of_call_here()))
             self._reactor.flush()
         self.stop()

@@ -6,7 +6,6 @@ from aioray.wire.control import TaskEvents, TaskPace
 from aioray.wire.events import FAILED, FINISHED, NORMAL_TASK, RUNNING, TaskGroup, TaskRecord
 from aioray.wire.gcs import GcsPace, TaskReport
 from aioray_node.gcs.events.task_log import (
-    MAX_STRETCH,
     Command,
     Connected,
     Disconnected,
@@ -18,10 +17,10 @@ from aioray_node.gcs.events.task_log import (
     State,
     Tick,
     Told,
-    WakeAt,
     check,
     handle,
 )
+from aioray_node.gcs.pacing import MAX_STRETCH, WakeAt
 
 W1, W2 = b"worker 1", b"worker 2"
 

@@ -14,7 +14,6 @@ from aioray.wire.gcs import GcsPace, TaskReport
 from aioray_node.gcs.events import task_log
 from aioray_node.gcs.events.task_table import (
     RECORDS_PER_S,
-    REPORTS_PER_S,
     Answer,
     Command,
     Event,
@@ -23,13 +22,13 @@ from aioray_node.gcs.events.task_table import (
     Reported,
     State,
     Tick,
-    WakeAt,
     check,
     handle,
     known,
     left_out,
     summary,
 )
+from aioray_node.gcs.pacing import REPORTS_PER_S, WakeAt
 
 JOB = b"job"
 
@@ -189,7 +188,7 @@ class World:
     def feed(self, node_id: str, event: task_log.Event) -> None:
         log = self.logs.get(node_id)
         if log is None:
-            log = self.logs[node_id] = task_log.State(1.0, 8)
+            log = self.logs[node_id] = task_log.State(base_interval_s=1.0, max_room=8)
             self.feed(node_id, task_log.Connected())
         for command in task_log.handle(log, event, self.run.now):
             if isinstance(command, task_log.Send) and log.connected:

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from aioray_node.gcs.events import task_log, task_table
+from aioray_node.gcs.pacing import WakeAt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,7 @@ class TaskLogDesk:
         self._reactor = reactor
         self._send = send
         interval_s = config.task_events_reporting_interval_ms / 1000
-        self._state = task_log.State(interval_s, config.task_events_report_max)
+        self._state = task_log.State(base_interval_s=interval_s, max_room=config.task_events_report_max)
         self._line: Callable[[TaskReport], None] | None = None
         self._timer: Timer | None = None
 
@@ -60,7 +61,7 @@ class TaskLogDesk:
                         self._line(report)
                 case task_log.Pace(process, pace):
                     self._send(process, pace)
-                case task_log.WakeAt(when):
+                case WakeAt(when):
                     if self._timer is not None:
                         self._timer.cancel()
                     delay_s = max(0.0, when - self._reactor.time())
@@ -100,7 +101,7 @@ class TaskTableDesk:
     def _handle(self, event: task_table.Event) -> list[task_table.Command]:
         commands = task_table.handle(self.state, event, self._reactor.time())
         for command in commands:
-            if isinstance(command, task_table.WakeAt):
+            if isinstance(command, WakeAt):
                 self._reactor.call_later(max(0.0, command.when - self._reactor.time()), self._tick)
         return commands
 

@@ -1,16 +1,14 @@
 """What a node tells the GCS of tasks: a core.
 
-What its processes say is gathered for an interval and told in one report; the next one waits until the GCS has answered
-that, so what is counted is counted once, and a GCS that is slow hears less often by itself. Of tasks that have ended as
-many are told one by one as there is room for, the newest; all are counted. Where answers come late the interval doubles
-and the room halves, again and again; where they come in time, both come back. Processes are told how often, and how
-much, the node wants to hear, so what would be thrown away is not sent.
+What its processes say is gathered for an interval and told in one report (`pacing.py` says when). Of tasks that have
+ended as many are told one by one as there is room for, the newest; all are counted. Where answers come late the room
+halves as the interval doubles. Processes are told how often, and how much, the node wants to hear, so what would be
+thrown away is not sent.
 """
 
 from __future__ import annotations
 
 import collections
-import math
 from dataclasses import dataclass, field
 
 import msgspec
@@ -18,10 +16,10 @@ import msgspec
 from aioray.wire.control import TaskEvents, TaskPace
 from aioray.wire.events import ENDED_STATES, FAILED, OTHERS, RUNNING, TaskGroup, TaskRecord
 from aioray.wire.gcs import GcsPace, TaskReport
+from aioray_node.gcs import pacing
+from aioray_node.gcs.pacing import WakeAt
 
-MAX_STRETCH = 32.0  # how much longer than configured an interval may become
 _LEAST_ROOM = 10
-_LATE_INTERVALS = 0.5  # an answer that takes longer than this part of an interval is late
 _MAX_NAMES = 1000  # of functions in a report; those of more are counted together
 _MAX_LIVE = 200  # that a node tells of one by one, of those that run or wait
 
@@ -73,39 +71,20 @@ class Pace(msgspec.Struct, frozen=True):
     pace: TaskPace
 
 
-class WakeAt(msgspec.Struct, frozen=True):
-    """Feed Tick at loop time `when` (s)."""
-
-    when: float
-
-
 Event = Told | ProcessGone | Connected | Disconnected | Paced | Tick
 Command = Send | Pace | WakeAt
 
 
-@dataclass(slots=True)
-class State:
-    base_interval_s: float
+@dataclass(slots=True, kw_only=True)
+class State(pacing.Reporting[TaskReport]):
     max_room: int
-    interval_s: float = 0.0  # as the GCS wants it; 0: it has said nothing yet
-    room: int = 0  # the same
-    stretch: float = 1.0  # what answers that come late make of it
+    room: int = 0  # as the GCS wants it; 0: it has said nothing yet
     finished: dict[Key, int] = field(default_factory=dict)  # that the GCS was not told of
     failed: dict[Key, int] = field(default_factory=dict)
     records: collections.deque[tuple[Key, TaskRecord]] = field(default_factory=collections.deque)
     live: dict[bytes, list[TaskGroup]] = field(default_factory=dict)  # process -> what it runs, or waits for
     is_live_new: bool = False
     paced: dict[bytes, TaskPace] = field(default_factory=dict)  # process -> what it was told last
-    connected: bool = False
-    seq: int = 0
-    unanswered: TaskReport | None = None
-    sent_at: float = 0.0
-    told_at: float = -math.inf
-    wake_at: float | None = None
-
-    @property
-    def current_interval_s(self) -> float:
-        return max(self.base_interval_s, self.interval_s) * self.stretch
 
     @property
     def current_room(self) -> int:
@@ -121,14 +100,13 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
         case ProcessGone(process, unix_time):
             _process_gone(state, process, unix_time)
         case Connected():
-            state.connected = True
-            if state.unanswered is not None:
-                state.sent_at = now
-                commands.append(Send(state.unanswered))
+            if (again := pacing.connected(state, now)) is not None:
+                commands.append(Send(again))
         case Disconnected():
-            state.connected = False
+            pacing.disconnected(state)
         case Paced(pace):
-            _paced(state, pace, now)
+            if pacing.answered(state, pace.seq, pace.interval_s, now):
+                state.room = pace.room
         case Tick():
             state.wake_at = None
     return commands + plan(state, now)
@@ -136,19 +114,17 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
 
 def plan(state: State, now: float) -> list[Command]:
     """Report if that is due, and the report before is answered."""
-    if not state.connected or state.unanswered is not None:
-        return []
-    if not (state.is_live_new or state.finished or state.failed):
+    if not (state.may_report and _has_news(state)):
         return []
     due = state.told_at + state.current_interval_s
     if now < due:
-        if state.wake_at is None or due < state.wake_at:
-            state.wake_at = due
-            return [WakeAt(due)]
-        return []
-    state.told_at = state.sent_at = now
-    state.unanswered = _report(state)
+        return list(pacing.wake(state, due))
+    state.unanswered = _report(state, pacing.number(state, now))
     return [Send(state.unanswered)]
+
+
+def _has_news(state: State) -> bool:
+    return bool(state.is_live_new or state.finished or state.failed)
 
 
 def check(state: State) -> None:
@@ -161,11 +137,8 @@ def check(state: State) -> None:
         counted = (state.failed if what == FAILED else state.finished).get(key, 0)
         assert count <= counted, f"more are told of than there were: {state}"
     assert len(state.records) <= state.max_room, f"the memory has no bound: {state}"
-    assert 1.0 <= state.stretch <= MAX_STRETCH, state
     assert all(state.live.values()), f"a process without tasks is kept: {state}"
-    waits = state.connected and state.unanswered is None
-    has_news = state.is_live_new or state.finished or state.failed
-    assert not (waits and has_news) or state.wake_at is not None, f"nobody will report: {state}"
+    pacing.check(state, has_news=_has_news(state))
 
 
 def _told(state: State, process: bytes, events: TaskEvents) -> list[Command]:
@@ -217,19 +190,7 @@ def _failed(record: TaskRecord, unix_time: float) -> TaskRecord:
     return msgspec.structs.replace(record, state=FAILED, at=unix_time, error_type="WorkerCrashedError")
 
 
-def _paced(state: State, pace: GcsPace, now: float) -> None:
-    if state.unanswered is None or pace.seq != state.unanswered.seq:
-        return  # the answer to what was sent twice
-    state.unanswered = None
-    state.interval_s, state.room = pace.interval_s, pace.room
-    if now - state.sent_at > _LATE_INTERVALS * max(state.base_interval_s, state.interval_s):
-        state.stretch = min(MAX_STRETCH, 2 * state.stretch)
-    else:
-        state.stretch = max(1.0, state.stretch / 2)
-
-
-def _report(state: State) -> TaskReport:
-    state.seq += 1
+def _report(state: State, seq: int) -> TaskReport:
     records: dict[Key, list[TaskRecord]] = {}
     for key, record in list(state.records)[-state.current_room :]:
         records.setdefault(key, []).append(record)
@@ -243,7 +204,7 @@ def _report(state: State) -> TaskReport:
     if state.is_live_new:
         state.is_live_new = False
         live = _together(state)
-    return TaskReport(state.seq, ended, live)
+    return TaskReport(seq, ended, live)
 
 
 def _together(state: State) -> tuple[TaskGroup, ...]:

@@ -7,23 +7,23 @@ It says to each node how often it wants to hear, so that all of them together ar
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from aioray.wire.events import FAILED, OTHERS, RUNNING, TaskGroup, TaskRecord
 from aioray.wire.gcs import GcsPace, TaskReport
+from aioray_node.gcs import pacing
+from aioray_node.gcs.pacing import WakeAt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-REPORTS_PER_S = 100.0  # from all nodes together: each takes some 100 us
-RECORDS_PER_S = 10_000.0  # the same: each takes some 5 us
+RECORDS_PER_S = 10_000.0  # from all nodes together: each takes some 5 us
 _LEAST_ROOM = 10
 _MAX_NAMES = 1000  # of a job; of more, tasks are counted together
 _MAX_JOBS = 100  # that have ended
 _MAX_TASKS = 100_000  # of all jobs together, which share that
-_MAX_REMEMBERED = 10_000  # ids of jobs that have ended, and of nodes that died
 
 Key = tuple[str, str]  # name, kind
 
@@ -57,12 +57,6 @@ class Answer(msgspec.Struct, frozen=True):
 
     node_id: str
     pace: GcsPace
-
-
-class WakeAt(msgspec.Struct, frozen=True):
-    """Feed Tick at loop time `when` (s)."""
-
-    when: float
 
 
 Event = Reported | NodeDied | JobEnded | Tick
@@ -113,8 +107,7 @@ class State:
     )  # jobs that have ended: the last words of their tasks are late
     nodes: dict[str, NodePart] = field(default_factory=dict)
     dead: dict[str, None] = field(default_factory=dict)  # nodes whose late words mean nothing
-    second_began: float = 0.0
-    records_in_second: int = 0
+    load: pacing.Load = field(default_factory=lambda: pacing.Load(RECORDS_PER_S))
     wake_at: float | None = None
 
 
@@ -127,7 +120,7 @@ def handle(state: State, event: Event, now: float) -> list[Command]:
         case NodeDied(node_id, unix_time):
             _node_died(state, node_id, unix_time)
         case JobEnded(job_id):
-            _remember(state.over, job_id)
+            pacing.remember(state.over, job_id)
             if job_id in state.jobs:
                 state.ended[job_id] = None
         case Tick():
@@ -163,7 +156,7 @@ def _reported(state: State, node_id: str, report: TaskReport, now: float) -> lis
             _count(state, node_id, group)
         if report.live is not None:
             part.live = report.live
-        _note_load(state, sum(len(group.records) for group in report.ended), now)
+        pacing.note(state.load, sum(len(group.records) for group in report.ended), now)
     return [Answer(node_id, _pace(state, report.seq))]
 
 
@@ -193,24 +186,18 @@ def _count(state: State, node_id: str, group: TaskGroup) -> None:
         _shorten(state, job)
 
 
-def _note_load(state: State, records: int, now: float) -> None:
-    if now >= state.second_began + 1.0:
-        state.second_began, state.records_in_second = now, 0
-    state.records_in_second += records
-
-
 def _pace(state: State, seq: int) -> GcsPace:
     """A share of what the GCS has time for; where more has come than that, later and less."""
     nodes = len(state.nodes)
-    behind = max(1.0, state.records_in_second / RECORDS_PER_S)
-    interval_s = max(state.base_interval_s, nodes / REPORTS_PER_S)
+    behind = pacing.behind(state.load)
+    interval_s = pacing.share_s(state.base_interval_s, nodes)
     room = int(min(state.max_room, RECORDS_PER_S * interval_s / nodes) / behind)
     return GcsPace(seq, interval_s * behind, max(_LEAST_ROOM, room))
 
 
 def _node_died(state: State, node_id: str, unix_time: float) -> None:
     part = state.nodes.pop(node_id, None)
-    _remember(state.dead, node_id)
+    pacing.remember(state.dead, node_id)
     if part is None:
         return
     for group in part.live:
@@ -221,15 +208,6 @@ def _node_died(state: State, node_id: str, unix_time: float) -> None:
                 if record.state == RUNNING
             )
             _count(state, node_id, TaskGroup(*group.key, failed=group.running, records=records))
-
-
-T = TypeVar("T", bytes, str)
-
-
-def _remember(ids: dict[T, None], some_id: T) -> None:
-    ids[some_id] = None
-    if len(ids) > _MAX_REMEMBERED:
-        del ids[next(iter(ids))]
 
 
 def _is_untidy(state: State) -> bool:
@@ -312,6 +290,17 @@ def summary(state: State) -> list[Line]:
             line.pending += group.pending
             line.running += group.running
     return list(lines.values())
+
+
+def counts(state: State) -> dict[str, int]:
+    """How many tasks there are, or were, in each state."""
+    lines = summary(state)
+    return {
+        "FAILED": sum(line.failed for line in lines),
+        "FINISHED": sum(line.finished for line in lines),
+        "PENDING": sum(line.pending for line in lines),
+        "RUNNING": sum(line.running for line in lines),
+    }
 
 
 def left_out(state: State) -> int:
