@@ -330,15 +330,11 @@ class ObjectRef(Counted, _Awaitable[T]):
         if context is None:
             context = contextvars.copy_context()
         runtime = self._runtime
-        lock = runtime.reactor.lock
-        lock.acquire()  # not `with`, here and where calls are made: half the time, of which there is little
-        try:
+        with runtime.reactor.lock:
             if self._status != PENDING:
                 loop.call_soon(fn, who, context=context)
                 return
             self._waiting = (loop, fn, context, who, self._waiting)
-        finally:
-            lock.release()
         runtime.awaited(self)
 
     def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:

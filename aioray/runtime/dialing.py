@@ -87,7 +87,7 @@ class Dialer:
         place = self.from_here(address)
         if place.startswith("/"):
             return Connection(reactor, dial(place), decoder, on_messages, on_close)
-        preface = self._proof()
+        preface = self.proof()
         sock = self.dial_tcp(place)
         return Connection(reactor, sock, decoder, on_messages, on_close, preface)
 
@@ -96,7 +96,7 @@ class Dialer:
         place = self.from_here(address)
         if place.startswith("/"):
             return dial(place)
-        preface = self._proof()
+        preface = self.proof()
         sock = self.dial_tcp(place, wait=True)
         try:
             sock.sendall(preface)
@@ -106,8 +106,8 @@ class Dialer:
         return sock
 
     def dial_tcp(self, place: str, *, wait: bool = False) -> socket.socket:
-        """Without a proof. Unless `wait`, it may not be connected yet. Raises OSError."""
-        self._proof()
+        """`proof` must be sent first. Unless `wait`, it may not be connected yet. Raises OSError."""
+        self.proof()
         sock = dial(place, wait=wait, timeout_s=_CONNECT_TIMEOUT_S)
         try:
             tune_tcp(sock, self._patience_s)
@@ -116,7 +116,8 @@ class Dialer:
             sock.close()
             raise
 
-    def _proof(self) -> bytes:
+    def proof(self) -> bytes:
+        """What to send first over TCP. Raises OSError."""
         if not self._preamble:
             self._preamble = preamble(self._token())
             self._tls = tls_of(os.environ)

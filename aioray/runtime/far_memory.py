@@ -89,7 +89,7 @@ class FarBringing(Bringing):
     def __init__(self, runtime: Runtime, memory: FarMemory) -> None:
         super().__init__(runtime)
         self._memory = memory
-        self._under_way: set[bytes] = set()
+        self._under_way: dict[bytes, Value] = {}  # as it lies where it is brought from
 
     def is_here(self, value: Value) -> bool:
         return not value.nbytes or self._memory.has(value.oid)
@@ -98,14 +98,16 @@ class FarBringing(Bringing):
         value = message.value
         if self.is_here(value):
             return False
-        if value.oid not in self._under_way:
-            self._under_way.add(value.oid)
+        if self._under_way.get(value.oid) != value:  # else it is told twice
+            self._under_way[value.oid] = value
             _Download(self._runtime, value, functools.partial(self._downloaded, message)).begin()
         return True
 
     def _downloaded(self, message: Fetched, content: bytearray, why_not: str) -> None:
         value = message.value
-        self._under_way.discard(value.oid)
+        if self._under_way.get(value.oid) is not value:
+            return  # it was let go of and asked for again meanwhile, and lies elsewhere by now
+        del self._under_way[value.oid]
         if why_not:
             message = Fetched(message.oid, error_value(ObjectLostError(value.oid.hex(), why_not)))
         else:

@@ -74,7 +74,13 @@ class Leases:
         self._idle_s = runtime.config.lease_idle_ms / 1000
         self.surplus_due = False  # whether idle leases are about to be looked for
         self._visits = Visits(
-            runtime.reactor, runtime.dialer, runtime.link, runtime.visitors_hello, self.heard, self._node_lost
+            runtime.reactor,
+            runtime.dialer,
+            runtime.link,
+            lambda node_id: node_id == runtime.node_id,
+            runtime.visitors_hello,
+            self.heard,
+            self._node_lost,
         )
 
     def queue_for(self, demand: dict[str, int], environment: str = "", strategy: Strategy | None = None) -> KeyQueue:

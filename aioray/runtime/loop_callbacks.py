@@ -31,14 +31,17 @@ class LoopCallbacks:
         who: Any,
         context: contextvars.Context,
     ) -> None:
-        """Have `loop`, which runs in this thread, call `fn(who)`. The runtime's lock is held."""
+        """Have `loop`, which is this thread's, call `fn(who)`, unless it is closed. The runtime's lock is held."""
         before = self._loop
         if loop is before:
             self._due.append((fn, who, context))
         elif (before is None or before.is_closed()) and not loop.get_debug():
+            try:
+                loop.call_soon(self._run, loop)
+            except RuntimeError:  # it is closed: its program left it without leaving us
+                return
             self._loop = loop
             self._due = [(fn, who, context)]
-            loop.call_soon(self._run, loop)
         else:  # when debugging, what takes long is to be named by its handle
             loop.call_soon(fn, who, context=context)
 

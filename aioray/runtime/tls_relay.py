@@ -15,6 +15,7 @@ import time
 
 _PIECE_NBYTES = 64 * 1024
 _GONE = select.POLLHUP | select.POLLERR
+_LAST_WORDS_MS = 10_000.0  # for the network to take some of what was written before its writer was gone
 
 
 class Relay:
@@ -31,6 +32,7 @@ class Relay:
         self._in = b""  # for the plain side
         self._no_more_out = self._no_more_in = False  # each side has said all
         self._is_shut = False  # we have told the network so
+        self._is_alone = False  # nobody has the other end of the plain side any more
 
     def run(self, handshake_s: float) -> None:
         """Raises OSError when a side is gone, TimeoutError included; ssl.SSLError when the other speaks no TLS."""
@@ -84,13 +86,17 @@ class Relay:
         reads_network = not self._no_more_in and not self._in
         poll.register(self._network, (select.POLLIN if reads_network else 0) | (select.POLLOUT if self._wire else 0))
         plain = (select.POLLIN if not self._no_more_out and not self._wire else 0) | (select.POLLOUT if self._in else 0)
-        if not (self._no_more_out and self._no_more_in):
+        if plain or not self._is_alone:  # that it is gone would be told again and again
             poll.register(self._plain, plain)
-        ready = dict(poll.poll(0 if reads_network and self._holds_some() else None))
+        timeout_ms = 0 if reads_network and self._holds_some() else _LAST_WORDS_MS if self._is_alone else None
+        ready = dict(poll.poll(timeout_ms))
+        if not ready and timeout_ms:
+            raise TimeoutError
         if not reads_network and ready.get(self._network.fileno(), 0) & _GONE:
             raise ConnectionResetError
-        if ready.get(self._plain.fileno(), 0) & _GONE and self._no_more_out:
-            self._no_more_in, self._in = True, b""  # nobody is there any more who could read
+        if ready.get(self._plain.fileno(), 0) & _GONE:  # nobody is there any more who could read; but what was written
+            self._is_alone = self._no_more_in = True
+            self._in = b""
 
     def _holds_some(self) -> bool:
         """Whether more can be read without the network."""
@@ -102,7 +108,7 @@ class Relay:
         if not self._no_more_in and not self._in:
             self._read_network()
         # With bytes of the other's unread, TLS would take its end for one that came too early.
-        if self._no_more_out and not self._is_shut and not self._holds_some():
+        if self._no_more_out and not self._is_shut and (self._is_alone or not self._holds_some()):
             self._is_shut = True
             with contextlib.suppress(ssl.SSLError):  # it wants the other's end, too, and need not wait for it here
                 self._tls.unwrap()

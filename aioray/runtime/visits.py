@@ -33,7 +33,8 @@ class Visit:
 class Visits:
     """Which lease is whose to give. Called with the reactor's lock held.
 
-    on_message: with what a node says; on_lost: with a node that is gone, and the leases that went with it.
+    is_home: whether a node is our own, to which `home` leads. on_message: with what a node says; on_lost: with a node
+    that is gone, and the leases that went with it.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Visits:
         reactor: Reactor,
         dialer: Dialer,
         home: NodeLink,
+        is_home: Callable[[str], bool],
         hello: Callable[[], Hello],
         on_message: Callable[[Any], None],
         on_lost: Callable[[Visit, set[int]], None],
@@ -48,6 +50,7 @@ class Visits:
         self._reactor = reactor
         self._dialer = dialer
         self._home = home
+        self._is_home = is_home
         self._hello = hello
         self._on_message = on_message
         self._on_lost = on_lost
@@ -76,6 +79,8 @@ class Visits:
     def move(self, lease_id: int, node_id: str, address: str) -> None:
         """From here on a request is with that node. Raises OSError when it cannot be reached."""
         self.over(lease_id)
+        if self._is_home(node_id):  # sent back: a second line to there would be taken for this process come again
+            return
         visit = self._visits.get(address)
         if visit is None:
             visit = self._open(node_id, address)

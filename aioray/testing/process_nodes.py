@@ -74,7 +74,8 @@ class ProcessNodes:
 
     def hang_up(self) -> None:
         """Have all end. `close` must follow."""
-        for process in [*self._starting, *(node.part for node in self.nodes)]:
+        # The head last, or others would hear that their cluster has ended before they are told to.
+        for process in [*self._starting, *(node.part for node in reversed(self.nodes))]:
             process.hang_up()
 
     def close(self) -> None:

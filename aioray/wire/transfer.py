@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-TRANSFER_VERSION = 2
-MAX_HELLO_NBYTES = 4096  # of a peer that has not shown its token yet
+TRANSFER_VERSION = 3
+MAX_HELLO_NBYTES = 4096  # of a peer that has not said who it is yet
 MAX_MESSAGE_NBYTES = 1 << 20
 
 
@@ -18,11 +18,11 @@ class Message(msgspec.Struct, array_like=True):
 
 
 class LinkHello(Message, tag=1):
-    """Puller -> source, first."""
+    """Puller -> source, first; over TCP behind the preamble."""
 
     node_id: str
     address: str  # where others may pull from the puller, if they come as it came; "" for nowhere
-    token: str = ""  # asked for over TCP
+    unused: str = ""  # was the token, which is not for all to read
     codec: str = ""  # what to compress chunks with
     version: int = TRANSFER_VERSION
 

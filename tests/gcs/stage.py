@@ -93,9 +93,9 @@ class GcsStage:
         await self.app.open(path=self.path, host="127.0.0.1", port=port, tls=tls)
         return self.app
 
-    async def close(self) -> None:
+    async def close(self, farewell: str = "") -> None:
         if self.app is not None:
-            await self.app.close()
+            await self.app.close(farewell)
 
     @contextlib.asynccontextmanager
     async def node(self, node_id: str) -> AsyncIterator[StagedNode]:

@@ -86,6 +86,15 @@ async def test_nodes_ride_out_a_gcs_that_ends_and_comes_back_without_memory(gcs:
         assert not a.end.done()
 
 
+async def test_nodes_of_a_cluster_that_ends_on_purpose_end_with_it(gcs: GcsStage) -> None:
+    """And do not look for its GCS until `gcs_reconnect_timeout_s` has gone by."""
+    async with gcs.node("a") as a, gcs.node("b") as b:
+        await a.until(lambda view: "b" in view.nodes)
+        await gcs.close("its cluster has ended")
+        for node in (a, b):
+            assert (await asyncio.wait_for(node.end, 5)).endswith("refused this node: its cluster has ended")
+
+
 async def test_a_node_that_was_declared_dead_is_told_to_end(gcs: GcsStage) -> None:
     first, again = StagedNode("a", gcs.reactor), StagedNode("a", gcs.reactor)
     async with gcs.line(first) as line:

@@ -92,6 +92,11 @@ class Here:
         change = MemberChange(THIRD, version, NodeFacts(THIRD, (), "machine", {}), {})
         self.view.apply(Delta("epoch", self.view.version, version, (change,)))
 
+    def third_dies(self) -> None:
+        version = self.view.version + 1
+        change = MemberChange(THIRD, version, NodeFacts(THIRD, (), "machine", {}), {}, "it was killed")
+        self.view.apply(Delta("epoch", self.view.version, version, (change,)))
+
     def say(self, process: bytes, *messages: Any) -> None:
         for message in messages:
             self.router.handle(process, None, message)  # type: ignore[arg-type] # nothing here is acknowledged
@@ -278,6 +283,75 @@ def test_who_looks_at_what_has_lost_its_home_holds_it_where_it_lies(net: Net) ->
     assert line.said == [Ack(7)]
     here.say(ANN, Release(ANN, [value.oid]))
     assert here.told.said[1:] == [Release(ME, [value.oid])]
+
+
+def test_what_was_held_before_without_a_word_back_is_known_at_home_when_later_words_are_acknowledged(net: Net) -> None:
+    """A call has read what a ref inside its arguments names, and keeps the ref: then it ends."""
+    here = Here(net, reads_neighbours=True)
+    oid = object_id(worker_process_id(THERE, 1), 1)
+    line = Line()
+    here.router.handle(ANN, line, Hold(ANN, [oid]))
+    here.router.handle(ANN, line, Hold(ANN, [], 6))
+    assert here.told.said == [Hold(ME, [oid]), Hold(ME, [], 1)]
+    assert line.said == []
+    here.told.asked[0](None)
+    assert line.said == [Ack(6)]
+    here.router.handle(ANN, line, Hold(ANN, [], 7))
+    assert line.said[1:] == [Ack(7)]
+
+
+def test_who_is_passed_what_has_lost_its_home_holds_it_where_it_lies_before_who_passed_it_lets_go(net: Net) -> None:
+    """
+    1. a call here was given a ref whose owner's node, the third, is dead, and keeps it: its bytes lie with the other
+    2. the call is over when that one knows, and it hears when the ref is gone
+    """
+    here = Here(net, reads_neighbours=True)
+    here.third_joins()
+    oid = object_id(worker_process_id(THIRD, 1), 1)
+    here.third_dies()
+    here.router.node_gone(THIRD, node_prefix(THIRD))
+    line = Line()
+    here.router.handle(ANN, line, Hold(ANN, [oid], 5))
+    assert here.told.said == [Hold(ME, [oid], 1)]
+    assert line.said == []
+    here.told.asked[0](None)
+    assert line.said == [Ack(5)]
+    here.say(ANN, Release(ANN, [oid]))
+    assert here.told.said[1:] == [Release(ME, [oid])]
+    assert here.told.to_third == []
+
+
+def test_a_node_that_asks_about_what_is_orphaned_has_told_of_the_death_of_its_home(net: Net) -> None:
+    """Else a hold that comes after the answer would be told to the dead, and the bytes would be freed."""
+    here = Here(net, reads_neighbours=True)
+    here.third_joins()
+    oid = object_id(worker_process_id(THIRD, 1), 1)
+    there, line = process_id_of_node(THERE), Line()
+    here.router.handle_node(there, line, Orphaned([oid], 7))
+    assert line.said == [Ack(7)]
+    here.router.handle(ANN, line, Hold(ANN, [oid], 5))
+    assert here.told.said == [Hold(ME, [oid], 1)]
+
+
+def test_what_nodes_hold_of_the_dead_is_not_passed_on_to_further_nodes(net: Net) -> None:
+    here = Here(net, reads_neighbours=True)
+    here.third_joins()
+    oid = object_id(worker_process_id(THIRD, 1), 1)
+    here.third_dies()
+    here.router.node_gone(THIRD, node_prefix(THIRD))
+    there, line = process_id_of_node(THERE), Line()
+    here.router.handle_node(there, line, Hold(there, [oid], 3))
+    assert here.told.said == []
+    assert line.said == [Ack(3)]
+
+
+def test_nodes_that_hold_things_of_one_another_do_not_ask_each_other_without_end(net: Net) -> None:
+    here = Here(net, reads_neighbours=True)
+    here.say(ANN, Hold(ANN, [object_id(worker_process_id(THERE, 1), 1)]))
+    there, line = process_id_of_node(THERE), Line()
+    here.router.handle_node(there, line, Hold(there, [object_id(ANN, 1)], 3))
+    assert line.said == [Ack(3)]
+    assert here.told.asked == []
 
 
 def test_memory_that_cannot_be_opened_is_not_read(net: Net) -> None:

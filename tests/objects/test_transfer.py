@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aioray.exceptions import InvalidOptionError
+from aioray.wire.preamble import preamble
 from aioray.wire.values import Value
 from aioray_node.objects.directory import Held, Released
 from tests.objects.nodes import Net, StoreNode, Wish
@@ -268,15 +269,39 @@ def test_a_source_that_cannot_compress_so_says_it_and_is_not_asked_again(net: Ne
     assert "cannot compress with 'lz4'" in wish.failure
 
 
-def test_over_tcp_the_token_comes_first(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+def test_over_tcp_who_does_not_know_the_token_gets_nothing(net: Net, caplog: pytest.LogCaptureFixture) -> None:
     a, b = net.node(tcp=True), net.node(tcp=True, token="guess")
     value = a.put(noise(9999))
     wishes = [Wish(b, value, a) for _ in range(2)]
+    for _ in range(6):
+        net.settle()
+        net.now += 1.0
     net.run_until(lambda: all(wish.answers for wish in wishes))
-    assert "the token is missing or wrong" in wishes[0].failure
-    again = Wish(b, value, a)
-    net.run_until(lambda: bool(again.answers))
-    assert len(caplog.records) == 1  # the second time it is no news
+    assert "no node sends it" in wishes[0].failure
+    assert ["does not know the token" in message for message in caplog.messages] == [True]  # said once
+    assert a.desk.serving.sent_nbytes == 0
+
+
+def test_the_token_is_not_sent_over_tcp_but_a_proof_that_it_is_known(net: Net) -> None:
+    b = net.node(tcp=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Wish(b, Value(nbytes=9999, oid=b"0123456789abcdef"), f"127.0.0.1:{listener.getsockname()[1]}")
+        net.settle()
+        with listener.accept()[0] as called:
+            said = called.recv(4096)
+    assert said.startswith(preamble("secret"))
+    assert b"secret" not in said
+
+
+def test_strangers_over_tcp_are_few_at_a_time_and_nothing_they_say_is_decoded(net: Net) -> None:
+    a = net.node(tcp=True)
+    host, port = a.address.split(":")
+    with contextlib.ExitStack() as stack:
+        first, *_ = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(257)]
+        net.settle()
+        first.settimeout(5.0)
+        assert first.recv(1) == b""
+        assert not a.desk.serving._strangers  # which are links, and may say LinkHello
 
 
 def test_tcp_without_a_token_is_refused(net: Net) -> None:
@@ -285,11 +310,12 @@ def test_tcp_without_a_token_is_refused(net: Net) -> None:
 
 
 @pytest.mark.parametrize("rubbish", [b"GET / HTTP/1.1\r\n\r\n", b"\x05\0\0\0hello", b"\xff" * 64, b"\0\0\0\0"])
-def test_rubbish_is_hung_up_on_and_disturbs_nobody(net: Net, rubbish: bytes) -> None:
+@pytest.mark.parametrize("knows_the_token", [False, True])
+def test_rubbish_is_hung_up_on_and_disturbs_nobody(net: Net, rubbish: bytes, knows_the_token: bool) -> None:
     a, b = net.node(tcp=True), net.node(tcp=True)
     host, port = a.address.split(":")
     with socket.create_connection((host, int(port))) as stranger:
-        stranger.sendall(rubbish)
+        stranger.sendall(preamble("secret") * knows_the_token + rubbish)
         wish = Wish(b, a.put(noise(9999)), a)
         net.run_until(lambda: bool(wish.answers) and not a.desk.serving._strangers)
         stranger.settimeout(5.0)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -116,3 +119,38 @@ def test_a_task_that_put_pythons_own_ctrl_c_back_is_cancelled_all_the_same(ray: 
     ray.cancel(ref)
     with pytest.raises(TaskCancelledError):
         ray.get(ref, timeout=10)
+
+
+ONCE = """
+import builtins, pathlib, time
+if hasattr(builtins, "was_begun"):
+    raise ImportError("cannot load module more than once per process")
+builtins.was_begun = True
+pathlib.Path({begun!r}).touch()
+for _ in range(30):
+    time.sleep(0.01)
+"""
+
+
+def test_a_call_that_is_cancelled_while_it_imports_leaves_a_worker_that_can_import(
+    one_cpu: Any, tmp_path: pathlib.Path
+) -> None:
+    """Modules with C in them, such as numpy's, cannot be imported again when their first import was torn."""
+    begun = tmp_path / "begun"
+    (tmp_path / "loads_once.py").write_text(ONCE.format(begun=str(begun)))
+
+    def imports(nap_s: float) -> int:
+        if str(tmp_path) not in sys.path:
+            sys.path.insert(0, str(tmp_path))
+        __import__("loads_once")
+        time.sleep(nap_s)
+        return os.getpid()
+
+    task = one_cpu.remote(imports)
+    pid = one_cpu.get(one_cpu.remote(os.getpid).remote())
+    ref = task.remote(30)
+    eventually(begun.exists)
+    one_cpu.cancel(ref)
+    with pytest.raises(TaskCancelledError):
+        one_cpu.get(ref, timeout=10)
+    assert one_cpu.get(task.remote(0), timeout=10) == pid

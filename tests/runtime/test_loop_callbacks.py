@@ -96,6 +96,22 @@ def test_what_was_due_in_a_loop_that_is_closed_does_not_hold_up_another() -> Non
     assert seen == ["a", "b"]
 
 
+def test_a_loop_that_is_closed_hears_nothing_and_holds_up_nobody() -> None:
+    """Whose program left it without leaving the cluster: what completes its refs must not fail over that."""
+    callbacks, seen = LoopCallbacks(), list[str]()
+    closed = asyncio.new_event_loop()
+    closed.close()
+    for _ in range(2):
+        callbacks.soon(closed, seen.append, "never", contextvars.copy_context())
+
+    async def use() -> None:
+        callbacks.soon(asyncio.get_running_loop(), seen.append, "here", contextvars.copy_context())
+        await asyncio.sleep(0)
+
+    asyncio.run(use())
+    assert seen == ["here"]
+
+
 async def test_while_debugging_each_has_a_handle_of_its_own() -> None:
     loop, callbacks, order = asyncio.get_running_loop(), LoopCallbacks(), list[str]()
     loop.set_debug(True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import socket
 import threading
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aioray.runtime.tls import Tls
+from aioray.runtime.tls_relay import Relay
 from tests.gcs.test_app import certificates
 
 if TYPE_CHECKING:
@@ -65,6 +67,40 @@ def test_many_bytes_go_both_ways_and_half_an_end_is_half_an_end(tmp_path: pathli
         called.shutdown(socket.SHUT_WR)
         assert received(caller) == b"one more"
     assert refused == []
+
+
+def test_who_closes_while_the_other_reads_nothing_waits_without_spinning_and_loses_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    1. one writes until nothing more fits on the way, and closes
+    2. its thread looks a few times, then waits until the other reads, which gets all there is
+    """
+    tls = Tls.of(certificates(tmp_path))
+    assert tls is not None
+    one, two = connected()
+    for sock in (one, two):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+    caller = tls.outgoing(one, "there")
+    with tls.incoming(two, lambda why: None) as called:
+        called.settimeout(10)
+        caller.settimeout(0.5)
+        written = 0
+        with contextlib.suppress(TimeoutError):
+            while True:
+                written += caller.send(bytes(1 << 16))
+        turns, many = itertools.count(1), threading.Event()
+        take_turn = Relay._take_turn
+
+        def counted(relay: Relay) -> None:
+            take_turn(relay)
+            if next(turns) > 1000:
+                many.set()
+
+        monkeypatch.setattr(Relay, "_take_turn", counted)
+        caller.close()
+        assert not many.wait(0.5)
+        assert len(received(called)) == written
 
 
 def test_who_has_no_certificate_is_refused(tmp_path: pathlib.Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aioray.wire.strategies import Affinity, InGroup, Strategy
+from aioray.wire.strategies import Affinity, InGroup, LabelTerm, Strategy
 from aioray_node.scheduling.core import (
     Command,
     CommitBundle,
@@ -33,6 +33,7 @@ from aioray_node.scheduling.resources import UNIT, NodeResources, from_floats
 
 A = b"a" * 16
 ONE = {"CPU": UNIT}
+SSD = (LabelTerm("disk", "in", ("ssd",)),)
 
 
 def node(node_id: str = "aa", *others: str, cpus: float = 4) -> State:
@@ -107,6 +108,26 @@ def test_who_waits_is_sent_to_each_of_the_other_places_in_turn() -> None:
         assert isinstance(spill, Spill)
         sent.append(spill.node_id)
     assert sent == ["aa", "cc", "aa", "cc"]
+
+
+def test_who_waits_for_a_place_that_it_likes_is_sent_to_the_others_in_their_turn() -> None:
+    """Two that it likes are full. They would send it to each other for ever, though the third has room."""
+    state = node("bb", "aa", "cc")
+    state.nodes = {**state.nodes, "aa": NodeView(state.nodes["aa"].resources, {"disk": "ssd"})}
+    book(state, 100, 1)
+    run(state, GroupPlaced(A, {0: "aa", 1: "bb", 2: "cc"}, [ONE, ONE, ONE]))
+    assert run(state, request(1, hops=1)) == [Place(1)]
+    for kind, liking in enumerate(
+        (Strategy(group=InGroup(A), preferred=SSD), Strategy(group=InGroup(A), selectors=(SSD, ())))
+    ):
+        sent = []
+        for turn in range(4):
+            lease_id, now = 2 + 4 * kind + turn, 10.0 * kind + turn
+            assert run(state, Request(lease_id, "ann", ONE, "f", liking, 2), now) == []
+            (spill,) = run(state, Tick(), now + 1.0)
+            assert isinstance(spill, Spill)
+            sent.append(spill.node_id)
+        assert sent == ["aa", "cc", "aa", "cc"]
 
 
 def test_who_comes_before_the_bundle_waits_for_it() -> None:

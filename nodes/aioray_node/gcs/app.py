@@ -133,10 +133,13 @@ class GcsApp:
             await site.start()
             self.port = self._runner.addresses[-1][1]
 
-    async def close(self) -> None:
-        """Hang up on all nodes, and listen no more. Safe to call twice."""
+    async def close(self, farewell: str = "") -> None:
+        """Hang up on all nodes, and listen no more. Safe to call twice.
+
+        `farewell`: why they need not wait for a GCS that comes back.
+        """
         with self._reactor.lock:
-            self._desk.close()
+            self._desk.close(farewell)
         await self._runner.cleanup()
 
     @web.middleware

@@ -82,7 +82,7 @@ async def _as_head(node: Node, options: NodeOptions, head: HeadOptions) -> Async
         address = path if head.port is None else host_and_port(head.host, app.port)
         yield {"gcs_address": address, "gcs_socket": path, "token_path": str(node.session.dir / TOKEN_FILE)}
     finally:
-        await app.close()
+        await app.close("its cluster has ended")
 
 
 def _status(desk: MemberDesk, state: StateDesk) -> Any:

@@ -97,12 +97,14 @@ class MemberDesk:
     def status(self) -> ClusterStatus:
         return members.status(self._state)
 
-    def close(self) -> None:
-        """Hang up on everybody."""
+    def close(self, farewell: str = "") -> None:
+        """Hang up on everybody. `farewell`: why there is no use in coming back."""
         if self._timer is not None:
             self._timer.cancel()
         outlets, self._outlets = self._outlets, {}
         for outlet in outlets.values():
+            if farewell:
+                outlet.send(Packet(Refused(farewell)))
             outlet.close("the GCS ends")
 
     def _feed(self, event: members.Event) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from aioray.runtime.connection import tune_tcp
 from aioray.wire.framing import append_frame
 from aioray.wire.transfer import MAX_HELLO_NBYTES, MAX_MESSAGE_NBYTES, Bytes, TransferMessage, transfer_decoder
 
@@ -46,12 +45,22 @@ class Owner(Protocol):
 
 
 class BulkLink:
-    """One end. Every method is called with the reactor's lock held; `owner.lost` not after `close`."""
+    """One end. Every method is called with the reactor's lock held; `owner.lost` not after `close`.
 
-    def __init__(self, poller: Poller, sock: socket.socket, owner: Owner, *, connecting: bool, is_local: bool) -> None:
+    `preface`: bytes to send before all messages.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        sock: socket.socket,
+        owner: Owner,
+        *,
+        connecting: bool,
+        is_local: bool,
+        preface: bytes = b"",
+    ) -> None:
         sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
-            tune_tcp(sock)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER_NBYTES)
         self.is_local = is_local
@@ -69,7 +78,7 @@ class BulkLink:
         self._target = memoryview(bytearray(4))
         self._filled = 0
         self._scraps_left = 0  # of what nobody wants, behind what `_target` takes
-        self._out: collections.deque[memoryview] = collections.deque()  # what is next, in order
+        self._out = collections.deque([memoryview(preface)] if preface else [])  # what is next, in order
         self._bodies: collections.deque[tuple[bytes, int, int]] = collections.deque()  # what was asked for
         self._sending = b""  # the object of which bytes are in `_out`,
         self._last: memoryview | None = None  # and the end of them

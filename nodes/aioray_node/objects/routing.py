@@ -61,6 +61,7 @@ class ObjectRouter:
         self._tickets: dict[bytes, int] = {}  # of what is being pulled
         self._looked_at: dict[str, str] = {}  # nodes: the memory of those that can be read from here, "" of others
         self._sources: dict[str, str] = {}  # where objects of which node were pulled from
+        self._unconfirmed: dict[bytes, int] = {}  # homes: how often they were told of holders since they last said so
         self._orphans: dict[bytes, set[bytes]] = {}  # held here, home dead: where their bytes are, that is held, too
         store.on_deliver = self._deliver
         store.on_touched = self._touched
@@ -135,18 +136,30 @@ class ObjectRouter:
             self._feed(abroad.Told(message.oid, message.value))
 
     def _hold(self, connection: Speaker, holder: bytes, oids: list[bytes], req: int) -> None:
-        """Acknowledged when all homes know, so that whoever keeps these meanwhile may let go."""
+        """Acknowledged when all who count know, so that whoever keeps these meanwhile may let go.
+
+        That is of what was said before without asking for it, too.
+        """
         self._store.feed(directory.Held(holder, oids))
+        is_of_node = holder == home_of(holder) + bytes(4)  # which says it to all who count: nobody asks on
+        orphans = [] if is_of_node else self._orphans_among(oids)
+        beside = self._beside() if orphans else []  # the bytes lie with one of these
+        for oid in orphans:
+            self._orphans.setdefault(oid, set()).update(beside)
         if not req:
+            for prefix in beside:
+                self.neighbours.send(prefix, Hold(self._own_id, orphans))
             return
-        homes: dict[bytes, list[bytes]] = {}
+        homes: dict[bytes, list[bytes]] = {} if is_of_node else {prefix: [] for prefix in self._unconfirmed}
+        homes.update({prefix: list(orphans) for prefix in beside})
         for oid in oids:
             # Not what a process was to hold that has died meanwhile: nobody would let go of it in this node's name.
-            if not self._is_home(oid) and oid in self._state.held:
+            is_held_there = oid in self._state.held and home_of(oid) not in self._state.dead
+            if is_held_there and not self._is_home(oid):
                 homes.setdefault(home_of(oid), []).append(oid)
         left = len(homes)
 
-        def acknowledged(_: Any = None) -> None:
+        def acknowledged() -> None:
             nonlocal left
             left -= 1
             if left <= 0:
@@ -155,7 +168,24 @@ class ObjectRouter:
         if not homes:
             acknowledged()
         for home, theirs in homes.items():
-            self.neighbours.ask(home, lambda number, t=theirs: Hold(self._own_id, t, number), acknowledged)  # type: ignore[misc]
+            self._hold_at(home, theirs, acknowledged)
+
+    def _hold_at(self, home: bytes, oids: list[bytes], then: Callable[[], None]) -> None:
+        """Have `then` called when a node has heard this, and whatever it was told before."""
+        told = self._unconfirmed.get(home, 0)
+
+        def answered(_: Any) -> None:
+            if self._unconfirmed.get(home) == told:
+                del self._unconfirmed[home]
+            then()
+
+        self.neighbours.ask(home, lambda number: Hold(self._own_id, oids, number), answered)
+
+    def _orphans_among(self, oids: list[bytes]) -> list[bytes]:
+        """Those whose home is dead, and which lie elsewhere."""
+        if not self._reads_neighbours:
+            return []
+        return [oid for oid in oids if home_of(oid) in self._state.dead and not self._store.has(oid)]
 
     def _pass_on(self, connection: Speaker, home: bytes, message: Callable[[int], msgspec.Struct], req: int) -> None:
         if req:
@@ -261,6 +291,7 @@ class ObjectRouter:
             self._store.feed(directory.ProcessGone(holder))
         self._store.feed(directory.ProcessGone(prefix + bytes(4)))
         self._feed(abroad.NodeGone(prefix))
+        self._unconfirmed.pop(prefix, None)
         self._looked_at.pop(node_id, None)
         source = self._sources.pop(node_id, "")
         if source:
@@ -294,7 +325,12 @@ class ObjectRouter:
         ]
 
     def _hold_orphans(self, prefix: bytes, line: Speaker, oids: list[bytes], req: int) -> None:
-        """The word that it is done goes another way than Hold and Release do: so it waits until they know."""
+        """The word that it is done goes another way than Hold and Release do: so it waits until they know.
+
+        From here on the home of these is dead to us as well: what is held later has to be held where it lies.
+        """
+        for home in {home_of(oid) for oid in oids}:
+            self._feed(abroad.NodeGone(home))
         held = [oid for oid in oids if self._store.is_held(oid, beside=owner_of(oid))]
         for oid in held:
             self._orphans.setdefault(oid, set()).add(prefix)
@@ -309,6 +345,7 @@ class ObjectRouter:
                 case abroad.FetchAtHome(oid):
                     self.neighbours.send(home_of(oid), Fetch(oid))
                 case abroad.HoldAtHome(oid):
+                    self._unconfirmed[home_of(oid)] = self._unconfirmed.get(home_of(oid), 0) + 1
                     self.neighbours.send(home_of(oid), Hold(self._own_id, [oid]))
                 case abroad.ReleaseAtHome(oid):
                     self.neighbours.send(home_of(oid), Release(self._own_id, [oid]))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hmac
 import itertools
-import logging
 from typing import TYPE_CHECKING
 
 from aioray.exceptions import InvalidOptionError
-from aioray.runtime.connection import Listener, tune_tcp
+from aioray.runtime.connection import Listener
+from aioray.runtime.doors import Door
+from aioray.runtime.refusals import Refusals
 from aioray.wire.transfer import (
     TRANSFER_VERSION,
     Ask,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from aioray_node.objects.segment import Segment
     from aioray_node.objects.store import ObjectStore
 
-_log = logging.getLogger("aioray")
 HELLO_S = 5.0  # for a peer to say who it is
 
 
@@ -65,7 +64,9 @@ class ServingDesk:
         self._token = token
         self._tls = tls
         self._sources = sources.State(fan_out=fan_out)
-        self._listeners: list[Listener] = []
+        self._refusals = Refusals(f"node {node_id}, which has objects,")
+        self._listener: Listener | None = None  # for this machine,
+        self._door: Door | None = None  # and for others
         self._numbers = itertools.count(1)
         self._strangers: dict[BulkLink, Timer] = {}
         self._incoming: dict[int, BulkLink] = {}
@@ -73,21 +74,23 @@ class ServingDesk:
         self._where: dict[BulkLink, str] = {}  # where others reach the node at the other end
         self._lent: dict[bytes, int] = {}  # how many links are in the middle of sending bytes of it
         self._late: dict[bytes, list[Callable[[], None]]] = {}  # what is to be done when none is any more
-        self._has_complained = False
         self.sent_nbytes = 0
 
     def listen(self, address: str) -> str:
         """Let other nodes in; see TransferDesk."""
-        listener = Listener(self._reactor, address, lambda sock: self._accept(sock, is_local=listener.is_local))
-        if not listener.is_local and not self._token:
-            listener.close()
+        if address.startswith("/"):
+            self._listener = Listener(self._reactor, address, lambda sock: self._accept(sock, is_local=True))
+            return self._listener.address
+        if not self._token:
             raise InvalidOptionError("token", "", "a text that all nodes of the cluster know", "TCP is open to all")
-        self._listeners.append(listener)
-        return listener.address
+        accept = functools.partial(self._accept, is_local=False)
+        self._door = Door(self._reactor, address, self._token, accept, self._refusals, self._tls)
+        return self._door.address
 
     def address(self, *, is_local: bool) -> str:
         """Where nodes of this machine, or of others, reach this one; "" for nowhere."""
-        return next((listener.address for listener in self._listeners if listener.is_local == is_local), "")
+        way = self._listener if is_local else self._door
+        return "" if way is None else way.address
 
     def figures(self) -> dict[str, int]:
         """What is under way."""
@@ -103,8 +106,9 @@ class ServingDesk:
 
     def close(self) -> None:
         """Hang up on everybody."""
-        for listener in self._listeners:
-            listener.close()
+        for way in (self._listener, self._door):
+            if way is not None:
+                way.close()
         for link in [*self._incoming.values(), *self._strangers]:
             link.close()
         for timer in self._strangers.values():
@@ -112,19 +116,8 @@ class ServingDesk:
         self._strangers.clear()
 
     def _accept(self, sock: socket.socket, *, is_local: bool) -> None:
-        if self._tls is not None and not is_local:
-            tune_tcp(sock)
-            sock = self._tls.incoming(sock, self._no_tls)
         link = BulkLink(self._reactor, sock, self, connecting=False, is_local=is_local)
         self._strangers[link] = self._reactor.call_later(HELLO_S, lambda: self._too_late(link))
-
-    def _no_tls(self, why: str) -> None:
-        self._complain(f"there is no TLS with it: {why}")
-
-    def _complain(self, error: str) -> None:
-        if not self._has_complained:
-            self._has_complained = True
-            _log.warning("aioray: a node that wanted objects was refused: %s", error)
 
     def _too_late(self, link: BulkLink) -> None:
         del self._strangers[link]
@@ -133,9 +126,7 @@ class ServingDesk:
     def _greeted(self, link: BulkLink, hello: LinkHello) -> None:
         """A node that wants objects of us says who it is."""
         error = ""
-        if not link.is_local and not hmac.compare_digest(hello.token.encode(), self._token.encode()):
-            error = "the token is missing or wrong"
-        elif hello.version != TRANSFER_VERSION:
+        if hello.version != TRANSFER_VERSION:
             error = f"transfer version {hello.version} was offered, this node speaks {TRANSFER_VERSION}"
         else:
             try:
@@ -145,7 +136,7 @@ class ServingDesk:
         link.send(LinkWelcome(self._node_id, error))
         self._acquainted(link)
         if error:
-            self._complain(error)
+            self._refusals.note(hello.address or hello.node_id, error)
             link.flush()
             link.close()
             return

@@ -74,7 +74,6 @@ class TransferDesk:
         self._store = store
         self._segment = segment
         self._node_id = node_id
-        self._token = token
         self._dialer = dialer or Dialer(lambda: token, config.heartbeat_timeout_ms / 1000)
         self._codec = codecs.find(config.transfer_codec)
         limits = pulls.Limits(
@@ -311,12 +310,14 @@ class TransferDesk:
     # links that we dial
 
     def _dial(self, address: str) -> None:
+        is_local = address.startswith("/")
         try:
-            sock = dial(address, wait=False) if address.startswith("/") else self._dialer.dial_tcp(address)
+            preface = b"" if is_local else self._dialer.proof()
+            sock = dial(address, wait=False) if is_local else self._dialer.dial_tcp(address)
         except OSError as exc:
             self._feed(pulls.LinkDown(address, str(exc)))
             return
-        link = BulkLink(self._reactor, sock, self, connecting=True, is_local=address.startswith("/"))
+        link = BulkLink(self._reactor, sock, self, connecting=True, is_local=is_local, preface=preface)
         link.codec = self._codec
         self._outgoing[address] = link
         self._addresses[link] = address
@@ -332,8 +333,7 @@ class TransferDesk:
     def connected(self, link: BulkLink) -> None:
         mine = self.serving.address(is_local=link.is_local)
         codec = self._codec.name if self._codec is not None else ""
-        token = "" if link.is_local else self._token
-        link.send(LinkHello(self._node_id, mine, token, codec))
+        link.send(LinkHello(self._node_id, mine, codec=codec))
 
     def _hang_up(self, address: str) -> None:
         link = self._outgoing.get(address)

@@ -46,8 +46,13 @@ def views(
     return found
 
 
-def after(last: str, nodes: Mapping[str, NodeView], own_id: str, strategy: Strategy | None) -> Mapping[str, NodeView]:
-    """Those whose turn it is when `last` had its turn, by id; all of them where some are liked better than others."""
-    if strategy is None or strategy.preferred or strategy.selectors:
+def after(
+    last: str, nodes: Mapping[str, NodeView], own_id: str, strategy: Strategy | None, *, has_waited: bool
+) -> Mapping[str, NodeView]:
+    """Those whose turn it is when `last` had its turn, by id.
+
+    All of them for who comes and likes some better than others; not if it `has_waited` here: those were full, too.
+    """
+    if strategy is None or (not has_waited and (strategy.preferred or strategy.selectors)):
         return nodes
     return {node_id: node for node_id, node in nodes.items() if node_id > last or node_id == own_id}

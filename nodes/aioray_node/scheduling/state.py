@@ -140,7 +140,9 @@ class State:
             nodes = {**nodes, self.node_id: own}
         if group is not None:
             nodes = group_places.views(nodes, self.node_id, self.places.get(group.group_id), wish.demand)
-            later = group_places.after(here.spread_after, nodes, self.node_id, request.strategy)
+            later = group_places.after(
+                here.spread_after, nodes, self.node_id, request.strategy, has_waited=own is not None
+            )
             decision = policy.choose(wish, later, here)
             if isinstance(decision, policy.Chosen):
                 return decision

@@ -19,6 +19,7 @@ from aioray_node.worker.threads import ThreadLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from types import FrameType
 
     from aioray.runtime.connection import Connection
     from aioray.wire.calls import Call, Cancel
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from aioray_node.worker.streams import Streams
 
 _INTERRUPT_AGAIN_S = 0.01
+_IMPORT_S = 5.0  # which an import has to end, when its call is cancelled
 
 
 class Interrupted(KeyboardInterrupt):
@@ -64,6 +66,7 @@ class MainThread:
         self._interruptible = False  # user code runs, or is about to
         self._interrupting: Item | None = None
         self._handed_over = False  # the interrupt is for the reactor to raise
+        self._spares_imports_until = 0.0  # on the clock of `time.monotonic`
 
     def run(self, item: Item, running_call: RunningCall) -> int:
         """Run one call in the main thread; how long it took, in microseconds."""
@@ -195,6 +198,7 @@ class MainThread:
             self._runtime.cancel_loop_task(self._loop_task, call)
         else:
             self._interrupting, self._handed_over = current, False
+            self._spares_imports_until = time.monotonic() + _IMPORT_S
             self._interrupt()
 
     def _end_by_force(self, call: RunningCall) -> None:
@@ -233,16 +237,27 @@ class MainThread:
                 self._runtime.tasks.cancel_children(call)
         self._replier.cancelled(item, self.actor)
 
-    def on_signal(self, *_: Any) -> None:
+    def on_signal(self, _: int, frame: FrameType | None) -> None:
         """SIGINT, which only `cancel` sends: raise in user code, but never in the middle of our own."""
         item = self._interrupting
         if item is None or item is not self.current or not self._interruptible:
             return
         if self._handed_over and not self._reactor.is_interrupting:
             return  # it was raised while this signal was on its way
+        if time.monotonic() < self._spares_imports_until and _is_importing(frame):
+            return  # torn, it would fail in all later calls here, too: much of what has C in it is loaded once only
         if self._reactor.in_our_hands() or self._runtime.memory.is_being_changed or self._streams.is_between_values:
             self._handed_over = True
             self._reactor.interrupt(Interrupted())
         else:
             self._interrupted()
             raise Interrupted
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether the code in `frame` was called by an import."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back
+    return False

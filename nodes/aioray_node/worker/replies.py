@@ -83,7 +83,7 @@ class Replier:
         self, connection: Connection, call: Call, data: bytes, exec_us: int, actor: HostedActor | None
     ) -> None:
         lock = self._runtime.reactor.lock
-        lock.acquire()  # not `with`, which takes twice as long
+        lock.acquire()  # `with` takes twice as long. A cancel spares who has the lock: it raises nothing before `try`
         try:
             connection.send_small(Done(call.seq, data, exec_us), len(data))
             log = self.log
