@@ -142,7 +142,7 @@ def _parsed(title: str, text: str) -> tuple[MethodOptions, bool, Signature]:
     given = msgspec.json.decode(before)
     generates = given.pop(_GENERATES, False)
     types = given.pop("retry_exceptions", False)
-    base = dataclasses.replace(METHOD_DEFAULTS, retry_exceptions=types if isinstance(types, bool) else tuple(types))
+    base = msgspec.structs.replace(METHOD_DEFAULTS, retry_exceptions=types if isinstance(types, bool) else tuple(types))
     return method_options(given, base), generates, Signature.from_text(title, parameters)
 
 

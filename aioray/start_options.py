@@ -17,7 +17,6 @@ from aioray.exceptions import InvalidOptionError
 from aioray.labels import LABELS_ALLOWED, checked_labels
 from aioray.logging_config import LoggingConfig, checked_logging  # msgspec looks it up, too
 from aioray.options import AMOUNT, MAX_UNITS, OWN_OPTION, UNIT
-from aioray.own_address import checked_ip
 from aioray.runtime_env import checked_env
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ def check_options(
         runtime_env=checked_env(runtime_env),
         labels=_node_labels(labels),
         logging_config=checked_logging(logging_config),
-        node_ip_address="" if node_ip_address is None else checked_ip("_node_ip_address", node_ip_address),
+        node_ip_address="" if node_ip_address is None else _own_ip(node_ip_address),
     )
 
 
@@ -192,3 +191,9 @@ def _unknown(call: Callable[..., Any], name: str, value: Any) -> InvalidOptionEr
     names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
     reason = f"{call.__name__} has no such option" + did_you_mean.hint(name, names)
     return InvalidOptionError(name, value, ", ".join(sorted(names)), reason)
+
+
+def _own_ip(text: object) -> str:
+    from aioray.own_address import checked_ip  # late: hardly anybody says it
+
+    return checked_ip("_node_ip_address", text)

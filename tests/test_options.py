@@ -1,6 +1,5 @@
 """The option table: what is accepted, what becomes of it, and that nothing is accepted and then ignored."""
 
-import dataclasses
 import math
 import pickle
 from fractions import Fraction
@@ -76,7 +75,8 @@ def test_a_demand_is_computed_once() -> None:
 @pytest.mark.parametrize(("kind", "row"), ROWS)
 def test_every_implemented_option_has_a_field_and_every_field_a_row(kind: Kind, row: Option) -> None:
     defaults: Any = {"task": TASK_DEFAULTS, "actor": ACTOR_DEFAULTS, "method": METHOD_DEFAULTS}[kind]
-    names = {each.name for each in dataclasses.fields(defaults) if each.init}
+    derived = {"_demand", "_placement", "_running", "_strategy"}
+    names = set(defaults.__struct_fields__) - derived
     assert (row.name in names) == row.implemented
     assert names <= TABLE[kind].keys()
 
@@ -210,11 +210,10 @@ def test_options_are_laid_over_a_base() -> None:
 def test_options_are_values() -> None:
     one, other = (actor_options({"resources": {"x": 1}, "max_concurrency": 4}) for _ in range(2))
     assert one == other
-    assert hash(one) == hash(other)
     again = pickle.loads(pickle.dumps(one))
     assert again == one
     assert again.placement_demand() == one.placement_demand()
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         one.name = "x"  # type: ignore[misc]
 
 

@@ -7,8 +7,9 @@ has not is refused with the values that do work.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from aioray import did_you_mean
 from aioray.exceptions import InvalidOptionError
@@ -88,7 +89,7 @@ def _merged(kind: Kind, given: Mapping[str, Any], base: AnyOptions) -> AnyOption
             raise InvalidOptionError(name, value, row.allowed, str(exc)) from None
         if row.implemented:
             values[name] = checked
-    return dataclasses.replace(base, **values) if values else base
+    return msgspec.structs.replace(base, **values) if values else base
 
 
 def _unknown(kind: Kind, name: str, value: Any) -> InvalidOptionError:

@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from aioray import placement
 from aioray.exceptions import InvalidOptionError
 from aioray.labels import selector_of
 from aioray.options.checks import AS_STRATEGY, UNIT
+from aioray.runtime_env import RuntimeEnv
 from aioray.wire.calls import DYNAMIC, STREAMING
 from aioray.wire.strategies import InGroup, Strategy
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from aioray.runtime_env import RuntimeEnv
 
 ACCELERATOR_AMOUNT = 0.001  # of what a node with that kind of GPU has one of: so small that it never runs out
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TaskOptions:
+class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Final values for one remote function, made by `task_options`. Do not change the dicts, they are shared."""
 
     num_cpus: float
     num_gpus: float
     memory: int  # bytes
     object_store_memory: int  # bytes of it that are reserved, for whatever the call makes
-    resources: Mapping[str, float] = dataclasses.field(hash=False)
+    resources: Mapping[str, float]
     scheduling_strategy: Any  # a text, or an object of aioray.util.scheduling_strategies
-    placement_group: Any = dataclasses.field(hash=False)  # "default", None, or a PlacementGroup
+    placement_group: Any  # "default", None, or a PlacementGroup
     placement_group_bundle_index: int  # -1: any
     placement_group_capture_child_tasks: bool | None  # None: as the call that makes it
-    label_selector: Mapping[str, str] = dataclasses.field(hash=False)
-    fallback_strategy: list[dict[str, Any]] = dataclasses.field(hash=False)
+    label_selector: Mapping[str, str]
+    fallback_strategy: list[dict[str, Any]]
     name: str | None
     enable_task_events: bool  # False: it is left out of what the cluster tells of tasks
     accelerator_type: str | None
-    runtime_env: RuntimeEnv = dataclasses.field(hash=False)
+    runtime_env: RuntimeEnv
     num_returns: int | str | None  # see `returns_of`
     _generator_backpressure_num_objects: int  # -1: without limit
     max_retries: int  # -1: without end
@@ -48,12 +44,13 @@ class TaskOptions:
     max_calls: int  # after which a worker is replaced; 0: never
     timeout: float | None  # s, from the call on
     deadline: float | None  # as time.time()
-    _demand: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
-    _strategy: Strategy | None = dataclasses.field(init=False, repr=False, compare=False)
+    # These follow from the others.
+    _demand: dict[str, int] = {}
+    _strategy: Strategy | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_demand", _demand_of(self, self.num_cpus))
-        object.__setattr__(self, "_strategy", _strategy_of(self))
+        force_setattr(self, "_demand", _demand_of(self, self.num_cpus))
+        force_setattr(self, "_strategy", _strategy_of(self))
         if (group := _group_given(self)) is not None:
             placement.check_fits(group, _bundles_given(self), self._demand)
 
@@ -69,25 +66,24 @@ class TaskOptions:
         return self._strategy
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ActorOptions:
+class ActorOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Final values for one actor class, made by `actor_options`. Do not change the dicts, they are shared."""
 
     num_cpus: float | None  # None: 1 to be placed, 0 to run
     num_gpus: float
     memory: int  # bytes
     object_store_memory: int  # bytes of it that are reserved, for whatever the call makes
-    resources: Mapping[str, float] = dataclasses.field(hash=False)
+    resources: Mapping[str, float]
     scheduling_strategy: Any  # a text, or an object of aioray.util.scheduling_strategies
-    placement_group: Any = dataclasses.field(hash=False)  # "default", None, or a PlacementGroup
+    placement_group: Any  # "default", None, or a PlacementGroup
     placement_group_bundle_index: int  # -1: any
     placement_group_capture_child_tasks: bool | None  # None: as the call that makes it
-    label_selector: Mapping[str, str] = dataclasses.field(hash=False)
-    fallback_strategy: list[dict[str, Any]] = dataclasses.field(hash=False)
+    label_selector: Mapping[str, str]
+    fallback_strategy: list[dict[str, Any]]
     name: str | None
     enable_task_events: bool  # False: all calls of its methods are left out
     accelerator_type: str | None
-    runtime_env: RuntimeEnv = dataclasses.field(hash=False)
+    runtime_env: RuntimeEnv
     max_concurrency: int | None  # None: 1, or 1000 if the class has async methods
     namespace: str | None
     get_if_exists: bool
@@ -96,12 +92,13 @@ class ActorOptions:
     max_task_retries: int  # -1: without end
     max_pending_calls: int  # -1: without limit
     allow_out_of_order_execution: bool | None  # None: True for async and threaded actors
-    concurrency_groups: Mapping[str, int] = dataclasses.field(hash=False)
+    concurrency_groups: Mapping[str, int]
     isolation: str
-    _labels: Mapping[str, str] = dataclasses.field(hash=False)  # to find it by in listings
-    _placement: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
-    _running: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
-    _strategy: Strategy | None = dataclasses.field(init=False, repr=False, compare=False)
+    _labels: Mapping[str, str]  # to find it by in listings
+    # These follow from the others.
+    _placement: dict[str, int] = {}
+    _running: dict[str, int] = {}
+    _strategy: Strategy | None = None
 
     def __post_init__(self) -> None:
         default = (
@@ -109,9 +106,9 @@ class ActorOptions:
             0.0,
         )  # light ones take no process, and so no CPU to start it
         to_place, to_run = default if self.num_cpus is None else (self.num_cpus, self.num_cpus)
-        object.__setattr__(self, "_placement", _demand_of(self, to_place))
-        object.__setattr__(self, "_running", _demand_of(self, to_run))
-        object.__setattr__(self, "_strategy", _strategy_of(self))
+        force_setattr(self, "_placement", _demand_of(self, to_place))
+        force_setattr(self, "_running", _demand_of(self, to_run))
+        force_setattr(self, "_strategy", _strategy_of(self))
         if (group := _group_given(self)) is not None:
             to_be_placed = self.num_cpus is None and bool(self._placement)
             placement.check_fits(group, _bundles_given(self), self._placement, to_be_placed=to_be_placed)
@@ -133,8 +130,7 @@ class ActorOptions:
         return self._running
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class MethodOptions:
+class MethodOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Final values for one method of an actor, made by `method_options`."""
 
     name: str | None  # of its calls, in messages and for `get_task_name`; None: class and method
