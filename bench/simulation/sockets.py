@@ -54,7 +54,7 @@ class _Desk:
     def gone(self, connection: int, reason: str) -> None:
         """All of them, in the end."""
 
-    def close(self) -> None:
+    def close(self, farewell: str) -> None:
         for outlet in self.outlets.values():
             outlet.close("the end")
 
