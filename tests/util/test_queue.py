@@ -143,10 +143,11 @@ def test_who_waits_long_gets_its_item_all_the_same(shared_ray: Any) -> None:
 
 def test_shutdown_waits_for_those_who_wait_and_not_for_ever(shared_ray: Any) -> None:
     items = Queue(maxsize=1)
-    waiting = take.remote(items, 1)
+    assert items.actor is not None
+    waits = items.actor.get.remote(bytes(16), None)  # a task that waits might not have begun to when it is shut down
     items.put(1)
     items.shutdown()
-    assert shared_ray.get(waiting) == [1]
+    assert shared_ray.get(waits) == (True, 1)
     items.shutdown()  # once more does nothing
     with pytest.raises(RuntimeError, match="shut down"):
         items.put(1)
