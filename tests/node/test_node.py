@@ -59,7 +59,7 @@ def test_a_worker_goes_from_lease_to_lease(stage: Stage) -> None:
     """
     1. two leases are asked for on one CPU: one worker is ordered, for the first
     2. it comes up: the first lease is granted, the second waits
-    3. the first comes back: the same worker serves the second
+    3. the first comes back: the same worker serves the second, and no other is ordered
     """
     driver = stage.join(DRIVER)
     driver.say(LeaseRequest(1, ONE_CPU, "f"), LeaseRequest(2, ONE_CPU, "f"))
@@ -72,6 +72,7 @@ def test_a_worker_goes_from_lease_to_lease(stage: Stage) -> None:
     driver.say(LeaseReturn(1))
     stage.settle()
     assert driver.take(LeaseGrant) == [LeaseGrant(2, worker_id, f"at-{worker_id}")]
+    assert len(stage.zygote.ordered) == 1
 
 
 def test_a_lease_of_an_environment_gets_a_worker_of_its_own(stage: Stage) -> None:

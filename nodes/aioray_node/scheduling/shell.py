@@ -462,8 +462,8 @@ class LeaseDesk:
 
     def _end(self, lease_id: int, *, reusable: bool, gently: bool = False) -> None:
         self._forget(lease_id)
+        self.pool.free(lease_id, reusable=reusable, gently=gently)  # first: who comes next may have its worker
         self.feed(core.Return(lease_id))
-        self.pool.free(lease_id, reusable=reusable, gently=gently)
 
     def _forget(self, lease_id: int) -> None:
         grant = self._grants.pop(lease_id, None)
