@@ -278,7 +278,10 @@ def _why_on_none(demand: Resources, selector: Selector, rooms: Rooms, free: str)
     def lacks(node_id: str) -> list[str]:
         return [name for name, amount in demand.items() if amount > rooms.free(node_id, name)]
 
-    best = min(nodes, key=lambda node_id: (len(lacks(node_id)), -rooms.fraction_left(node_id, demand), node_id))
+    def short(node_id: str) -> float:
+        return sum(1 - max(0, rooms.free(node_id, name)) / demand[name] for name in lacks(node_id))
+
+    best = min(nodes, key=lambda node_id: (len(lacks(node_id)), short(node_id), node_id))
     names = lacks(best)
     if not names:  # of GPUs, by the amount
         return (

@@ -149,6 +149,13 @@ def test_what_is_missing_is_said_in_words(strategy: str, cpus: list[float], word
     assert run(state, NodesChanged()) == []  # said once
 
 
+def test_the_best_node_is_that_which_lacks_the_least() -> None:
+    state = State(cluster(1, 3, 2))
+    (warning,) = run(state, Created(spec(1, 5)))
+    assert isinstance(warning, Warn)
+    assert warning.text.endswith("5 CPU on one node asked, best node has 3")
+
+
 def test_labels_that_no_node_has_are_said_too() -> None:
     state = State(cluster(1))
     run(state, Created(spec(1, 1, selectors=[selector_of({"region": "us"})])))
