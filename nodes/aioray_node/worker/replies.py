@@ -46,13 +46,15 @@ class Replier:
         """The call returned. `actor`: whose it was; its checkpoints must be in the journal before it is answered."""
         try:
             plain = serialize_plain(result) if call.num_returns == 1 else None
-            if plain is not None and self._is_answered_at_once(plain, actor):  # as nearly all calls are
-                self._send_done(connection, call, plain, exec_us, actor)
-                return
-            parts = self._pickled(call, result) if plain is None else [Serialized(plain, [], [])]
+            parts = self._pickled(call, result) if plain is None else []
         except Exception as exc:  # a result that cannot be sent is the call's failure
             self.error(connection, call, exc, exec_us, actor=actor)
             return
+        if plain is not None:
+            if self._is_answered_at_once(plain, actor):  # as nearly all calls are
+                self._send_done(connection, call, plain, exec_us, actor)
+                return
+            parts = [Serialized(plain, [], [])]
         if len(parts) == 1:
             part = parts[0]
             if not part.buffers and not part.refs and self._is_answered_at_once(part.data, actor):
