@@ -72,9 +72,10 @@ def init(
     machines that have its token. Without it the cluster is for this machine and this program.
     inline (ours): True has the head in this process, in a thread with an event loop of its own; workers are processes
     all the same, and every other option means what it means otherwise. For short scripts, tests and tools: there is
-    one process less to start, to keep and to end. The price: the head shares Python's GIL with the program, so while
-    that computes without letting go of it (one long call into C, say), what asks the head for something waits: leases
-    of workers, actors to be made, shared memory, lines that workers print.
+    one process less to start, to keep and to end. The price: the head shares Python's GIL with the program. While that
+    runs Python, the head is slower (up to 5 ms an answer, see sys.setswitchinterval); while it is in one long call into
+    C that does not let go of the GIL, what asks the head for something waits: leases of workers, actors to be made,
+    shared memory, lines that workers print. Either way the cluster ends with this process.
 
     Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already (unless
     ignore_reinit_error), InvalidOptionError for an option that is not known, or not there yet, ConnectionError when
