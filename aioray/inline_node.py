@@ -43,7 +43,8 @@ class InlineNode:
         atexit.register(self.close)
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+        # PYTHONASYNCIODEBUG is meant for loops of the program.
+        with asyncio.Runner(debug=False, loop_factory=lambda: self._loop) as runner:
             runner.run(self._live())
 
     async def _live(self) -> None:
