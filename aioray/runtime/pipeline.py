@@ -7,8 +7,11 @@ So millisecond tasks hide the round trip, and long ones never queue behind each 
 from __future__ import annotations
 
 import collections
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import field
+
+from aioray.record import Record
 
 _SHORTEST_US = 5  # estimates below this only make queues longer
 _MAX_REQUESTS = 32  # lease requests of one key that wait at the node
@@ -16,8 +19,7 @@ _SMOOTHING = 0.2
 _ENDLESS = 1 << 62
 
 
-@dataclass(slots=True, eq=False)
-class Duration:
+class Duration(Record, eq=False):
     """How long one function takes: a moving average of microseconds; None until it has run once."""
 
     mean_us: float | None = None
@@ -35,8 +37,7 @@ class Plannable(Protocol):
     lease: Lease | None
 
 
-@dataclass(slots=True, eq=False)
-class Lease:
+class Lease(Record, eq=False):
     """A worker that is ours for a while."""
 
     lease_id: int
@@ -50,8 +51,7 @@ class Lease:
     reserved: bool = False  # said to be busy for long: gets nothing until a result comes
 
 
-@dataclass(slots=True, eq=False)
-class KeyQueue:
+class KeyQueue(Record, eq=False):
     """The tasks of one scheduling key, and the leases that may run them."""
 
     demand: dict[str, int]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from aioray.record import Record
 from aioray.wire.control import Exit, LeaseGrant, LeaseLost, LeaseRecall, Notice, Spill
 from aioray.wire.strategies import Affinity, Strategy
 from aioray_node.environments import core as environments
@@ -62,8 +62,7 @@ class GroupNews(Protocol):
     def locate(self, group_id: bytes) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
-class _Grant:
+class _Grant(Record, eq=False):
     """What the node knows of one lease beyond the core."""
 
     process: bytes  # whose it is
