@@ -59,7 +59,7 @@ class KeyQueue(Record, eq=False):
     max_depth: int = 1000
     environment: str = ""  # what its workers are started with
     strategy: Any = None  # on which nodes, as in a LeaseRequest
-    is_spread: bool = False  # a worker is not kept for what may come: that is to go to the next node
+    is_spread: bool = False  # each task has a lease of its own: the next one is to go to the next node
     waiting: collections.deque[Any] = field(default_factory=collections.deque)
     leases: dict[int, Lease] = field(default_factory=dict)
     open: collections.deque[Lease] = field(default_factory=collections.deque)
@@ -142,7 +142,7 @@ class KeyQueue(Record, eq=False):
         if not self.waiting:
             return 0
         first = self.waiting[0].duration.mean_us
-        each = 1 if first is None else max(1, min(self.max_depth, int(self.target_us / first)))
+        each = 1 if first is None or self.is_spread else max(1, min(self.max_depth, int(self.target_us / first)))
         wanted = min(_MAX_REQUESTS, -(-len(self.waiting) // each))
         asked = max(wanted, len(self.requested))
         self.enough = asked * each if asked < _MAX_REQUESTS else _ENDLESS
@@ -150,7 +150,7 @@ class KeyQueue(Record, eq=False):
 
     def is_done_with(self, lease: Lease) -> bool:
         """Whether a lease that has no task goes back at once."""
-        return self.is_spread and not self.waiting and not lease.tasks
+        return self.is_spread and not lease.tasks
 
     def surplus(self, now: float, idle_s: float) -> tuple[list[int], list[int]]:
         """Leases to give back: granted ones that were idle for `idle_s`, and requests that nothing waits for."""

@@ -129,7 +129,7 @@ class State:
         wish = policy.Wish(as_booked(request, request.demand), request.strategy, request.argument_nbytes)
         if self.is_alone:
             return policy.choose(wish, self.nodes, policy.Here(self.node_id))
-        here = policy.Here(self.node_id, self.turns.get(key_of(request), ""), self.draws)
+        here = policy.Here(self.node_id, self.turns.get(key_of(request), ""), self.draws, request.hops > 0)
         nodes = self.nodes if only is None else {only: self.nodes[only]}
         group = group_of(request.strategy)
         is_part = group is None and len(nodes) > MANY and (own is not None or not policy.stays_here(wish, nodes, here))
