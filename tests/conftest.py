@@ -13,6 +13,8 @@ import pytest
 from hypothesis import settings
 
 import aioray
+import tests
+from aioray import cloudpickle
 from tests.leftovers import Leftovers, own_temp_dir
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ def pytest_collection_finish() -> None:
     # The leak check collects garbage twice a test; what was imported until now never is any, and is most of the heap.
     gc.collect()
     gc.freeze()
+    # Workers that import a test's module import pytest, which takes longer than most tests: its functions and classes
+    # go to them by value, as those of a script do.
+    cloudpickle.register_pickle_by_value(tests)
 
 
 @pytest.fixture
