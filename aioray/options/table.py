@@ -141,7 +141,7 @@ _ROWS = [
         "True, False, a list of exception types, each a subclass of Exception",
     ),
     Option("max_calls", TASK, 0, whole(0), "a whole number >= 0 (0: without limit)"),
-    _planned("speculative", TASK, False),  # (ours)
+    Option("speculative", TASK, False, check_flag, "True, False"),  # (ours)
     Option("max_concurrency", ACTOR, None, whole(1), "a whole number >= 1"),
     Option("namespace", ACTOR, None, check_text, "a str that is not empty"),
     Option("get_if_exists", ACTOR, False, check_flag, "True, False"),

@@ -22,6 +22,7 @@ from aioray.refs import NOBODYS, PENDING, RAISED, READY, ObjectRef
 from aioray.runtime.bringing import Bringing
 from aioray.runtime.errors import error_value
 from aioray.runtime.serialization import Counted, Serialized, deserialize, load_plain, serialize
+from aioray.runtime.unseen import looked_at
 from aioray.wire.control import Fetch, Fetched, Hold, Release, Share
 from aioray.wire.values import Value, owner_of
 
@@ -46,6 +47,7 @@ class Tracked:
     held_at_node: bool = False  # the node counts this process as a holder
     place: Value | None = None  # private memory to free when nobody looks any more
     contains: bool = False  # the node counts the object itself as a holder of refs in its value
+    behind: ObjectRef[Any] | None = None  # the object of which it is another name, alive as long as this is known
     unconfirmed: bool = False  # of a copy: our node counts us, and whether the object's home knows is not certain
 
 
@@ -112,10 +114,46 @@ class ObjectTable:
             self._runtime.link.send(Share(ref.binary(), self._shareable(ref)))
 
     def _shareable(self, ref: ObjectRef[Any]) -> Value | None:
+        tracked = self._tracked[ref.binary()]
+        if tracked.behind is not None:
+            return self._pointer(ref, tracked, tracked.behind)
         if ref._status == PENDING:
             place: Value | None = ref._value  # None, as a rule
             return place
         return self._runtime.wire_value(ref)
+
+    def _pointer(self, ref: ObjectRef[Any], tracked: Tracked, made: ObjectRef[Any]) -> Value:
+        """What others get instead of the value of `ref`: the object that has it, held as a ref inside of a value is."""
+        looked_at(ref)
+        self.share(made)
+        if not tracked.contains:
+            tracked.contains = True
+            self.hold_for(ref.binary(), [made])
+        return Value(oid=made.binary(), refs=[made.binary()])
+
+    def take_from(self, ref: ObjectRef[Any], made: ObjectRef[Any]) -> None:
+        """Let `ref` become what `made` has: done, failed, or there on another node.
+
+        Small values are copied. Of others `ref` becomes another name, as bytes in shared memory, and what the node
+        counts for refs inside of a value, go by the id of `made`.
+        """
+        if ref._is_made():
+            looked_at(made)
+            return
+        value = made._value
+        if isinstance(value, Value) and (value.nbytes or value.refs):
+            self._track(ref).behind = made
+        if made._status != PENDING:
+            ref._complete(made._status, value, made._task)
+        else:
+            ref._is_placed(value, made._task)
+
+    def _point(self, ref: ObjectRef[Any], oid: bytes) -> None:
+        """The owner says that `ref` is another name of the object `oid`."""
+        made = self.borrow(oid)
+        self._track(ref).behind = made
+        self.hold_alive()
+        made._when_made(lambda _: self.take_from(ref, made))
 
     def known_ref(self, oid: bytes) -> ObjectRef[Any] | None:
         """The ref of this process to an object that others know of, too."""
@@ -141,7 +179,10 @@ class ObjectTable:
             return  # one of our own that came back inside a value, after its first ref had gone, must be asked for, too
         with self._runtime.reactor.lock:
             if ref._value is not None:
-                if here:
+                behind = self._tracked[ref.binary()].behind if ref._tracked else None
+                if here and behind is not None:
+                    behind._when_done(lambda made: ref._complete(made._status, made._value, made._task))
+                elif here:
                     self.bringing.ask(ref._value)
                 return
             if self._runtime.closed:
@@ -172,6 +213,8 @@ class ObjectTable:
             self.keep(value)  # until all who asked have looked
         if ref is not None and value.is_error:
             ref._complete(RAISED, value)
+        elif ref is not None and value.is_pointer:
+            self._point(ref, value.oid)
         elif ref is not None:
             self.arrived(ref, value)
         for then in bringing or ():
@@ -424,6 +467,7 @@ class ObjectTable:
             if tracked.refs or tracked.views:
                 continue
             del self._tracked[oid]
+            tracked.behind = None  # which may be the next to go
             self._runtime.memory.forget(oid)
             if tracked.held_at_node:
                 released.append(oid)
