@@ -101,8 +101,7 @@ _ROWS = [
         check_fallback_strategy,
         f"a list of {{'label_selector': ...}}, each {SELECTOR_ALLOWED}",
     ),
-    Option("_labels", ACTOR, {}, checked_labels, LABELS_ALLOWED),
-    _planned("_labels", TASK, {}),
+    Option("_labels", BOTH, {}, checked_labels, LABELS_ALLOWED),
     Option(
         "placement_group",
         BOTH,

@@ -188,7 +188,9 @@ class Speculator:
 
     def _attempt(self, race: Race, seq: int, retries: int) -> Task:
         target = race.target
-        refs = tuple(ObjectRef(self.runtime, seq, index) for index in range(target.num_returns))
+        refs: tuple[ObjectRef[Any], ...] = tuple(
+            ObjectRef(self.runtime, seq, index) for index in range(target.num_returns)
+        )
         task = Task(
             seq,
             target,
@@ -232,9 +234,11 @@ class Speculator:
         """What is first in line on a worker: looked for there, since many more may wait."""
         for queue in self._queues:
             for lease in queue.leases.values():
-                first = next(iter(lease.tasks.values()), None)
-                race = None if first is None or first.cancelled else self._without_copy.get(first.seq)
-                if race is not None:
+                if not lease.tasks:
+                    continue
+                first: Task = next(iter(lease.tasks.values()))
+                race = self._without_copy.get(first.seq)
+                if race is not None and not first.cancelled:
                     yield Seen(first.seq, lease.lease_id, race.kind.durations)
 
     def _make_copy(self, race: Race) -> None:

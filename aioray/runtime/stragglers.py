@@ -2,7 +2,7 @@
 
 The idea is the *backup task* of MapReduce (Dean and Ghemawat, OSDI 2004, section 3.6); the rule is in the manner of
 Spark's speculation: longer than a multiple of the median of those that have finished, and than a least time. Spark also
-waits until a share of a stage is done; here nobody knows how many calls are still to come, so it takes a number of them.
+waits until a share of a stage is done; here nobody knows how many calls are to come, so it takes a number of them.
 
 Times are on the clock of the process's reactor (s).
 """

@@ -26,7 +26,18 @@ RETRY_ALL = "*"
 class TaskTarget:
     """A function with its options, as one runtime runs it."""
 
-    __slots__ = ("ahead", "function", "limits", "num_returns", "options", "queue", "retry", "retry_types", "runtime", "submit")
+    __slots__ = (
+        "ahead",
+        "function",
+        "limits",
+        "num_returns",
+        "options",
+        "queue",
+        "retry",
+        "retry_types",
+        "runtime",
+        "submit",
+    )
 
     def __init__(
         self,
