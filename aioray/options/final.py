@@ -45,7 +45,7 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_calls: int  # after which a worker is replaced; 0: never
     timeout: float | None  # s, from the call on
     deadline: float | None  # as time.time()
-    _labels: Mapping[str, str]  # to find it by in listings
+    _labels: dict[str, str]  # to find it by in listings
     # These follow from the others.
     _demand: dict[str, int] = {}
     _strategy: Strategy | None = None

@@ -48,7 +48,6 @@ class Option(msgspec.Struct, frozen=True):
     default: Any
     check: Callable[[Any], Any]
     allowed: str
-    implemented: bool = True
     takes_none: bool = False  # None is a value like others
 
 
@@ -58,13 +57,6 @@ ACTOR: tuple[Kind, ...] = ("actor",)
 METHOD: tuple[Kind, ...] = ("method",)
 CALLS: tuple[Kind, ...] = ("task", "method")
 ALL: tuple[Kind, ...] = ("task", "actor", "method")
-
-
-def _planned(name: str, kinds: tuple[Kind, ...], *defaults: Any) -> Option:
-    """An option of Ray's, or of ours, that is yet to come. Its default may be given, since that asks for nothing."""
-    allowed = ", ".join(repr(value) for value in (None, *defaults))
-    later = only(*defaults, later=lambda value: True)
-    return Option(name, kinds, defaults[0] if defaults else None, later, allowed, implemented=False)
 
 
 AMOUNT = "a number >= 0, in steps of 0.0001"

@@ -5,8 +5,6 @@ Field order is the format: append fields with defaults, never reorder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 
 from aioray.wire.plans import PlanMessage
@@ -64,7 +62,7 @@ class Call(msgspec.Struct, array_like=True, tag=3, gc=False):
     streaming: Streaming | None = None  # where num_returns is STREAMING or DYNAMIC
     placement: InGroup | None = None  # the placement group that a task is in
     quiet: bool = False  # it is left out of task events
-    labels: Mapping[str, str] = {}  # under which these tell of it
+    labels: dict[str, str] = {}  # under which these tell of it
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=4):

@@ -6,8 +6,6 @@ the records is what was left out. Field order is the format: append fields with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 
 NORMAL_TASK, ACTOR_TASK, ACTOR_CREATION_TASK = "NORMAL_TASK", "ACTOR_TASK", "ACTOR_CREATION_TASK"
@@ -30,7 +28,7 @@ class TaskRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     worker_id: bytes = b""
     error_type: str = ""
     actor_id: bytes = b""
-    labels: Mapping[str, str] = {}
+    labels: dict[str, str] = {}
 
 
 class TaskGroup(msgspec.Struct, array_like=True, frozen=True):

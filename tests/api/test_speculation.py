@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import threading
@@ -178,7 +179,7 @@ def test_options_that_are_given_anew_with_each_call_do_not_begin_anew(ray: Any, 
 
 def test_it_can_be_awaited(ray: Any, stage: Stage) -> None:
     async def both() -> list[Any]:
-        return await asyncio.gather(run.remote(stage, "wait", ""), run.remote(None, "quick", ""))
+        return [*await asyncio.gather(run.remote(stage, "wait", ""), run.remote(None, "quick", ""))]
 
     assert asyncio.run(both()) == ["second", "quick"]
 
@@ -468,7 +469,7 @@ def test_results_of_both_at_once_are_counted_once(ray: Any, tmp_path: pathlib.Pa
         stage = Stage(tmp_path / str(number))
         stage.directory.mkdir()
         ref = run.remote(stage, "allowed large", "allowed large")
-        eventually(lambda stage=stage: stage.has("second"))
+        eventually(functools.partial(stage.has, "second"))
         stage.allow("first may", "second may")
         assert ray.get(ref, timeout=PATIENCE_S)[0] in (1.0, 2.0)
         assert ray.get(aioray.remote(total_inside).remote([ref])) in (1.0 * LARGE, 2.0 * LARGE)

@@ -23,7 +23,7 @@ from aioray.wire.events import (
 from aioray.wire.values import object_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from aioray.runtime.task_reporter import TaskReporter
     from aioray.wire.calls import Call
@@ -48,7 +48,7 @@ class CallLog:
         self.room = reporter.room  # for calls that are told one by one
         self._failures_room = _FAILURES_APART
         # Not the calls themselves, for they have arguments.
-        self._samples: list[tuple[Caller, int, str, str, int, float, HostedActor | None, str, Mapping[str, str]]] = []
+        self._samples: list[tuple[Caller, int, str, str, int, float, HostedActor | None, str, dict[str, str]]] = []
         self._failures: dict[Key, int] = {}  # that are only counted
         self._callers: list[Caller] = []  # that have counts
         reporter.calls = self
