@@ -120,6 +120,15 @@ class KeeperActor:
         self.refs.clear()
 
 
+class TotalActor:
+    def __init__(self, array: Any) -> None:
+        self._total = float(array.sum())
+
+    def total(self) -> float:
+        return self._total
+
+
+Total: Any = aioray.remote(num_cpus=0)(TotalActor)
 Keeper: Any = aioray.remote(num_cpus=0)(KeeperActor)
 run: Any = aioray.remote(speculative=True, max_retries=0)(act)
 two_values: Any = aioray.remote(speculative=True, num_returns=2)(act)
@@ -395,7 +404,9 @@ def test_a_large_result_of_the_copy_is_read_passed_on_and_kept(ray: Any, stage: 
     assert ray.get(waits) == expected
     assert ray.get(aioray.remote(total).remote(ref)) == expected
     assert ray.get(aioray.remote(total_inside).remote([ref])) == expected
+    constructed = Total.remote(ref)
     del ref
+    assert ray.get(constructed.total.remote()) == expected
     assert ray.get(keeper.total.remote()) == expected
     ray.get(keeper.let_go.remote())
 
