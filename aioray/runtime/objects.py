@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import ObjectLostError, ObjectStoreFullError, RaySystemError
 from aioray.refs import NOBODYS, PENDING, RAISED, READY, ObjectRef
+from aioray.runtime import other_names
 from aioray.runtime.bringing import Bringing
 from aioray.runtime.errors import error_value
 from aioray.runtime.serialization import Counted, Serialized, deserialize, load_plain, serialize
-from aioray.runtime.unseen import looked_at
 from aioray.wire.control import Fetch, Fetched, Hold, Release, Share
 from aioray.wire.values import Value, owner_of
 
@@ -77,7 +77,7 @@ class ObjectTable:
             if ref is None or not ref._tracked:  # the second: its finalizer is running in another thread
                 seq = int.from_bytes(oid[8:], "big")
                 ref = ObjectRef(self._runtime, seq >> 16, seq & 0xFFFF, oid)
-                tracked = self._track(ref)
+                tracked = self.track(ref)
                 if not tracked.held_at_node:
                     self._borrowed.append(oid)
             return ref
@@ -91,7 +91,8 @@ class ObjectTable:
                 ref._complete(RAISED, ObjectLostError(oid.hex(), "nothing makes it"))
             return ref
 
-    def _track(self, ref: ObjectRef[Any]) -> Tracked:
+    def track(self, ref: ObjectRef[Any]) -> Tracked:
+        """What is known of a ref's object, from now on."""
         oid = ref.binary()
         tracked = self._tracked.setdefault(oid, Tracked())
         if not ref._tracked:
@@ -108,7 +109,7 @@ class ObjectTable:
             tracked = self._tracked.get(ref.binary())
             if tracked is not None and tracked.held_at_node:
                 return
-            tracked = self._track(ref)
+            tracked = self.track(ref)
             tracked.held_at_node = True
             tracked.place = None  # the node frees it now
             self._runtime.link.send(Share(ref.binary(), self._shareable(ref)))
@@ -116,44 +117,11 @@ class ObjectTable:
     def _shareable(self, ref: ObjectRef[Any]) -> Value | None:
         tracked = self._tracked[ref.binary()]
         if tracked.behind is not None:
-            return self._pointer(ref, tracked, tracked.behind)
+            return other_names.pointer(self, ref, tracked, tracked.behind)
         if ref._status == PENDING:
             place: Value | None = ref._value  # None, as a rule
             return place
         return self._runtime.wire_value(ref)
-
-    def _pointer(self, ref: ObjectRef[Any], tracked: Tracked, made: ObjectRef[Any]) -> Value:
-        """What others get instead of the value of `ref`: the object that has it, held as a ref inside of a value is."""
-        looked_at(ref)
-        self.share(made)
-        if not tracked.contains:
-            tracked.contains = True
-            self.hold_for(ref.binary(), [made])
-        return Value(oid=made.binary(), refs=[made.binary()])
-
-    def take_from(self, ref: ObjectRef[Any], made: ObjectRef[Any]) -> None:
-        """Let `ref` become what `made` has: done, failed, or there on another node.
-
-        Small values are copied. Of others `ref` becomes another name, as bytes in shared memory, and what the node
-        counts for refs inside of a value, go by the id of `made`.
-        """
-        if ref._is_made():
-            looked_at(made)
-            return
-        value = made._value
-        if isinstance(value, Value) and (value.nbytes or value.refs):
-            self._track(ref).behind = made
-        if made._status != PENDING:
-            ref._complete(made._status, value, made._task)
-        else:
-            ref._is_placed(value, made._task)
-
-    def _point(self, ref: ObjectRef[Any], oid: bytes) -> None:
-        """The owner says that `ref` is another name of the object `oid`."""
-        made = self.borrow(oid)
-        self._track(ref).behind = made
-        self.hold_alive()
-        made._when_made(lambda _: self.take_from(ref, made))
 
     def known_ref(self, oid: bytes) -> ObjectRef[Any] | None:
         """The ref of this process to an object that others know of, too."""
@@ -181,7 +149,7 @@ class ObjectTable:
             if ref._value is not None:
                 behind = self._tracked[ref.binary()].behind if ref._tracked else None
                 if here and behind is not None:
-                    behind._when_done(lambda made: ref._complete(made._status, made._value, made._task))
+                    other_names.bring(ref, behind)
                 elif here:
                     self.bringing.ask(ref._value)
                 return
@@ -214,7 +182,7 @@ class ObjectTable:
         if ref is not None and value.is_error:
             ref._complete(RAISED, value)
         elif ref is not None and value.is_pointer:
-            self._point(ref, value.oid)
+            other_names.follow(self, ref, value.oid)
         elif ref is not None:
             self.arrived(ref, value)
         for then in bringing or ():
@@ -254,7 +222,7 @@ class ObjectTable:
         with self._runtime.reactor.lock:
             self.contain(ref, serialized.refs)
             if value.nbytes:
-                self._track(ref).place = value
+                self.track(ref).place = value
             self.arrived(ref, value)
             if ref._status == PENDING:  # it was sent to our node, on another machine: that has to know it
                 self.share(ref)
@@ -312,14 +280,14 @@ class ObjectTable:
     def adopt(self, ref: ObjectRef[Any], value: Value) -> None:
         """A result came for a ref of ours: remember what the node counts for us because of it."""
         if value.nbytes:
-            self._track(ref).held_at_node = True  # the worker sealed it in our name
+            self.track(ref).held_at_node = True  # the worker sealed it in our name
         if value.refs:
-            self._track(ref).contains = True
+            self.track(ref).contains = True
 
     def contain(self, ref: ObjectRef[Any], refs: list[Any]) -> None:
         """A ref of ours is about to have a value with `refs` in it."""
         if refs:
-            self._track(ref).contains = True
+            self.track(ref).contains = True
             self.hold_for(ref.binary(), refs)
 
     def void_results(self, refs: tuple[ObjectRef[Any], ...]) -> None:

@@ -3,7 +3,7 @@
 Each attempt is an ordinary task with refs of its own, which nobody else sees, so retries, cancels, late results and
 what workers tell the node in their name are as for any task. The refs that the caller holds are other ones: of the same
 task as the first attempt, so that they have its id, but with numbers that no attempt returns. They take their values
-from the attempt that wins (`ObjectTable.take_from`).
+from the attempt that wins (`other_names.py`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import collections
 from typing import TYPE_CHECKING, Any
 
 from aioray.refs import CANCELLED, RAISED, ObjectRef
+from aioray.runtime import other_names
 from aioray.runtime.calls import NO_DEADLINE
 from aioray.runtime.pipeline import Duration
 from aioray.runtime.stragglers import Durations, Seen, Stragglers
@@ -107,7 +108,7 @@ class Race:
         self._speculator.over(first.seq)
         objects = self._speculator.runtime.objects
         for ref, made in zip(self.refs, winner.refs, strict=True):
-            objects.take_from(ref, made)
+            other_names.take_from(objects, ref, made)
         if other is not None:
             self._let_go(other)
 
