@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, Union, overload
@@ -153,7 +152,7 @@ def rules_of_calls(options: ActorOptions, *, is_async: bool) -> str:
         any_order = is_async or (options.max_concurrency or 1) > 1
     groups = tuple(options.concurrency_groups)
     rules = CallRules(options.max_task_retries, options.max_pending_calls, any_order, groups)
-    return "" if rules == CallRules() else msgspec.json.encode(dataclasses.astuple(rules)).decode()
+    return "" if rules == CallRules() else msgspec.json.encode(msgspec.structs.astuple(rules)).decode()
 
 
 class ActorMethod:

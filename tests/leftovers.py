@@ -32,21 +32,24 @@ class Leftovers:
         self.threads = {thread.ident for thread in threading.enumerate()}
         self.fds = _open_files()
         root = pathlib.Path(tempfile.gettempdir()) / f"aioray-{os.getuid()}"
-        sessions = set(root.iterdir()) if root.exists() else set()
-        strange = _of_others(sessions, {me.pid, *self.processes})
-        self.sessions = sessions - strange
+        self.sessions = set(root.iterdir()) if root.exists() else set()
         self.shared_memory = {name for name in os.listdir("/dev/shm") if "aioray" in name}
-        if self.shared_memory:
-            self.shared_memory -= _segments_of_others({me.pid, *self.processes}) | _segments_beside()
 
     def since(self, before: Leftovers) -> dict[str, list[str]]:
-        """What is here now and was not then."""
+        """What is here now and was not then, but for what is of others. Whose it is, is asked of what is new only."""
+        ours = {os.getpid(), *self.processes}
+        sessions = self.sessions - before.sessions
+        if sessions:
+            sessions -= _of_others(sessions, ours)
+        shared_memory = self.shared_memory - before.shared_memory
+        if shared_memory:
+            shared_memory -= _segments_of_others(ours) | _segments_beside()
         new = {
             "processes": [f"{pid} {_command(pid)}" for pid in self.processes - before.processes],
             "threads": [t.name for t in threading.enumerate() if t.ident in self.threads - before.threads],
             "fds": [f"{fd} -> {what}" for fd, what in self.fds.items() if before.fds.get(fd) != what],
-            "shared memory": list(self.shared_memory - before.shared_memory),
-            "sessions": [str(path) for path in self.sessions - before.sessions],
+            "shared memory": list(shared_memory),
+            "sessions": [str(path) for path in sessions],
         }
         return {what: sorted(names) for what, names in new.items() if names}
 

@@ -53,10 +53,12 @@ def rendered(address: str, status: ClusterStatus, now: float) -> Iterator[str]:
         yield f"Node {member.facts.node_id} on {member.facts.hostname} is dead: {member.end}"
     waiting = [(member, demand) for member in alive for demand in member.waiting]
     yield ""
-    yield "Waiting:" if waiting else "Nothing waits."
+    yield "Waiting:" if waiting or status.groups else "Nothing waits."
     for member, demand in waiting:
         amounts = ", ".join(_amount(name, amount) for name, amount in demand.amounts.items()) or "nothing"
         yield f"  {demand.count} x {amounts} at node {member.facts.node_id}: {demand.why}"
+    for text in status.groups:
+        yield f"  {text}"
     if status.tasks_left_out:
         yield ""
         yield f"Task events: {status.tasks_left_out} tasks were only counted, not told one by one."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioray.dag import graph
@@ -13,6 +12,7 @@ from aioray.dag.parts import BoundCall
 from aioray.dag.schedule import DRIVER, TICK, PlannedCall, schedule
 from aioray.exceptions import InvalidOptionError
 from aioray.options import METHOD_DEFAULTS
+from aioray.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,8 +30,7 @@ _NOT_YET = {  # Ray's other options: the one value of each that asks for nothing
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CompileOptions:
+class CompileOptions(Record, frozen=True):
     """Final values of what `experimental_compile` was given."""
 
     submit_timeout: float  # s
@@ -69,8 +68,7 @@ def compile_options(given: Mapping[str, Any]) -> CompileOptions:
     return CompileOptions(timeout, known["_buffer_size_bytes"], known["_max_inflight_executions"])
 
 
-@dataclass(frozen=True, slots=True)
-class Blueprint:
+class Blueprint(Record, frozen=True):
     """A graph, ready to be given to its actors."""
 
     name: str

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from aioray.record import Record
 
 _current: list[DAGContext] = []  # one at most: Ray's programs set their defaults for the whole process
 
 
-@dataclass
-class DAGContext:
+class DAGContext(Record):
     """Defaults of `experimental_compile`, for this process: `DAGContext.get_current().submit_timeout = 5`.
 
     submit_timeout: seconds that `execute` waits for room. buffer_size_bytes: what a link between two processes takes

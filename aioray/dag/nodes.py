@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import abc
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioray import current
 from aioray.dag import graph
+from aioray.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from aioray.runtime.runtime import Runtime
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(Record, frozen=True):
     """What `execute` was given."""
 
     args: tuple[Any, ...]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from aioray.record import Record
 
 if TYPE_CHECKING:
     from aioray.dag.schedule import Turn
@@ -12,8 +13,7 @@ PREPARE = "__aioray_prepare__"  # (part, *constants) -> the id of the actor's pr
 START = "__aioray_start__"  # (plan, targets): links can be dialled
 
 
-@dataclass(frozen=True, slots=True)
-class BoundCall:
+class BoundCall(Record, frozen=True):
     """A call with its arguments: places of constants, and of values of the pass."""
 
     turn: Turn
@@ -25,8 +25,7 @@ class BoundCall:
     result: int  # which output of the graph it makes, for its id; -1 where it is none
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Record, frozen=True):
     plan: bytes
     actor: int  # its number
     calls: tuple[BoundCall, ...]
@@ -36,8 +35,7 @@ class Part:
     look_times: int  # how many times longer than usual its thread looks for the driver's next value; 0: it does not
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Record, frozen=True):
     """Somebody to whom values are handed."""
 
     actor: int

@@ -6,8 +6,11 @@ pass, and takes in whatever arrives meanwhile; nobody waits for somebody later i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import field
+
+from aioray.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -16,8 +19,7 @@ DRIVER = -1  # among actors: who executes the graph
 TICK = -1  # among values: a pass begins, for calls that take no value of it
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedCall:
+class PlannedCall(Record, frozen=True):
     """One call of the graph, as the schedule sees it."""
 
     number: int  # of the value it makes
@@ -25,8 +27,7 @@ class PlannedCall:
     needs: tuple[int, ...]  # numbers of the values that it takes
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Record, frozen=True):
     """A call in the life of its actor."""
 
     number: int
@@ -36,8 +37,7 @@ class Turn:
     sends: tuple[int, ...]  # who else does: actors, and DRIVER
 
 
-@dataclass(frozen=True, slots=True)
-class ActorPart:
+class ActorPart(Record, frozen=True):
     """What one actor does in each pass."""
 
     turns: tuple[Turn, ...]
@@ -45,15 +45,13 @@ class ActorPart:
     targets: tuple[int, ...]  # to whom it hands values
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(Record, frozen=True):
     parts: tuple[ActorPart, ...]
     gives: dict[int, tuple[int, ...]]  # the driver's values, TICK among them -> the actors that take them
     takes: dict[int, int]  # outputs -> the actors that make them
 
 
-@dataclass(slots=True)
-class _Draft:
+class _Draft(Record):
     calls: list[PlannedCall] = field(default_factory=list)
     reads: list[tuple[int, ...]] = field(default_factory=list)  # by call
     last_use: dict[int, int] = field(default_factory=dict)  # value -> index of the last call here that takes it

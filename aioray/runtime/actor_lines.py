@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import collections
 import functools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from aioray.exceptions import InvalidOptionError
 from aioray.options import returns_of
+from aioray.record import Record
 from aioray.refs import ObjectRef
 from aioray.runtime.calls import NO_DEADLINE, Arguments, Running
 from aioray.runtime.deadlines import limits_of
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from aioray.wire.values import Value
 
 
-@dataclass(frozen=True, slots=True)
-class CallRules:
+class CallRules(Record, frozen=True):
     """What concerns all calls of an actor; it travels with its handles, as text."""
 
     max_task_retries: int = 0  # -1: without end

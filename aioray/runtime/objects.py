@@ -14,10 +14,10 @@ from __future__ import annotations
 import collections
 import time
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import ObjectLostError, ObjectStoreFullError, RaySystemError
+from aioray.record import Record
 from aioray.refs import NOBODYS, PENDING, RAISED, READY, ObjectRef
 from aioray.runtime import other_names
 from aioray.runtime.bringing import Bringing
@@ -38,8 +38,7 @@ _TRIM_AFTER_S = 0.5
 _FULL_STORE_PERIOD_S = 0.02  # how often who waits for room asks for it
 
 
-@dataclass(slots=True, eq=False)
-class Tracked:
+class Tracked(Record, eq=False):
     """What is known of one object that is more than a small private value."""
 
     refs: int = 0  # ObjectRefs here: one as a rule, two while one is dying as the next arrives

@@ -7,8 +7,11 @@ So millisecond tasks hide the round trip, and long ones never queue behind each 
 from __future__ import annotations
 
 import collections
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import field
+
+from aioray.record import Record
 
 _SHORTEST_US = 5  # estimates below this only make queues longer
 _MAX_REQUESTS = 32  # lease requests of one key that wait at the node
@@ -16,8 +19,7 @@ _SMOOTHING = 0.2
 _ENDLESS = 1 << 62
 
 
-@dataclass(slots=True, eq=False)
-class Duration:
+class Duration(Record, eq=False):
     """How long one function takes: a moving average of microseconds; None until it has run once."""
 
     mean_us: float | None = None
@@ -35,8 +37,7 @@ class Plannable(Protocol):
     lease: Lease | None
 
 
-@dataclass(slots=True, eq=False)
-class Lease:
+class Lease(Record, eq=False):
     """A worker that is ours for a while."""
 
     lease_id: int
@@ -50,8 +51,7 @@ class Lease:
     reserved: bool = False  # said to be busy for long: gets nothing until a result comes
 
 
-@dataclass(slots=True, eq=False)
-class KeyQueue:
+class KeyQueue(Record, eq=False):
     """The tasks of one scheduling key, and the leases that may run them."""
 
     demand: dict[str, int]
@@ -59,7 +59,7 @@ class KeyQueue:
     max_depth: int = 1000
     environment: str = ""  # what its workers are started with
     strategy: Any = None  # on which nodes, as in a LeaseRequest
-    is_spread: bool = False  # a worker is not kept for what may come: that is to go to the next node
+    is_spread: bool = False  # each task has a lease of its own: the next one is to go to the next node
     waiting: collections.deque[Any] = field(default_factory=collections.deque)
     leases: dict[int, Lease] = field(default_factory=dict)
     open: collections.deque[Lease] = field(default_factory=collections.deque)
@@ -142,7 +142,7 @@ class KeyQueue:
         if not self.waiting:
             return 0
         first = self.waiting[0].duration.mean_us
-        each = 1 if first is None else max(1, min(self.max_depth, int(self.target_us / first)))
+        each = 1 if first is None or self.is_spread else max(1, min(self.max_depth, int(self.target_us / first)))
         wanted = min(_MAX_REQUESTS, -(-len(self.waiting) // each))
         asked = max(wanted, len(self.requested))
         self.enough = asked * each if asked < _MAX_REQUESTS else _ENDLESS
@@ -150,7 +150,7 @@ class KeyQueue:
 
     def is_done_with(self, lease: Lease) -> bool:
         """Whether a lease that has no task goes back at once."""
-        return self.is_spread and not self.waiting and not lease.tasks
+        return self.is_spread and not lease.tasks
 
     def surplus(self, now: float, idle_s: float) -> tuple[list[int], list[int]]:
         """Leases to give back: granted ones that were idle for `idle_s`, and requests that nothing waits for."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioray.dag.flight import Flight
@@ -16,6 +15,7 @@ from aioray.dag.parts import PREPARE, START, Part, Target
 from aioray.dag.schedule import DRIVER, TICK, sole_taker
 from aioray.exceptions import ActorDiedError, RayChannelError, RayTaskError
 from aioray.options import METHOD_DEFAULTS
+from aioray.record import Record
 from aioray.refs import PENDING, RAISED, READY
 from aioray.runtime.actor_lines import CallRules, MethodTarget
 from aioray.runtime.calls import check_cluster, when_ready
@@ -44,8 +44,7 @@ _MOST_HOPS = 10  # that are worth looking for an answer as many times longer
 _LAST_WORDS_S = 1.0  # how long the node may take to say that an actor died
 
 
-@dataclass(frozen=True, slots=True)
-class PlanOptions:
+class PlanOptions(Record, frozen=True):
     max_inflight: int
     buffer_nbytes: int
 

@@ -31,10 +31,10 @@ _MOST_KINDS = 1000  # of which durations are remembered
 PUBLIC = 0x8000  # return indexes from here on are of the refs that callers hold
 
 
-class LastSeen(Duration):
+class LastSeen(Duration, eq=False):
     """Also remembers the last one, for who is told of success right after it."""
 
-    __slots__ = ("last_us",)
+    last_us: int = 0
 
     def observe(self, exec_us: int) -> None:
         Duration.observe(self, exec_us)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 
+from aioray.record import Record
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+
+class Rule(Record, frozen=True):
     """One line of patterns; paths are relative to the directory that it was given for, with slashes."""
 
     regex: re.Pattern[str]

@@ -13,9 +13,9 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aioray.record import Record
 from aioray.runtime_env import archives, ignoring
 from aioray.runtime_env.environment import resources_dir
 from aioray.runtime_env.package_error import PackageError
@@ -28,15 +28,13 @@ _IGNORE_FILES = (".gitignore", ".rayignore")
 _PIECE_NBYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(Record, frozen=True):
     path: str  # relative, with slashes
     source: str
     status: os.stat_result
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(Record, frozen=True):
     """What a directory is to contain."""
 
     name: str  # says what is in it

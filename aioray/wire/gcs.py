@@ -188,6 +188,7 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     epoch: str
     version: int
     members: tuple[MemberStatus, ...]
+    groups: tuple[str, ...] = ()  # of placement groups that wait: why, in sentences
     tasks_left_out: int = 0  # of task events: how many tasks are known by their number only
 
 

@@ -139,18 +139,16 @@ class _Bystander:
         return True
 
 
-class _Borrowed(Candidates):
+class _Borrowed(Candidates, kw_only=True):
     """Another node's, which has heard the news already."""
 
-    def __init__(self, lender: Candidates) -> None:
-        super().__init__(lender.own_id)
-        self._lender = lender
+    lender: Candidates
 
     def changed(self, node_id: str, node: NodeView | None) -> None:
         """Known."""
 
     def narrow(self, wish: Wish, nodes: Mapping[str, NodeView], here: Here) -> dict[str, NodeView]:
-        return self._lender.narrow(wish, nodes, here)
+        return self.lender.narrow(wish, nodes, here)
 
 
 class _Load:
@@ -196,7 +194,7 @@ class Node:
         else:
             self._view = _Bystander(facts, _Shared(self.node_id, self.state.own, like._view.nodes))
             like.bystanders.append(self)
-            self.state.candidates = _Borrowed(like.state.candidates)
+            self.state.candidates = _Borrowed(like.node_id, lender=like.state.candidates)
         self.state.nodes = self._view.nodes
         self._membership = Membership(world.reactor, cast("ClusterView", self._view), cast("NodeLoad", _Load(self)))
         self._connection = 0

@@ -4,8 +4,8 @@ Its argument is JSON (see `node.NodeOptions`). Its standard input is a pipe whos
 holds: when that closes, however the parent ended, the node ends. A daemon has no such pipe, and ends by SIGTERM; what
 it prints goes to a file in its session. One JSON line on standard output says where it listens, or what went wrong.
 
-The zygote is forked off this process at once: one start of Python serves both. Then each imports what it needs, beside
-the other.
+The zygote is forked off this process: one start of Python, and one import of what both need, serve both. Then each
+imports the rest, beside the other.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, whose end we hear of
     told = json.loads(sys.argv[1])
     gc.disable()  # imports make no garbage, and looking for it takes a twentieth of their time
+    _import_what_both_need()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
@@ -80,6 +81,12 @@ def main() -> None:
     if reason := uvloop.run(serve()):
         print(f"aioray: node {session.session_id} ends: {reason}", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def _import_what_both_need() -> None:
+    """What the node and the zygote, that is the workers, would import each for itself. Nothing that starts a thread."""
+    import aioray_node.in_flight
+    import aioray_node.pool.logs  # noqa: F401
 
 
 def _session_for(options: NodeOptions) -> Session:

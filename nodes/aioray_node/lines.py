@@ -11,10 +11,12 @@ Both sides live as long as the line: a node that is dead never comes back.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec import field
+
+from aioray.record import Record
 
 CONFIRM_EVERY = 64  # messages
 CONFIRM_WITHIN_S = 1.0  # of a message, so that the other side need not keep it
@@ -71,8 +73,7 @@ Event = Say | Opened | Came | Confirmed | Cut | Tick
 Command = Send | Deliver | Confirm | WakeAt
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     said: int = 0
     kept: deque[Any] = field(default_factory=deque)  # the last of these: nobody has said that they were heard
     heard: int = 0

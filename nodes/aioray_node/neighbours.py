@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from msgspec import field
+
+from aioray.record import Record
 from aioray.runtime.link import NodeLink
 from aioray.wire.control import Ack, Answer, Heard, Hello, Welcome
 from aioray.wire.values import home_of, node_prefix, process_id_of_node
@@ -120,8 +122,7 @@ class _Link(NodeLink):
                 self._on_message(message)
 
 
-@dataclass(slots=True, eq=False)
-class _Neighbour:
+class _Neighbour(Record, eq=False):
     prefix: bytes
     line: NodeLine
     node_id: str = ""  # not known yet: somebody has sent us an id before the view had its node

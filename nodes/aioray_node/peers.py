@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aioray.record import Record
 from aioray.wire.control import Ack, Fetched, Notice, Notify
 from aioray.wire.values import home_of, node_prefix
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 _DRIVER_READS_WITHIN_S = 30.0  # while it ends: its stdout may be a pipe that somebody reads slowly
 
 
-@dataclass(slots=True, eq=False)
-class Peer:
+class Peer(Record, eq=False):
     """A process that has said Hello."""
 
     process_id: bytes

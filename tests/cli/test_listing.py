@@ -40,6 +40,11 @@ def test_a_summary_has_a_line_for_each_name() -> None:
     ]
 
 
+def test_the_status_tells_of_placement_groups_that_wait() -> None:
+    status = ClusterStatus(epoch="e", version=1, members=(), groups=("placement group ab (PACK) waits",))
+    assert list(rendered("host:1", status, 0.0))[-2:] == ["Waiting:", "  placement group ab (PACK) waits"]
+
+
 def test_the_status_says_how_many_tasks_were_only_counted() -> None:
     status = ClusterStatus(epoch="e", version=1, members=())
     assert not any("Task events" in line for line in rendered("host:1", status, 0.0))

@@ -25,6 +25,7 @@ from aioray.cli import main
 from aioray.exceptions import InvalidOptionError
 from aioray.far_cluster import head_of
 from aioray.testing import LocalCluster
+from aioray.util import placement_group
 from aioray.util.metrics import Counter, Gauge
 from aioray.wire.control import PROTOCOL_VERSION
 from aioray.wire.preamble import preamble
@@ -131,12 +132,15 @@ def test_the_status_tells_what_is_used_and_what_waits_and_why(shell: Shell) -> N
         waits = [add.remote(1, n) for n in range(3)]
         never = add.options(num_gpus=2).remote(1, 2)
         deadline = time.monotonic() + 10
+        group = placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_PACK", name="pair")
         while "never run here" not in (status := shell("status")) or "1 CPU at node" not in status:
             assert time.monotonic() < deadline, status
         assert "1 of 1 CPU used" in status
-        assert re.search(r"\d x 1 CPU at node \w+: add waits for 1 CPU; free: .*0 CPU", status), status
+        assert re.search(r"\d x 1 CPU at node \w+: add waits for 1 CPU; free: 0 CPU;", status), status
         assert re.search(r"1 x .*2 GPU.* at node \w+: add can never run here: needs 2 GPU", status), status
-        del waits, never
+        assert "placement group 'pair'" in status
+        assert "fits on no nodes that there are: 2 CPU on one node asked, best node has 1" in status
+        del waits, never, group
 
 
 def test_what_there_is_can_be_listed_and_summed_up(shell: Shell) -> None:

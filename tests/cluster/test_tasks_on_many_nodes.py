@@ -67,6 +67,16 @@ async def test_what_is_spread_goes_round_even_one_after_the_other(nothing_left: 
         assert collections.Counter(went) == {node.node_id: 2 for node in cluster.nodes}
 
 
+async def test_what_is_spread_goes_round_though_it_is_over_before_nodes_say_so(nothing_left: None) -> None:
+    """More than there are CPUs, all at once, from a node that can run none."""
+    async with HandFedCluster({"num_cpus": 0}, {"num_cpus": 1}, {"num_cpus": 1}) as cluster:
+        at = aioray.remote(where).options(scheduling_strategy="SPREAD")
+        went = await asyncio.gather(*(at.remote() for _ in range(12)))
+        counts = collections.Counter(went)
+        assert set(counts) == {node.node_id for node in cluster.nodes[1:]}
+        assert min(counts.values()) >= 4, counts  # what nodes say meanwhile may bring one forward
+
+
 def sum_below(depth: int) -> int:
     """Each waits for its two children, on whichever node they are."""
     if not depth:

@@ -80,18 +80,22 @@ def test_a_lease_without_work_goes_back_after_a_moment_and_a_request_at_once() -
     assert queue.surplus(now=0.02, idle_s=0.01) == ([], [])
 
 
-def test_a_lease_of_what_is_to_be_spread_is_not_kept_for_what_may_come() -> None:
+def test_each_task_that_is_to_be_spread_has_a_lease_of_its_own() -> None:
+    """
+    1. one is asked for each, however quick they are
+    2. a second one waits for the next lease, and the first lease goes back though somebody waits
+    """
     queue = KeyQueue({}, max_depth=1, is_spread=True)
+    first, second = Job(1), Job(2)
+    first.duration.observe(10)
+    queue.waiting.extend((first, second))
+    assert queue.missing_leases() == 2
     lease = Lease(1, None)
     queue.granted(lease, now=0.0)
-    first, second = Job(1), Job(2)
-    assert queue.assign(first) is lease
-    assert queue.assign(second) is None, "each is placed for itself"
+    assert queue.assign(queue.waiting.popleft()) is lease
+    assert queue.assign(second) is None
     assert not queue.is_done_with(lease)
-    queue.waiting.append(second)
     queue.take_back(lease, 1, now=0.0)
-    assert not queue.is_done_with(lease), "what waits already may have it"
-    queue.waiting.clear()
     assert queue.is_done_with(lease)
 
 

@@ -302,7 +302,7 @@ def test_explain_says_what_was_asked_what_is_free_and_who_is_ahead() -> None:
     run(state, request(4, name="g", CPU=0.5))
     run(state, request(5, name="h", CPU=0.5, GPU=1))
     assert explain(state, 1) == "serve is placed and holds 1.5 CPU"
-    assert explain(state, 2) == "train waits for 2 CPU; free: 0 CPU, 1 GPU; 0 ahead of it"
+    assert explain(state, 2) == "train waits for 2 CPU; free: 0 CPU; 0 ahead of it"
     assert explain(state, 5) == (
         "h waits for 0.5 CPU, 1 GPU; free: 0 CPU, 1 GPU; 2 ahead of it; train was overtaken too often and goes first"
     )

@@ -154,11 +154,23 @@ def test_spread_goes_round_and_takes_this_node_in_its_turn() -> None:
     assert went == [Spill(1, "aa", 1), Place(2), Spill(3, "cc", 1), Spill(4, "aa", 1), Place(5), Spill(6, "cc", 1)]
 
 
+def test_spread_goes_round_where_all_are_believed_to_be_full_too() -> None:
+    """
+    1. each has room for one; then they wait in turn, here as well: short tasks are over before nodes say so
+    2. who was sent by another node waits where it is
+    """
+    state = node("bb", others={"aa": view(CPU=1), "cc": view(CPU=1)}, CPU=1)
+    went = [run(state, request(lease_id, SPREAD, CPU=1)) for lease_id in range(1, 7)]
+    assert went == [[Spill(1, "aa", 1)], [Place(2)], [Spill(3, "cc", 1)], [Spill(4, "aa", 1)], [], [Spill(6, "cc", 1)]]
+    assert run(state, request(10, SPREAD, hops=1, CPU=1)) == []
+    assert run(state, Return(2)) == [Place(5)]
+
+
 def test_a_request_goes_where_its_arguments_lie_unless_that_is_full() -> None:
     state = node(others={"bb": view(CPU=2)}, CPU=4)
     assert run(state, request(1, nbytes={"bb": 1 << 20, "aa": 1}, CPU=1)) == [Spill(1, "bb", 1)]
-    assert free(state, "bb", CPU=0) == []
-    assert run(state, request(2, nbytes={"bb": 1 << 20}, CPU=1)) == [Place(2)]
+    assert run(state, request(2, nbytes={"bb": 1 << 20}, CPU=1)) == [Spill(2, "bb", 1)]
+    assert run(state, request(3, nbytes={"bb": 1 << 20}, CPU=1)) == [Place(3)]
 
 
 def test_an_affinity_is_waited_for_where_it_is() -> None:

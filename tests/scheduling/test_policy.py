@@ -100,16 +100,16 @@ def test_when_all_are_in_use_it_waits_here() -> None:
 
 def test_it_goes_where_its_arguments_lie() -> None:
     """
-    1. most bytes are at b
-    2. b is half used: it goes to what is free, which is here
-    3. b is too small, or gone: the next one that has some
-    4. a strategy comes before that
+    1. most bytes are at b, which may be nearly full, and have GPUs that it does not need
+    2. b is full, or too small: the next one that has some
+    3. a strategy comes before that
     """
-    nodes = {"a": node(CPU=4), "b": node(CPU=4), "c": node(CPU=4)}
+    nodes = {"a": node(CPU=4), "b": node(CPU=4, GPU=1), "c": node(CPU=4)}
     nbytes = {"a": 1, "b": 100, "c": 50, "gone": 1000}
+    nodes["b"].resources.acquire({"CPU": 3 * UNIT})
     assert choose(wish(nbytes=nbytes), nodes, A) == Chosen("b")
-    nodes["b"].resources.acquire({"CPU": 2 * UNIT})
-    assert choose(wish(nbytes=nbytes), nodes, A) == Chosen("a")
+    nodes["b"].resources.acquire({"CPU": UNIT})
+    assert choose(wish(nbytes=nbytes), nodes, A) == Chosen("c")
     nodes["b"] = node(CPU=0.5)
     assert choose(wish(nbytes=nbytes), nodes, A) == Chosen("c")
     assert choose(wish(Strategy(spread=True), nbytes), nodes, A) == Chosen("a")

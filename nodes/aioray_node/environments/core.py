@@ -5,9 +5,10 @@ An environment that could not be set up is forgotten: whoever asks for it next h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import msgspec
+from msgspec import field
+
+from aioray.record import Record
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -61,8 +62,7 @@ Event = Wanted | Unwanted | Ready | Gone | Failed
 Command = SetUp | GoOn | Refuse
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     ready: set[str] = field(default_factory=set)
     waiting: dict[str, dict[int, None]] = field(default_factory=dict)  # being set up -> lease ids, oldest first
     where: dict[int, str] = field(default_factory=dict)  # `waiting` the other way round

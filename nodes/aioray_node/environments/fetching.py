@@ -7,10 +7,10 @@ called off: what nobody waits for any more is there for who asks next.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import msgspec
+from msgspec import field
 
+from aioray.record import Record
 from aioray_node.environments.window import Window
 
 _MOST_ATTEMPTS = 3
@@ -97,8 +97,7 @@ Event = Missing | TimeUp | Found | PieceCame | PieceLost | Ended
 Command = Ask | AskPiece | Unpack | Complete | GiveUp
 
 
-@dataclass(slots=True)
-class Fetch:
+class Fetch(Record):
     """One package on its way."""
 
     attempts: int = 0
@@ -107,8 +106,7 @@ class Fetch:
     window: Window = field(default_factory=lambda: Window(0))
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     fetches: dict[str, Fetch] = field(default_factory=dict)
     waiting: dict[str, set[str]] = field(default_factory=dict)  # environment -> packages that it waits for
     attempts: int = 0

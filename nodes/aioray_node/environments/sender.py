@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from aioray.record import Record
 from aioray.runtime_env.environment import package_name, resources_dir
 from aioray.wire.state import PACKAGE_PIECE_NBYTES
 from aioray_node.environments.child import ChildProcess
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from aioray_node.environments.head_line import HeadLine
 
 
-@dataclass(slots=True, eq=False)
-class _Upload:
+class _Upload(Record, eq=False):
     name: str
     number: str
     archive: str

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from aioray.record import Record
 from aioray.wire.state import PACKAGE_PIECE_NBYTES
 
 _MOST = 4  # at a time: other words on the same line wait for no more than these
 
 
-@dataclass(slots=True)
-class Window:
+class Window(Record):
     pieces: int
     begun: int = 0
     done: int = 0

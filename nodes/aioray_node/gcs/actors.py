@@ -6,11 +6,12 @@ that dies again less than `STEADY_S` after it was up waits longer each time, so 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
+from msgspec import field
 
+from aioray.record import Record
 from aioray.wire.control import ActorSpec, ActorUpdate
 from aioray.wire.values import Value, owner_of
 
@@ -176,8 +177,7 @@ Event = Created | Constructed | InitRaised | Killed | Ended | Died | RestartDue 
 Command = Tell | StartActor | VacateActor | StartLater | SwapCheckpoint | DropArguments | StopActor | DismissActor
 
 
-@dataclass(slots=True)
-class Actor:
+class Actor(Record):
     spec: ActorSpec
     state: ActorState = "pending"
     address: str = ""
@@ -206,8 +206,7 @@ class Name(msgspec.Struct, frozen=True):
     methods: dict[str, str]
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     actors: dict[bytes, Actor] = field(default_factory=dict)  # dead ones stay until nobody has a handle
     names: dict[tuple[str, str], Name] = field(default_factory=dict)  # (namespace, name); never of a dead actor
     named: dict[bytes, set[tuple[str, str]]] = field(default_factory=dict)  # `names` the other way round

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from aioray_node.gcs.view import ClusterView, News
     from aioray_node.neighbours import Neighbours
 
+_MOST_TOLD = 20  # groups that wait, in the status of the cluster
+
 
 class Bundles(Protocol):
     """A node, as far as its bundles go: one here, or one afar."""
@@ -181,6 +183,10 @@ class GroupDesk:
     def explain(self, group_id: bytes) -> str:
         """Where a group stands, in a sentence."""
         return core.explain(self._state, group_id)
+
+    def explain_pending(self) -> tuple[str, ...]:
+        """The same of the first that wait."""
+        return core.explain_pending(self._state, _MOST_TOLD)
 
     def find(self, namespace: str, name: str) -> dict[str, Any]:
         """The group of that name. Raises LookupError."""

@@ -12,9 +12,11 @@ Of suspects that share a process, those that were busy when it crashed are suspe
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import field
+
+from aioray.record import Record
 
 FILL = 1000
 SUSPECT_HOSTS = 8  # at most, of each environment
@@ -77,16 +79,14 @@ Event = Wanted | Over | HostUp | HostDown
 Command = StartHost | Settle | Lost | EndHost
 
 
-@dataclass(slots=True)
-class Host:
+class Host(Record):
     environment: str = ""
     of_suspects: bool = False
     up: bool = False
     actors: dict[bytes, int] = field(default_factory=dict)  # -> slot, in the order in which they came
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     max_hosts: int  # of each environment
     hosts: dict[bytes, Host] = field(default_factory=dict)
     where: dict[bytes, bytes] = field(default_factory=dict)  # actor_id -> host

@@ -86,7 +86,7 @@ async def _as_head(node: Node, options: NodeOptions, head: HeadOptions) -> Async
 
 
 def _status(desk: MemberDesk, state: StateDesk) -> Any:
-    return msgspec.to_builtins(msgspec.structs.replace(desk.status(), tasks_left_out=state.tasks.left_out()))
+    return msgspec.to_builtins(state.status(desk.status()))
 
 
 @contextlib.asynccontextmanager

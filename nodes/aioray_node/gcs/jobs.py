@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec import field
+
+from aioray.record import Record
 from aioray.wire.values import home_of
 
 if TYPE_CHECKING:
@@ -13,14 +15,12 @@ if TYPE_CHECKING:
 _MAX_ENDED = 1000  # that are remembered
 
 
-@dataclass(slots=True)
-class Job:
+class Job(Record):
     driver: DriverStarted
     ended_at: float | None = None  # Unix time (s)
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     jobs: dict[bytes, Job] = field(default_factory=dict)
     ended: dict[bytes, None] = field(default_factory=dict)  # oldest first
 

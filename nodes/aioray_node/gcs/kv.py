@@ -5,7 +5,9 @@ Who does not hear an answer asks again with the same request id, and is answered
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import field
+
+from aioray.record import Record
 
 _REMEMBERED = 10_000  # answers to requests that have changed something
 _OVERHEAD_NBYTES = 100  # what an entry takes beside key and value
@@ -15,8 +17,7 @@ class KvFull(LookupError):
     """There is no room for that value."""
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     max_nbytes: int
     nbytes: int = 0
     spaces: dict[str, dict[bytes, bytes]] = field(default_factory=dict)

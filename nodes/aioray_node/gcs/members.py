@@ -12,10 +12,11 @@ number of nodes, since each of n nodes is told of n others.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import field
 
+from aioray.record import Record
 from aioray.wire.gcs import (
     NODES_AT_BASE,
     ClusterStatus,
@@ -104,8 +105,7 @@ Event = Joined | Reported | Left | Disconnected | ResyncAsked | Tick
 Command = Admit | Refuse | Drop | Push | WakeAt
 
 
-@dataclass(slots=True)
-class Member:
+class Member(Record):
     facts: NodeFacts
     available: dict[str, int]
     store_used_nbytes: int
@@ -121,8 +121,7 @@ class Member:
     end: str | None = None  # why it is dead; None while it is alive
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     epoch: str
     heartbeat_timeout_s: float = 10.0
     reconnect_grace_s: float = 0.1

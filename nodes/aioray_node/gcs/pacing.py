@@ -14,6 +14,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from aioray.record import Record
+
 MAX_STRETCH = 32.0  # how much longer than configured an interval may become
 _LATE_INTERVALS = 0.5  # an answer that takes longer than this part of an interval is late
 REPORTS_PER_S = 100.0  # from all nodes together, of each sort: each takes some 100 us
@@ -100,8 +102,7 @@ def check(state: Reporting[R], *, has_news: bool) -> None:
     assert not (state.may_report and has_news) or state.wake_at is not None, f"nobody will report: {state}"
 
 
-@dataclass(slots=True)
-class Load:
+class Load(Record):
     """The GCS's side: what has come in this second, and what it has time for."""
 
     per_s: float

@@ -10,10 +10,10 @@ the package is there, meanwhile, or later, and what had it may die at any time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import msgspec
+from msgspec import field
 
+from aioray.record import Record
 from aioray.wire.values import home_of
 
 
@@ -93,8 +93,7 @@ Event = Offered | Used | UserGone | Asked | Sent | NodeGone | NotAlone
 Command = Send | Tell | Remove
 
 
-@dataclass(slots=True)
-class Package:
+class Package(Record):
     users: set[bytes] = field(default_factory=set)
     nodes: dict[bytes, None] = field(default_factory=dict)  # that have it, the first one first
     uploads: dict[str, bytes] = field(default_factory=dict)  # under way -> the node, or job, that sends it
@@ -103,8 +102,7 @@ class Package:
     error: str = ""  # why it could not be brought to the store, until somebody asks again
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     packages: dict[str, Package] = field(default_factory=dict)
     is_alone: bool = True  # all nodes are on one machine
     uploads: int = 0  # so many have begun

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aioray.config import Config
     from aioray.runtime.reactor import Reactor
     from aioray.wire.control import DriverStarted
+    from aioray.wire.gcs import ClusterStatus
     from aioray.wire.metrics import Metric
     from aioray_node.gcs.groups import GroupDesk
     from aioray_node.gcs.shell import ActorDesk
@@ -50,6 +51,11 @@ class StateDesk:
         self._actors = actors
         self._groups = groups
         self.packages = PackageDesk(view, self._kv, tell, self._is_alive)
+
+    def status(self, status: ClusterStatus) -> ClusterStatus:
+        """With what these tables know, for people."""
+        groups = self._groups.explain_pending()
+        return msgspec.structs.replace(status, groups=groups, tasks_left_out=self.tasks.left_out())
 
     def _is_alive(self, user: bytes) -> bool:
         """Whether a job is, or an actor."""

@@ -12,10 +12,10 @@ later gives way to what somebody waits for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import msgspec
+from msgspec import field
 
+from aioray.record import Record
 from aioray.wire.values import Value, home_of, node_prefix
 
 
@@ -120,8 +120,7 @@ Event = Wanted | Told | Pulled | PullFailed | Held | Unheld | Beside | ProcessGo
 Command = FetchAtHome | HoldAtHome | ReleaseAtHome | Pull | StopPull | Give | GiveUp
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     node_id: str
     prefix: bytes
     waiters: dict[bytes, dict[bytes, bool]] = field(default_factory=dict)  # oid -> processes, in order: is it urgent?

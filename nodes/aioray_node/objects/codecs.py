@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aioray.exceptions import InvalidOptionError
+from aioray.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,8 +14,7 @@ CODECS = ("", "lz4", "zstd")
 _ALLOWED = "'lz4', 'zstd', or '' for none"
 
 
-@dataclass(frozen=True)
-class Codec:
+class Codec(Record, frozen=True):
     """`decompress(data, nbytes)` gives `nbytes` bytes, or raises ValueError."""
 
     name: str

@@ -10,10 +10,10 @@ nobody holds is kept for the next reader, and goes, the oldest first, when memor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import msgspec
+from msgspec import field
 
+from aioray.record import Record
 from aioray.wire.values import Value, owner_of
 
 
@@ -118,8 +118,7 @@ Event = Shared | Sealed | Held | Released | Wanted | ProcessGone | Copied | Copy
 Command = Deliver | OwnerLost | Forgotten | Unwanted | CopyFreed
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Record):
     known: bool = False
     value: Value | None = None
     holders: set[bytes] = field(default_factory=set)
@@ -128,14 +127,12 @@ class Entry:
     copies: list[Value] = field(default_factory=list)  # made again after somebody else was given the value
 
 
-@dataclass(slots=True)
-class Copy:
+class Copy(Record):
     value: Value
     is_gone: bool = False  # at home: nobody new will ask for it
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     entries: dict[bytes, Entry] = field(default_factory=dict)
     held_by: dict[bytes, set[bytes]] = field(default_factory=dict)  # holder -> oids
     gone: set[bytes] = field(default_factory=set)  # processes that will not say anything any more

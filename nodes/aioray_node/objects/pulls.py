@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import field
+
+from aioray.record import Record
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -193,8 +195,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     link_idle_s: float = 30.0
 
 
-@dataclass(slots=True, eq=False)
-class Pull:
+class Pull(Record, eq=False):
     oid: bytes
     nbytes: int
     home: str
@@ -214,16 +215,14 @@ class Pull:
         return min(self.waiters.values())
 
 
-@dataclass(slots=True)
-class Link:
+class Link(Record):
     up: bool = False
     pulls: set[bytes] = field(default_factory=set)
     in_flight: int = 0
     idle_since: float = 0.0
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     limits: Limits = field(default_factory=Limits)
     pulls: dict[bytes, Pull] = field(default_factory=dict)
     waiters: dict[int, bytes] = field(default_factory=dict)

@@ -10,9 +10,10 @@ A link is a number, and stands for the node that dialled it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import msgspec
+from msgspec import field
+
+from aioray.record import Record
 
 
 class Joined(msgspec.Struct, frozen=True):
@@ -126,8 +127,7 @@ Event = Joined | Asked | Left | LinkLost | Began | Grown | Finished | Stopped | 
 Command = TellServe | TellSendOn | TellRefuse | TellGone | Send | Keep | LetGo
 
 
-@dataclass(slots=True)
-class Member:
+class Member(Record):
     """A node that gets an object we are the home of, or has got it."""
 
     address: str
@@ -136,8 +136,7 @@ class Member:
     keeps: bool = False
 
 
-@dataclass(slots=True)
-class Partial:
+class Partial(Record):
     """An object on its way here."""
 
     nbytes: int
@@ -149,8 +148,7 @@ class Partial:
         return all(at in self.have for at in range(start // size * size, start + nbytes, size))
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     fan_out: int = 2
     trees: dict[bytes, dict[int, Member]] = field(default_factory=dict)  # of objects that we are the home of
     partial: dict[bytes, Partial] = field(default_factory=dict)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import collections
 import itertools
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from aioray.record import Record
 from aioray.runtime.connection import dial, place_of
 from aioray.runtime.dialing import Dialer
 from aioray.wire.transfer import (
@@ -46,8 +46,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("aioray")
 
 
-@dataclass(slots=True)
-class Ticket:
+class Ticket(Record):
     """Somebody's wish for a copy."""
 
     then: Callable[[Value | None, str], None] | None  # None once it was called

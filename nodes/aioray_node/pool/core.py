@@ -8,9 +8,11 @@ one of the kind it needs. Only the default kind is kept warm; an idle worker of 
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import field
+
+from aioray.record import Record
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -118,8 +120,7 @@ Event = Need | Unneed | WorkerUp | WorkerDown | ForkFailed | Free | Tick
 Command = Fork | Bind | Kill | Retire | Lost | Starved | WakeAt
 
 
-@dataclass(slots=True)
-class Stock:
+class Stock(Record):
     """The workers of one kind, and who waits for one."""
 
     idle: OrderedDict[str, float] = field(default_factory=OrderedDict)  # worker_id -> since when (loop s), oldest first
@@ -135,8 +136,7 @@ class Stock:
         return not (self.idle or self.starting or self.needs or self.bound or self.fork_failures)
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     prestart: int  # workers of the default kind to keep warm
     max_idle: int  # more than this, of all kinds together, are retired at once; at least `prestart`
     idle_reap_s: float = 60.0

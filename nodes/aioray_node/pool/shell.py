@@ -6,9 +6,11 @@ import contextlib
 import itertools
 import os
 import signal
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from msgspec import field
+
+from aioray.record import Record
 from aioray.wire.control import Exit, Exited, Forked, ForkWorker
 from aioray.wire.values import worker_process_id
 from aioray_node.pool import core
@@ -32,8 +34,7 @@ class Tenant(Protocol):
     def lost(self, lease_id: int, reason: str) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
-class Worker:
+class Worker(Record, eq=False):
     """One worker process."""
 
     worker_id: str

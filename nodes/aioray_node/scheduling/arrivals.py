@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aioray_node.scheduling import policy
 from aioray_node.scheduling.bundles import group_of
 from aioray_node.scheduling.events import Infeasible, Locate, RefreshView, Unschedulable
-from aioray_node.scheduling.spilling import forget_sent, send_on, took_turn
+from aioray_node.scheduling.spilling import forget_sent, is_first_spread, send_on, took_turn
 from aioray_node.scheduling.state import enter_queue, forget, key_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def arrive(state: State, request: Request, now: float) -> list[Command]:
     if lease_id in state.waiting or lease_id in state.granted or lease_id in state.infeasible:
         return []
     key = key_of(request)  # refuses what is negative
-    if not state.is_alone and key in state.groups and not request.argument_nbytes:
+    if not state.is_alone and key in state.groups and not request.argument_nbytes and not is_first_spread(request):
         decision: policy.Decision = policy.Wait(state.node_id)  # as for the others: no node had room for them
     else:
         forget_sent(state, now)

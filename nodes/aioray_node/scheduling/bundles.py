@@ -8,6 +8,7 @@ that ask for nothing else are bound to the place, too.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from aioray_node.scheduling.resources import UNIT, Resources
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 _PLACES = 1000 * UNIT  # in each bundle
 _PLACE = UNIT // 1000  # so that a million leases fit
+_OF_BUNDLE = re.compile(r"_group_(\d+_)?[0-9a-f]{32}$")
+
+
+def without_bundles(resources: Mapping[str, int]) -> Resources:
+    """What a node has of its own, for people: what bundles take is among it."""
+    return {name: amount for name, amount in resources.items() if not _OF_BUNDLE.search(name)}
 
 
 def group_of(strategy: Strategy | None) -> InGroup | None:

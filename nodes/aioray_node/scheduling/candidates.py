@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import bisect
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec import field
+
+from aioray.record import Record
 from aioray_node.scheduling.labels import matches
 
 if TYPE_CHECKING:
@@ -35,8 +37,7 @@ Sort = tuple[bool, bool]  # whether a node is liked, and whether it has GPUs
 Kind = tuple[frozenset[tuple[str, int]], "Selector", "Selector"]  # demand, required and preferred labels
 
 
-@dataclass(slots=True)
-class Bag:
+class Bag(Record):
     """Ids, of which any can be drawn."""
 
     ids: list[str] = field(default_factory=list)
@@ -57,8 +58,7 @@ class Bag:
             self.at[last] = at
 
 
-@dataclass(slots=True)
-class Shelf:
+class Shelf(Record):
     """Which nodes could have one kind of request, and which of them are free."""
 
     demand: Resources
@@ -127,8 +127,7 @@ class Shelf:
                 return
 
 
-@dataclass(slots=True)
-class Candidates:
+class Candidates(Record):
     """`own_id`: the node that decides, which is always among them; its state is no news."""
 
     own_id: str

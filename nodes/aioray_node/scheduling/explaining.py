@@ -32,9 +32,9 @@ def explain(state: State, lease_id: int) -> str:
     if not (entry := state.waiting.get(lease_id)):
         return f"lease {lease_id} is not here: it is over or was never asked for"
     ahead = sum(1 for group in state.groups.values() for _ in _before(group, entry.seq))
-    free = in_words(state.resources.available)
     waits_in = state.groups[entry.key]
     demand = waits_in.demand
+    free = in_words({name: state.resources.available[name] for name in demand})
     asked = in_words(without_zeros(entry.request.demand))
     if group := group_of(entry.request.strategy):
         asked += f" in {'its' if group.index < 0 else f'bundle {group.index} of its'} placement group"

@@ -1,9 +1,9 @@
 """Which node a task or an actor goes to: `choose`, from what is known of all nodes. Pure. A node alone is one of one.
 
-- What says nothing goes to the node that asks, or to that which has most of its arguments' bytes, while less than half
-  of that node is in use; then to the first such node; when there is none, to one of those of which the least is in use.
-- What needs no GPU goes to nodes that have none, if one of these is free.
-- SPREAD goes round all nodes that are free.
+- What says nothing goes to the node that has most of its arguments' bytes, if that is free.
+- Else to the node that asks, while less than half of that is in use; then to the first such node; when there is none,
+  to one of those of which the least is in use. What needs no GPU goes to nodes without, if one of these is free.
+- SPREAD goes round all nodes that are free; where none is, round all that could have it, and waits there in its turn.
 - An affinity, conditions on labels and selectors say among which nodes that is done (see `aioray.wire.strategies`).
 
 A node that is free has what is asked for to spare at this moment; where there is none, the answer is at which node to
@@ -54,11 +54,13 @@ class Wish(msgspec.Struct, frozen=True):
 
 
 class Here(msgspec.Struct, frozen=True):
-    """Who asks. `spread_after`: where the last one of its kind went that was to be spread; `draw`: any number."""
+    """Who asks. `spread_after`: where the last one of its kind went that was to be spread; `draw`: any number;
+    `was_sent`: another node has decided already, and whoever is to wait may as well do so here."""
 
     node_id: str
     spread_after: str = ""
     draw: int = 0
+    was_sent: bool = False
 
 
 class Chosen(msgspec.Struct, frozen=True):
@@ -181,7 +183,12 @@ def _among(wish: Wish, strategy: Strategy, able: Nodes, here: Here) -> Chosen | 
 
 
 def _where_to_wait(wish: Wish, strategy: Strategy, candidates: Nodes, here: Here) -> str:
-    """Here, where that is as good as any other: who asks sees all nodes, and sends on what one of them has room for."""
+    """Here, where that is as good as any other: who asks sees all nodes, and sends on what one of them has room for.
+
+    What is spread is not only where room is: that is heard of late, and of short tasks when they are long over.
+    """
+    if strategy.spread and not here.was_sent:
+        return _next_after(here.spread_after, candidates)
     likely = candidates if strategy.spread else _without_gpus(wish, candidates)
     return here.node_id if here.node_id in likely else _hybrid(wish, likely, here)
 
@@ -193,12 +200,13 @@ def _next_after(last: str, candidates: Iterable[str]) -> str:
 
 
 def _hybrid(wish: Wish, candidates: Nodes, here: Here) -> str:
+    if holder := _holder(wish, candidates, here):
+        return holder
     candidates = _without_gpus(wish, candidates)
-    home = _home(wish, candidates, here)
 
     def rank(node_id: str) -> tuple[float, bool, str]:
         used = _fraction_used(candidates[node_id], wish.demand)
-        return (used if used >= PACK_UNTIL else 0.0, node_id != home, node_id)
+        return (used if used >= PACK_UNTIL else 0.0, node_id != here.node_id, node_id)
 
     ranked = sorted(candidates, key=rank)
     best_used, is_elsewhere, _ = rank(ranked[0])
@@ -216,11 +224,11 @@ def _without_gpus(wish: Wish, candidates: Nodes) -> Nodes:
     return plain or candidates
 
 
-def _home(wish: Wish, candidates: Nodes, here: Here) -> str:
-    """Where it goes while that is not crowded. Where the arguments lie counts only without a strategy, as in Ray."""
+def _holder(wish: Wish, candidates: Nodes, here: Here) -> str:
+    """Which of these has most of its arguments' bytes; "" when none has any, or a strategy decides, as in Ray."""
     nbytes = {node_id: n for node_id, n in wish.argument_nbytes.items() if n > 0 and node_id in candidates}
     if wish.strategy is not None or not nbytes:
-        return here.node_id
+        return ""
     most = max(nbytes.values())
     holders = sorted(node_id for node_id, n in nbytes.items() if n == most)
     return here.node_id if here.node_id in holders else holders[0]

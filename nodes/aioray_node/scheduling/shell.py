@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from aioray.record import Record
 from aioray.wire.control import Exit, LeaseGrant, LeaseLost, LeaseRecall, Notice, Spill
 from aioray.wire.strategies import Affinity, Strategy
 from aioray_node.environments import core as environments
 from aioray_node.gcs.view import Joined
 from aioray_node.pool.core import Kind, Need
 from aioray_node.scheduling import core
-from aioray_node.scheduling.bundles import group_of
+from aioray_node.scheduling.bundles import group_of, without_bundles
 from aioray_node.scheduling.demands import waiting_counts, waiting_demands
 from aioray_node.scheduling.resources import NodeResources, in_words
 
@@ -62,8 +62,7 @@ class GroupNews(Protocol):
     def locate(self, group_id: bytes) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
-class _Grant:
+class _Grant(Record, eq=False):
     """What the node knows of one lease beyond the core."""
 
     process: bytes  # whose it is
@@ -245,7 +244,7 @@ class LeaseDesk:
     def _warn(self, lease_id: int, text: str) -> None:
         if self._grants[lease_id].holds is not None:
             return  # who asked for the bundle is told by who asks us
-        best = in_words(self._state.resources.total)
+        best = in_words(without_bundles(self._state.resources.total))
         process = self._grants[lease_id].process
         said = self._infeasible.setdefault((process, text), set())
         said.add(lease_id)

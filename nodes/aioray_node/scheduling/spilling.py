@@ -40,27 +40,29 @@ def send_on(state: State, request: Request, key: GroupKey, to: policy.Chosen | p
         there = state.places[group.group_id][node_id]
         there.acquire_forced(dict(key[0]))
         state.sent_to.setdefault(group.group_id, deque()).append((now, there, dict(key[0])))
-        took_turn(state, request, key, node_id)
     elif isinstance(to, policy.Chosen):
         demand = dict(key[0])
         state.nodes[node_id].resources.acquire_forced(demand)
         state.sent.setdefault(node_id, deque()).append((now, demand))
         state.echoes.append((now, node_id))
         state.candidates.changed(node_id, state.nodes[node_id])
-        took_turn(state, request, key, node_id)
+    took_turn(state, request, key, node_id)
     state.draws += 1
     is_hop = group is None or group.group_id in state.bundles
     return Spill(request.lease_id, node_id, request.hops + is_hop)
 
 
 def took_turn(state: State, request: Request, key: GroupKey, node_id: str = "") -> None:
-    strategy = request.strategy
-    is_spread = strategy is not None and strategy.spread and not request.hops
-    if (is_spread or (node_id and group_of(strategy) is not None)) and not state.is_alone:
+    if (is_first_spread(request) or (node_id and group_of(request.strategy) is not None)) and not state.is_alone:
         state.turns[key] = node_id or state.node_id
         state.turns.move_to_end(key)
         if len(state.turns) > _MAX_TURNS:
             state.turns.popitem(last=False)
+
+
+def is_first_spread(request: Request) -> bool:
+    """Whether it is to be spread, and that is decided here."""
+    return request.strategy is not None and request.strategy.spread and not request.hops
 
 
 def hear(state: State, news: tuple[NodeNews, ...], now: float) -> list[Command]:

@@ -10,6 +10,9 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from aioray.record import Record
 from aioray.wire.strategies import InGroup, Strategy
 from aioray_node.scheduling import group_places, policy
 from aioray_node.scheduling.bundles import booked, group_of, is_cpu
@@ -25,34 +28,31 @@ if TYPE_CHECKING:
 GroupKey = tuple[frozenset[tuple[str, int]], Strategy | None]
 
 
-@dataclass(slots=True)
-class Waiting:
+class Waiting(Record):
     request: Request
     seq: int  # order of arrival on this node
     key: GroupKey
     since: float  # loop time (s)
 
 
-@dataclass(slots=True)
-class Group:
+class Group(Record):
     """All that wait for exactly the same: if the first does not fit, none does, and nobody need look."""
 
     demand: Resources  # as it is booked
     strategy: Strategy | None = None
     gpus: int = 0  # in ten-thousandths
     of: InGroup | None = None
-    queue: OrderedDict[int, Waiting] = field(default_factory=OrderedDict)  # lease_id -> oldest first
+    queue: OrderedDict[int, Waiting] = msgspec.field(default_factory=OrderedDict)  # lease_id -> oldest first
 
     def first(self) -> Waiting:
         return next(iter(self.queue.values()))
 
 
-@dataclass(slots=True)
-class Lease:
+class Lease(Record):
     request: Request
     demand: Resources  # as it is booked
     pool: Devices  # that its GPUs are from: the node's, or those of a bundle
-    gpus: dict[int, int] = field(default_factory=dict)  # device -> how much of it
+    gpus: dict[int, int] = msgspec.field(default_factory=dict)  # device -> how much of it
     blocked: bool = False
     resumed: bool = False  # took its CPU back by force once: may be part of an overbooked CPU count
 
@@ -60,8 +60,7 @@ class Lease:
         return {name: n for name, n in self.demand.items() if not is_cpu(name)} if self.blocked else self.demand
 
 
-@dataclass(slots=True)
-class Front:
+class Front(Record):
     """The oldest waiting request, while it does not fit."""
 
     lease_id: int
@@ -130,7 +129,7 @@ class State:
         wish = policy.Wish(as_booked(request, request.demand), request.strategy, request.argument_nbytes)
         if self.is_alone:
             return policy.choose(wish, self.nodes, policy.Here(self.node_id))
-        here = policy.Here(self.node_id, self.turns.get(key_of(request), ""), self.draws)
+        here = policy.Here(self.node_id, self.turns.get(key_of(request), ""), self.draws, request.hops > 0)
         nodes = self.nodes if only is None else {only: self.nodes[only]}
         group = group_of(request.strategy)
         is_part = group is None and len(nodes) > MANY and (own is not None or not policy.stays_here(wish, nodes, here))

@@ -36,6 +36,7 @@ from aioray_node.gcs.placement.core import (
     Watched,
     check,
     explain,
+    explain_pending,
     handle,
     why_over,
 )
@@ -160,6 +161,16 @@ def test_labels_that_no_node_has_are_said_too() -> None:
     state = State(cluster(1))
     run(state, Created(spec(1, 1, selectors=[selector_of({"region": "us"})])))
     assert explain(state, group_id(1)).endswith("a node with region=us asked, there is none")
+
+
+def test_of_groups_that_wait_the_first_are_explained_and_the_others_counted() -> None:
+    state = State(cluster(1))
+    for number in (1, 2, 3):
+        run(state, Created(spec(number, 5)))
+    first, rest = explain_pending(state, limit=1)
+    assert first == explain(state, group_id(1))
+    assert rest == "2 more placement groups wait"
+    assert explain_pending(state, limit=3) == tuple(explain(state, group_id(number)) for number in (1, 2, 3))
 
 
 # all or nothing

@@ -6,11 +6,12 @@ It says to each node how often it wants to hear, so that all of them together ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import field
 
+from aioray.record import Record
 from aioray.wire.events import FAILED, OTHERS, RUNNING, TaskGroup, TaskRecord
 from aioray.wire.gcs import GcsPace, TaskReport
 from aioray_node.gcs import pacing
@@ -72,8 +73,7 @@ class Known(msgspec.Struct, frozen=True, gc=False):
     record: TaskRecord
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Record):
     """How many tasks of a name have ended, and how many of those the GCS was told of one by one."""
 
     finished: int = 0
@@ -81,21 +81,18 @@ class Tally:
     told: int = 0
 
 
-@dataclass(slots=True)
-class Job:
+class Job(Record):
     tallies: dict[Key, Tally] = field(default_factory=dict)
     tasks: dict[bytes, Known] = field(default_factory=dict)  # those that have ended, oldest first
     forgotten: int = 0  # tasks that were told one by one, and are not kept any more
 
 
-@dataclass(slots=True)
-class NodePart:
+class NodePart(Record):
     seq: int = 0
     live: tuple[TaskGroup, ...] = ()
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     base_interval_s: float
     max_room: int
     max_per_job: int
@@ -262,8 +259,7 @@ def known(state: State) -> Iterator[tuple[bytes, Known]]:
     yield from live.values()
 
 
-@dataclass(slots=True)
-class Line:
+class Line(Record):
     """Of a summary: all tasks of one name."""
 
     job_id: bytes

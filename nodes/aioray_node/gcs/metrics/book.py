@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from msgspec import field
+
+from aioray.record import Record
 from aioray.wire.metrics import COUNTER, GAUGE, HISTOGRAM, OVERFLOW, Metric, Series, sample_names
 
 if TYPE_CHECKING:
@@ -22,16 +24,14 @@ Owner = TypeVar("Owner", bound=Hashable)
 GaugeKey = tuple[str, "Labels"]
 
 
-@dataclass(slots=True)
-class Sum:
+class Sum(Record):
     """What was added to a series."""
 
     value: float = 0.0
     counts: list[int] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Book(Generic[Owner]):
+class Book(Record, Generic[Owner]):
     """`left_out`, `conflicts`: how often something was told of a series for which there is no room, or of one whose
     metric is known here as something else."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from aioray.record import Record
 from aioray.wire.gcs import MetricPace, MetricReport
 from aioray.wire.metrics import COUNTER, GAUGE, NODE_ID, WORKER_ID, Metric, Series
 from aioray_node.gcs import pacing
@@ -51,10 +52,9 @@ Event = Reported | NodeDied
 Command = Answer
 
 
-@dataclass(slots=True)
-class NodePart:
+class NodePart(Record):
     seq: int = 0
-    processes: set[bytes] = field(default_factory=set)  # that have gauges
+    processes: set[bytes] = msgspec.field(default_factory=set)  # that have gauges
 
 
 @dataclass(slots=True)

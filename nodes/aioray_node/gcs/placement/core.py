@@ -36,7 +36,7 @@ from aioray_node.gcs.placement.events import (
     Warn,
     Watched,
 )
-from aioray_node.gcs.placement.explaining import explain, why_over
+from aioray_node.gcs.placement.explaining import explain, explain_pending, why_over
 from aioray_node.gcs.placement.placing import impatient, plan, wake
 from aioray_node.gcs.placement.state import Group, State, is_over, leave_pending, move, number_in
 
@@ -66,6 +66,7 @@ __all__ = [
     "Watched",
     "check",
     "explain",
+    "explain_pending",
     "handle",
     "why_over",
 ]

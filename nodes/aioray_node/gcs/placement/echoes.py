@@ -7,8 +7,11 @@ reports, or for `echo_s`: then it has nothing to report, and what it reported be
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import field
+
+from aioray.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,8 +20,7 @@ if TYPE_CHECKING:
     from aioray_node.scheduling.resources import Resources
 
 
-@dataclass(slots=True)
-class Echoes:
+class Echoes(Record):
     """Changes the view that it is given."""
 
     echo_s: float = 1.0

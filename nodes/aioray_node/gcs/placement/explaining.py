@@ -33,7 +33,15 @@ def explain(state: State, group_id: bytes) -> str:
         return f"{title(group)} {never(state, group)}"
     why = missing(group.ask(), state.nodes, whole=False)
     ahead = bisect.bisect_left(state.pending, (group.number, group_id))
-    return f"{title(group)} waits: {why}; {ahead} placement groups ahead of it"
+    return f"{title(group)} waits: {why}; {ahead} placement group{'s' * (ahead != 1)} ahead of it"
+
+
+def explain_pending(state: State, limit: int) -> tuple[str, ...]:
+    """The same of those that lack a bundle, oldest first; of those beyond `limit`, how many they are."""
+    told = [explain(state, group_id) for _, group_id in state.pending[:limit]]
+    if len(state.pending) > limit:
+        told.append(f"{len(state.pending) - limit} more placement groups wait")
+    return tuple(told)
 
 
 def title(group: Group) -> str:

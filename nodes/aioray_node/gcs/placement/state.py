@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import bisect
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from msgspec import field
 
+from aioray.record import Record
 from aioray.wire.control import GroupSpec, GroupUpdate
 from aioray.wire.values import owner_of
 from aioray_node.gcs.placement.echoes import Echoes
@@ -41,8 +42,7 @@ class IllegalMove(AssertionError):
     """A group was told to do what it cannot do in its state."""
 
 
-@dataclass(slots=True)
-class Group:
+class Group(Record):
     spec: GroupSpec
     number: int  # order of arrival
     created_at: float  # (s)
@@ -107,8 +107,7 @@ class Group:
         return update
 
 
-@dataclass(slots=True)
-class State:
+class State(Record):
     nodes: dict[str, NodeView]  # whoever has the view changes it, and feeds Reported, NodesChanged or NodeGone
     own_id: str = ""  # the node of which the view is never late
     patience_s: float = 10.0

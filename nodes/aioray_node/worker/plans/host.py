@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from msgspec import field
+
 from aioray.dag.schedule import DRIVER
+from aioray.record import Record
 from aioray.wire.plans import Link
 from aioray_node.worker.plans.links import Inlet, LinkClosed, Outlet
 from aioray_node.worker.plans.loop_runner import LoopRunner
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
 Runner = ThreadRunner | LoopRunner
 
 
-@dataclass(slots=True)
-class _Prepared:
+class _Prepared(Record):
     """A part whose links are not all there yet."""
 
     passes: Passes
