@@ -266,6 +266,7 @@ OPTIONS: dict[str, dict[str, str]] = {
             """,
         _CALLS + "a_place_for_sessions_that_cannot_be_used_is_an_error_of_init": "_temp_dir",
         _CALLS + "a_head_with_an_address_is_joined_there_from_elsewhere": "_node_ip_address",
+        "tests/api/test_inline.py::test_a_head_in_this_process_does_what_one_beside_it_does": "inline",
     },
     "task": {
         _TASKS + "fractions_of_every_resource_are_taken_and_come_back": """

@@ -227,10 +227,10 @@ ASKS_FOR_MORE: dict[str, Any] = {
     "dashboard_host": "0.0.0.0",
     "dashboard_port": 8265,
     "include_dashboard": True,
-    "inline": True,
 }
 # Each of the others does what it says: `shown.py` names a test for each.
 WORKS_IN_INIT = [
+    "inline",
     "address",
     "labels",
     "num_cpus",
