@@ -112,6 +112,7 @@ def test_an_amount_that_cannot_be_is_refused(name: str, value: Any) -> None:
         ("task", {"_labels": ["team"]}),
         ("task", {"speculative": 1}),
         ("task", {"num_returns": -1}),
+        ("task", {"num_returns": 32769}),  # an id has 16 bits for which of the values it is
         ("task", {"num_returns": 1.0}),
         ("task", {"num_returns": True}),
         ("task", {"num_returns": "dynamik"}),

@@ -95,8 +95,16 @@ def whole(least: int) -> Callable[[Any], int]:
     return check
 
 
+MOST_RETURNS = 1 << 15  # each has a number in its id, of 16 bits; half of these are for speculative calls' own
+
+
 def check_num_returns(value: Any) -> int | str:
-    return value if value in ("dynamic", "streaming") else whole(0)(value)
+    if value in ("dynamic", "streaming"):
+        return str(value)
+    count = whole(0)(value)
+    if count > MOST_RETURNS:
+        raise ValueError(f"more than {MOST_RETURNS}: so many values are better streamed")
+    return count
 
 
 def check_ahead(value: Any) -> int:

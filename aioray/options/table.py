@@ -13,6 +13,7 @@ import msgspec
 from aioray import placement, runtime_env
 from aioray.labels import LABELS_ALLOWED, SELECTOR_ALLOWED, checked_labels
 from aioray.options.checks import (
+    MOST_RETURNS,
     OWN_OPTION,
     check_ahead,
     check_amount,
@@ -114,7 +115,8 @@ _ROWS = [
         CALLS,
         None,
         check_num_returns,
-        "a whole number >= 0, 'streaming', 'dynamic', None (1, or 'streaming' for a generator function)",
+        f"a whole number from 0 to {MOST_RETURNS}, 'streaming', 'dynamic', "
+        "None (1, or 'streaming' for a generator function)",
     ),
     Option(
         "_generator_backpressure_num_objects",
