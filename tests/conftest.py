@@ -45,6 +45,14 @@ def pytest_collection_finish() -> None:
     cloudpickle.register_pickle_by_value(tests)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _what_stays_is_never_garbage() -> Iterator[None]:
+    """What a module of tests leaves (imports, reports, what Hypothesis knows) would be looked through twice a test."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
     """Fails the test that leaves processes, threads, descriptors, shared memory, files or asyncio tasks."""
