@@ -76,9 +76,10 @@ class Reactor(Poller):
         self._helper_leads = False
         self._parked = False
         self._unpark = threading.Semaphore(0)
-        self._interrupt: BaseException | None = None
+        self._interrupt: BaseException | Callable[[], object] | None = None
         self._shields = 0  # that the main thread has up, one in the other
-        self._defers = False  # Python's own handler of Ctrl-C is replaced by ours for the moment
+        self._handlers_of_sigint: tuple[Any, Any] | None = None  # the program's, and ours, which puts it off
+        self.careful_handler: Any = None  # of SIGINT, which asks `in_our_hands` itself, and need not be put off
         self._waiting_main = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
@@ -234,32 +235,40 @@ class Reactor(Poller):
         return self._leader == ident or self._waiting_main or self.lock._is_owned()  # type: ignore[attr-defined]
 
     def raise_shield(self) -> None:
-        """Until `lower_shield`, an interrupt of the main thread, which asks, is raised by `run_until` and nowhere else.
+        """Until `lower_shield`, Ctrl-C is handled in `run_until` of the main thread, which asks, and nowhere else.
 
-        Ctrl-C would raise in the middle of a message otherwise, and what else had come with that were lost. Only
-        Python's own handler is replaced, and only meanwhile; a program that has its own is not asked. Shields nest.
+        What handles it, Python's own handler or the program's, would raise in the middle of a message otherwise, and
+        what else had come with that were lost. Shields nest.
         """
         if threading.current_thread() is not threading.main_thread():
             return
         self._shields += 1
-        if self._shields == 1 and _get_handler(signal.SIGINT) is signal.default_int_handler:
+        if self._shields > 1:
+            return
+        handler = _get_handler(signal.SIGINT)
+        if callable(handler) and handler is not self.careful_handler:
+
+            def put_off(*args: Any) -> None:
+                self.interrupt(lambda: handler(*args))
+
             self._interrupt = None
-            self._defers = True
-            _set_handler(signal.SIGINT, lambda *_: self.interrupt(KeyboardInterrupt()))
+            self._handlers_of_sigint = handler, put_off
+            _set_handler(signal.SIGINT, put_off)
 
     def lower_shield(self) -> None:
-        """Undo `raise_shield`; raises KeyboardInterrupt when Ctrl-C came and no `run_until` has raised it."""
+        """Undo `raise_shield`; handles Ctrl-C, where it came and no `run_until` has."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._shields -= 1
-        if self._defers and not self._shields:
-            self._defers = False
-            _set_handler(signal.SIGINT, signal.default_int_handler)
+        if self._handlers_of_sigint is not None and not self._shields:
+            (handler, put_off), self._handlers_of_sigint = self._handlers_of_sigint, None
+            if _get_handler(signal.SIGINT) is put_off:  # else the program's has set another one
+                _set_handler(signal.SIGINT, handler)
             self._raise_interrupt()
 
-    def interrupt(self, exc: BaseException) -> None:
-        """Have the main thread raise `exc` from the `run_until` it is in, or is about to enter."""
-        self._interrupt = exc
+    def interrupt(self, interrupt: BaseException | Callable[[], object]) -> None:
+        """Have the main thread raise this, or call it, in the `run_until` it is in, or is about to enter."""
+        self._interrupt = interrupt
         self.wake()
         self._pass_the_lead()
 
@@ -273,13 +282,15 @@ class Reactor(Poller):
         self._interrupt = None
 
     def _raise_interrupt(self) -> None:
-        exc = self._interrupt
-        if exc is not None and threading.current_thread() is threading.main_thread():
+        interrupt = self._interrupt
+        if interrupt is not None and threading.current_thread() is threading.main_thread():
             self._interrupt = None
             try:
-                raise exc
+                if isinstance(interrupt, BaseException):
+                    raise interrupt
+                interrupt()
             finally:
-                del exc  # else its traceback leads back to it, and keeps all that was interrupted alive
+                del interrupt  # else its traceback leads back to it, and keeps all that was interrupted alive
 
     # the helper
 

@@ -72,7 +72,8 @@ def run_worker(order: ForkWorker, config: Config) -> None:
     reactor.on_helper_leads = executor.helper_leads
     sys.stdout = labelled_stream(1, lambda: executor.label)
     sys.stderr = labelled_stream(2, lambda: executor.label)
-    signal.signal(signal.SIGINT, executor.main_thread.on_signal)
+    runtime.reactor.careful_handler = executor.main_thread.on_signal
+    signal.signal(signal.SIGINT, runtime.reactor.careful_handler)
     aioray.starting.set_process_runtime(runtime)
 
     def accept(sock: socket.socket) -> None:
