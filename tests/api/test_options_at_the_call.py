@@ -235,7 +235,7 @@ def test_a_first_call_without_init_starts_a_cluster(nothing_runs: None) -> None:
 
 
 def test_the_resources_of_the_machine_are_what_init_said() -> None:
-    with started(num_cpus=3, num_gpus=1, resources={"disk": 0.5}, object_store_memory=32 << 20):
+    with started(num_cpus=3, num_gpus=1, resources={"disk": 0.5}, object_store_memory=32.0 * 2**20):
         total = ray.cluster_resources()
         assert (total["CPU"], total["GPU"], total["disk"]) == (3, 1, 0.5)
         assert total["object_store_memory"] == 32 << 20
