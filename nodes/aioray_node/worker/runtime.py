@@ -155,6 +155,13 @@ class WorkerRuntime(Runtime):
             return self.actor_spec
         return None if call.actor is None else call.actor.spec
 
+    def light_actor_here(self) -> int:
+        spec = self.actor_here()
+        return 0 if spec is None else spec.slot
+
+    def at_end_of_light_actor_here(self, then: Callable[[], None]) -> None:
+        self.host.at_end(self.light_actor_here(), then)
+
     def namespace_here(self) -> str:
         call = running.get()
         if call is None:
