@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from aioray import current
-from aioray.context import InitContext
+from aioray.context import InitContext, OfWorker
 from aioray.exceptions import BlockingCallError, InvalidOptionError, RaySystemError
 from aioray.start_options import ADDRESS_VARIABLE, check_joining, check_later_options, check_options
 
@@ -70,11 +70,18 @@ def init(
     `_node_ip_address`: of this machine; the head listens there, at a port that is free, for nodes and programs of other
     machines that have its token. Without it the cluster is for this machine and this program.
 
-    Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already (unless
-    ignore_reinit_error), InvalidOptionError for an option that is not known, or not there yet, ConnectionError when
-    there is no such cluster to join.
+    Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already, as there is in
+    tasks and actors (unless ignore_reinit_error: nothing is done then), InvalidOptionError for an option that is not
+    known, or not there yet, ConnectionError when there is no such cluster to join.
     """
     check_later_options(init, {"include_dashboard": include_dashboard, **not_yet})
+    worker = current.find_as_worker()
+    if worker is not None:
+        if not ignore_reinit_error:
+            raise RuntimeError(
+                "a task or actor has a cluster: leave aioray.init() out here, or pass ignore_reinit_error=True"
+            )
+        return InitContext(OfWorker(worker), shutdown)
     if current.find_in_this_loop() is not None:
         raise BlockingCallError("aioray.init()", "async with aioray.connect()")
     options, node_address = _told(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class Here:
     """A driver's answers, for code that is part of no call. Workers, which run other people's, have their own."""
 
+    is_worker = False  # this process runs calls of the cluster, and has no other
     captures = False  # calls made here may have to follow the one that makes them into its placement group
 
     def __init__(self, job_id: bytes, namespace: str) -> None:

@@ -121,6 +121,7 @@ def id_of_call_here() -> bytes:
 class WorkerRuntime(Runtime):
     """Knows when user code waits for the cluster, and lends its CPU to others meanwhile."""
 
+    is_worker = True
     holds_cpu = True  # False in actors that run without one
     before_block: Callable[[], None] | None = None
     actor_spec: ActorSpec | None = None  # of the actor that has this process to itself
