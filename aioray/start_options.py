@@ -93,6 +93,8 @@ def check_options(
     for name, text in (("namespace", namespace), ("_temp_dir", temp_dir)):
         if text is not None and not isinstance(text, str):
             raise InvalidOptionError(name, text, "None, or a text")
+    if namespace == "":
+        raise InvalidOptionError("namespace", namespace, "None, or a text that is not empty")
     if not isinstance(log_to_driver, bool):
         raise InvalidOptionError("log_to_driver", log_to_driver, "True or False")
     if object_store_memory is not None:
@@ -110,7 +112,7 @@ def check_options(
         resources={name: float(amount) for name, amount in (resources or {}).items()},
         object_store_memory=object_store_memory,
         temp_dir=temp_dir,
-        namespace=namespace or "",
+        namespace=namespace or f"anonymous-{os.urandom(8).hex()}",  # nobody else's, as in Ray
         log_to_driver=log_to_driver,
         runtime_env=checked_env(runtime_env),
         labels=_node_labels(labels),

@@ -64,7 +64,8 @@ def init(
     labels: of the node, such as {"region": "us"}, for `label_selector` and the like.
     object_store_memory: bytes, default 30 % of the machine's memory, never more than /dev/shm has. log_to_driver: show
     here what workers print. configure_logging, logging_level, logging_format: of the logger "aioray".
-    logging_config: of root loggers, here and in workers, see aioray.LoggingConfig. namespace: of named actors.
+    logging_config: of root loggers, here and in workers, see aioray.LoggingConfig. namespace: of named actors and
+    placement groups; default one that no other program has, which begins with "anonymous-".
     runtime_env: of all tasks and actors, see aioray.runtime_env.RuntimeEnv. job_config: the last three in one, see
     aioray.job_config.JobConfig. `_system_config`: see aioray.config.Config.
     `_node_ip_address`: of this machine; the head listens there, at a port that is free, for nodes and programs of other

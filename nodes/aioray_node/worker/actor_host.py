@@ -60,6 +60,7 @@ class ActorHost:
         self._constructing: dict[int, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._at_end: dict[int, list[Callable[[], None]]] = {}  # of few light actors: what is to be called
+        self._works_for: tuple[bytes, str] | None = None  # job id and namespace of the first light actor
         self._woken = False
         services.on_exit = self.on_exit
         services.on_save_due = self._save_due
@@ -69,9 +70,19 @@ class ActorHost:
     def expect(self, spec: ActorSpec) -> None:
         """Construct this, soon."""
         self.expected.append(spec)
+        if spec.slot:
+            self._work_for(spec.job_id, spec.namespace)
         if self._services.loop is not None and not self._woken:
             self._woken = True
             self._services.loop.call_soon(self._construct_expected)
+
+    def _work_for(self, job_id: bytes, namespace: str) -> None:
+        """Threads that user code starts are part of no call: they are of the job that all light actors here are of."""
+        runtime = self._runtime
+        if self._works_for is None:
+            runtime.job_id, runtime.namespace = self._works_for = job_id, namespace
+        elif self._works_for != (job_id, namespace):  # from here on nobody can tell
+            runtime.job_id, runtime.namespace = runtime.process_id, ""
 
     def end(self, slot: int, *, now: bool) -> None:
         """A light actor is over; unless it is to be `now`, calls that have come are done first."""
