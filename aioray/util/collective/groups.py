@@ -105,7 +105,7 @@ def _create(
 
     def steps() -> Steps:
         at = hub()
-        by_actor = {actor.binary().hex(): rank for actor, rank in zip(handles, ranks, strict=True)}
+        by_actor = {actor._actor_id.hex(): rank for actor, rank in zip(handles, ranks, strict=True)}
         yield [at.call.remote(group_name, "declare", by_actor, timeout_s)]
         membership().created.add(group_name)
 
