@@ -244,8 +244,7 @@ class ActorHandle(Counted):
     def _actor_id(self) -> ActorIdText:
         return ActorIdText(self._actor.actor_id.hex())
 
-    def binary(self) -> bytes:
-        """The actor's id, 16 bytes."""
+    def _counted_id(self) -> bytes:
         return self._actor.actor_id
 
     def _restore(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:

@@ -8,6 +8,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aioray.cluster import SyncCluster
+    from aioray.runtime.runtime import Runtime
+
+
+class OfWorker:
+    """The cluster of a task or actor, in which `init` may be called without effect."""
+
+    closed = False  # as long as anybody can ask here
+
+    def __init__(self, runtime: Runtime) -> None:
+        own = {"node_id": runtime.node_id, "session_dir": runtime.session_dir}
+        self.facts: dict[str, Any] = {"address": runtime.node_address, **own}
 
 
 class InitContext:
@@ -15,7 +26,7 @@ class InitContext:
 
     dashboard_url: str | None = None
 
-    def __init__(self, cluster: SyncCluster, shutdown: Callable[[], None]) -> None:
+    def __init__(self, cluster: SyncCluster | OfWorker, shutdown: Callable[[], None]) -> None:
         self._shutdown = shutdown
         self._cluster = cluster
         self.address_info: dict[str, Any] = dict(cluster.facts)

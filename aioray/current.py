@@ -101,6 +101,11 @@ def find_in_this_loop() -> Runtime | None:
     return next((runtime for runtime in _open_now() if runtime.reactor.in_loop()), None)
 
 
+def find_as_worker() -> Runtime | None:
+    """The runtime of the cluster to which this process belongs as a worker; None in a program."""
+    return next((runtime for runtime in _open if runtime.is_worker), None)
+
+
 def find_connected() -> Runtime | None:
     """A runtime of `connect` that calls here could mean: chosen around them, or of this event loop."""
     chosen = _chosen.get()

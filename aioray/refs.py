@@ -150,6 +150,8 @@ class ObjectRef(Counted, _Awaitable[T]):
             self._oid = object_id(self._runtime.process_id, self._seq, self._index)
         return self._oid
 
+    _counted_id = binary
+
     def hex(self) -> str:
         """The object's id, 32 hexadecimal digits."""
         return self.binary().hex()

@@ -17,6 +17,7 @@ from aioray.exceptions import InvalidOptionError
 from aioray.labels import LABELS_ALLOWED, checked_labels
 from aioray.logging_config import LoggingConfig, checked_logging  # msgspec looks it up, too
 from aioray.options import AMOUNT, MAX_UNITS, OWN_OPTION, UNIT
+from aioray.options.checks import check_memory
 from aioray.runtime_env import checked_env
 
 if TYPE_CHECKING:
@@ -60,14 +61,14 @@ def check_options(
     num_gpus: float | None,
     resources: Mapping[str, float] | None,
     labels: Mapping[str, str] | None,
-    object_store_memory: int | None,
+    object_store_memory: float | None,
     temp_dir: str | None,
     namespace: str | None,
     log_to_driver: bool,
     runtime_env: Mapping[str, Any] | None,
     job_config: JobConfig | Mapping[str, Any] | None,
     system_config: Mapping[str, Any] | None,
-    memory: int | None = None,
+    memory: float | None = None,
     logging_config: LoggingConfig | None = None,
     node_ip_address: str | None = None,
     inline: bool = False,
@@ -86,17 +87,13 @@ def check_options(
             raise InvalidOptionError("resources", resources, f"names other than {name}: that has an option of its own")
         if not isinstance(name, str) or not name or not _is_amount(amount):
             raise InvalidOptionError("resources", resources, f"a dict from names to amounts, each {AMOUNT}")
-    if object_store_memory is not None and (
-        isinstance(object_store_memory, bool)
-        or not isinstance(object_store_memory, int)
-        or object_store_memory < 1 << 20
-    ):
-        raise InvalidOptionError("object_store_memory", object_store_memory, "a whole number of bytes, 1 MiB or more")
-    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 0):
-        raise InvalidOptionError("memory", memory, "a whole number of bytes")
+    object_store_memory = _nbytes("object_store_memory", object_store_memory, 1 << 20, "bytes, 1 MiB or more")
+    memory = _nbytes("memory", memory, 0, "bytes, 0 or more")
     for name, text in (("namespace", namespace), ("_temp_dir", temp_dir)):
         if text is not None and not isinstance(text, str):
             raise InvalidOptionError(name, text, "None, or a text")
+    if namespace == "":
+        raise InvalidOptionError("namespace", namespace, "None, or a text that is not empty")
     for name, flag in (("log_to_driver", log_to_driver), ("inline", inline)):
         if not isinstance(flag, bool):
             raise InvalidOptionError(name, flag, "True or False")
@@ -115,7 +112,7 @@ def check_options(
         resources={name: float(amount) for name, amount in (resources or {}).items()},
         object_store_memory=object_store_memory,
         temp_dir=temp_dir,
-        namespace=namespace or "",
+        namespace=namespace or f"anonymous-{os.urandom(8).hex()}",  # nobody else's, as in Ray
         log_to_driver=log_to_driver,
         runtime_env=checked_env(runtime_env),
         labels=_node_labels(labels),
@@ -159,6 +156,18 @@ def _node_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
         return checked_labels(labels or {})
     except ValueError as exc:
         raise InvalidOptionError("labels", labels, LABELS_ALLOWED, str(exc)) from None
+
+
+def _nbytes(name: str, value: float | None, least: int, allowed: str) -> int | None:
+    if value is None:
+        return None
+    try:
+        nbytes = check_memory(value)
+    except ValueError as exc:
+        raise InvalidOptionError(name, value, allowed, str(exc)) from None
+    if nbytes < least:
+        raise InvalidOptionError(name, value, allowed)
+    return nbytes
 
 
 def _is_amount(value: object) -> bool:

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from aioray import current
-from aioray.context import InitContext
+from aioray.context import InitContext, OfWorker
 from aioray.exceptions import BlockingCallError, InvalidOptionError, RaySystemError
 from aioray.start_options import ADDRESS_VARIABLE, check_joining, check_later_options, check_options
 
@@ -34,7 +34,7 @@ def init(
     num_gpus: float | None = None,
     resources: Mapping[str, float] | None = None,
     labels: Mapping[str, str] | None = None,
-    object_store_memory: int | None = None,
+    object_store_memory: float | None = None,
     ignore_reinit_error: bool = False,
     include_dashboard: bool | None = None,
     configure_logging: bool = True,
@@ -65,7 +65,8 @@ def init(
     labels: of the node, such as {"region": "us"}, for `label_selector` and the like.
     object_store_memory: bytes, default 30 % of the machine's memory, never more than /dev/shm has. log_to_driver: show
     here what workers print. configure_logging, logging_level, logging_format: of the logger "aioray".
-    logging_config: of root loggers, here and in workers, see aioray.LoggingConfig. namespace: of named actors.
+    logging_config: of root loggers, here and in workers, see aioray.LoggingConfig. namespace: of named actors and
+    placement groups; default one that no other program has, which begins with "anonymous-".
     runtime_env: of all tasks and actors, see aioray.runtime_env.RuntimeEnv. job_config: the last three in one, see
     aioray.job_config.JobConfig. `_system_config`: see aioray.config.Config.
     `_node_ip_address`: of this machine; the head listens there, at a port that is free, for nodes and programs of other
@@ -77,11 +78,18 @@ def init(
     C that does not let go of the GIL, what asks the head for something waits: leases of workers, actors to be made,
     shared memory, lines that workers print. Either way the cluster ends with this process.
 
-    Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already (unless
-    ignore_reinit_error), InvalidOptionError for an option that is not known, or not there yet, ConnectionError when
-    there is no such cluster to join.
+    Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already, as there is in
+    tasks and actors (unless ignore_reinit_error: nothing is done then), InvalidOptionError for an option that is not
+    known, or not there yet, ConnectionError when there is no such cluster to join.
     """
     check_later_options(init, {"include_dashboard": include_dashboard, **not_yet})
+    worker = current.find_as_worker()
+    if worker is not None:
+        if not ignore_reinit_error:
+            raise RuntimeError(
+                "a task or actor has a cluster: leave aioray.init() out here, or pass ignore_reinit_error=True"
+            )
+        return InitContext(OfWorker(worker), shutdown)
     if current.find_in_this_loop() is not None:
         raise BlockingCallError("aioray.init()", "async with aioray.connect()")
     options, node_address = _told(
@@ -167,7 +175,7 @@ def connect(
     num_gpus: float | None = None,
     resources: Mapping[str, float] | None = None,
     labels: Mapping[str, str] | None = None,
-    object_store_memory: int | None = None,
+    object_store_memory: float | None = None,
     log_to_driver: bool = True,
     namespace: str | None = None,
     runtime_env: Mapping[str, Any] | None = None,

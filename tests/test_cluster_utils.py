@@ -83,3 +83,24 @@ def test_in_an_event_loop_it_says_what_to_write(nothing_left: None) -> None:
             Cluster(initialize_head=True)
 
     asyncio.run(use())
+
+
+class Service:
+    def whose(self) -> str:
+        return str(ray.get_runtime_context().namespace)
+
+
+def test_programs_that_name_no_namespace_do_not_meet_the_names_of_others(nothing_left: None) -> None:
+    cluster = Cluster(initialize_head=True)
+    used = set()
+    for _ in range(2):
+        with ray.init(address=cluster.address):
+            with pytest.raises(ValueError, match="no actor called 'service'"):
+                ray.get_actor("service")
+            ray.remote(num_cpus=0, lifetime="detached", name="service")(Service).remote()
+            used.add(ray.get(ray.get_actor("service").whose.remote()))
+    assert len(used) == 2
+    with ray.init(address=cluster.address):
+        for namespace in used:  # it can be told, and then it is found
+            ray.kill(ray.get_actor("service", namespace))
+    cluster.shutdown()

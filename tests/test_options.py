@@ -22,6 +22,7 @@ from aioray.options import (
     Option,
     TaskOptions,
     actor_options,
+    bundle_amount,
     method_options,
     task_options,
 )
@@ -242,6 +243,11 @@ def test_any_finer_amount_is_refused(units: int, part: float) -> None:
 @given(st.integers(0, 2**63 // 10_000 - 1))
 def test_memory_is_counted_to_the_byte(nbytes: int) -> None:
     assert task_options({"num_cpus": 0, "memory": nbytes}).demand().get("memory", 0) == nbytes * 10_000
+
+
+def test_a_part_of_a_byte_is_rounded_up_so_that_sizes_can_be_computed() -> None:
+    assert task_options({"memory": 0.1 * 1024**3}).memory == 107_374_183
+    assert bundle_amount("memory", 0.1 * 1024**3) == 107_374_183
 
 
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dictionaries(st.text(), st.floats())

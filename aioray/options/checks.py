@@ -51,10 +51,11 @@ def check_num_gpus(value: Any) -> float:
 
 
 def check_memory(value: Any) -> int:
+    """Bytes, rounded up: 0.1 * 1024**3 is a fair way to say 0.1 GiB, as in Ray. But 1.5 is 1.5 GiB gone wrong."""
     nbytes = _number(value)
-    if not nbytes.is_integer():
+    if nbytes < 1024 and not nbytes.is_integer():
         raise ValueError("not a whole number of bytes")
-    return int(nbytes)  # exact: what passes _number has fewer digits than a float keeps
+    return math.ceil(nbytes)  # exact: what passes _number has fewer digits than a float keeps
 
 
 def check_resources(value: Any) -> dict[str, float]:

@@ -66,7 +66,7 @@ _ROWS = [
     Option("num_cpus", TASK, 1.0, check_amount, AMOUNT),
     Option("num_cpus", ACTOR, None, check_amount, AMOUNT),
     Option("num_gpus", BOTH, 0.0, check_num_gpus, AMOUNT + ", and whole above 1"),
-    Option("memory", BOTH, 0, check_memory, "a whole number of bytes >= 0"),
+    Option("memory", BOTH, 0, check_memory, "a number of bytes >= 0"),
     Option(
         "resources",
         BOTH,
@@ -84,7 +84,7 @@ _ROWS = [
     ),
     Option("name", ALL, None, check_text, "a str that is not empty"),
     Option("enable_task_events", ALL, True, check_flag, "True, False"),
-    Option("object_store_memory", BOTH, 0, check_memory, "a whole number of bytes >= 0"),
+    Option("object_store_memory", BOTH, 0, check_memory, "a number of bytes >= 0"),
     Option("accelerator_type", BOTH, None, check_text, "the name of a kind of GPU, such as 'A100'"),
     Option("label_selector", BOTH, {}, check_label_selector, SELECTOR_ALLOWED),
     Option(

@@ -159,7 +159,7 @@ def serialized_error(exc: BaseException) -> tuple[Value, Serialized]:
         exc = task_error(exc, "")
     serialized = serialize(exc, "exception")
     buffers = [bytes(buffer) for buffer in serialized.buffers]
-    refs = [ref.binary() for ref in serialized.refs]
+    refs = [ref._counted_id() for ref in serialized.refs]
     return Value(serialized.data, buffers, refs=refs, is_error=True, summary=one_line(exc)), serialized
 
 

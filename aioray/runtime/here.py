@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioray.runtime.calls import Running
     from aioray.wire.control import ActorSpec
     from aioray.wire.strategies import InGroup
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 class Here:
     """A driver's answers, for code that is part of no call. Workers, which run other people's, have their own."""
 
+    is_worker = False  # this process runs calls of the cluster, and has no other
     captures = False  # calls made here may have to follow the one that makes them into its placement group
 
     def __init__(self, job_id: bytes, namespace: str) -> None:
@@ -30,6 +33,14 @@ class Here:
     def actor_here(self) -> ActorSpec | None:
         """What the actor is made of that this thread, or this coroutine, works for."""
         return None
+
+    def light_actor_here(self) -> int:
+        """Which of the actors that share this process the code here works for; 0 where none of them."""
+        return 0
+
+    def at_end_of_light_actor_here(self, then: Callable[[], None]) -> None:
+        """Have `then` called, on its event loop, when it is over, whether or not its process goes on."""
+        raise AssertionError("there is no light actor here")
 
     def group_here(self) -> InGroup | None:
         """The placement group in which the call is that this thread, or this coroutine, is busy with."""

@@ -92,7 +92,7 @@ class ObjectTable:
 
     def track(self, ref: ObjectRef[Any]) -> Tracked:
         """What is known of a ref's object, from now on."""
-        oid = ref.binary()
+        oid = ref._counted_id()
         tracked = self._tracked.setdefault(oid, Tracked())
         if not ref._tracked:
             ref._tracked = True
@@ -103,18 +103,18 @@ class ObjectTable:
     def share(self, ref: ObjectRef[Any]) -> None:
         """A ref is about to leave this process: from now on the node answers for the object."""
         with self._runtime.reactor.lock:
-            if owner_of(ref.binary()) != self._runtime.process_id:
+            if owner_of(ref._counted_id()) != self._runtime.process_id:
                 return
-            tracked = self._tracked.get(ref.binary())
+            tracked = self._tracked.get(ref._counted_id())
             if tracked is not None and tracked.held_at_node:
                 return
             tracked = self.track(ref)
             tracked.held_at_node = True
             tracked.place = None  # the node frees it now
-            self._runtime.link.send(Share(ref.binary(), self._shareable(ref)))
+            self._runtime.link.send(Share(ref._counted_id(), self._shareable(ref)))
 
     def _shareable(self, ref: ObjectRef[Any]) -> Value | None:
-        tracked = self._tracked[ref.binary()]
+        tracked = self._tracked[ref._counted_id()]
         if tracked.behind is not None:
             return other_names.pointer(self, ref, tracked, tracked.behind)
         if ref._status == PENDING:
@@ -146,7 +146,7 @@ class ObjectTable:
             return  # one of our own that came back inside a value, after its first ref had gone, must be asked for, too
         with self._runtime.reactor.lock:
             if ref._value is not None:
-                behind = self._tracked[ref.binary()].behind if ref._tracked else None
+                behind = self._tracked[ref._counted_id()].behind if ref._tracked else None
                 if here and behind is not None:
                     other_names.bring(ref, behind)
                 elif here:
@@ -156,7 +156,7 @@ class ObjectTable:
                 ref._complete(RAISED, RaySystemError(self._runtime.closed_because))
                 return
             ref._task = self  # asked once is enough
-            self._runtime.link.send(Fetch(ref.binary(), None, not here))
+            self._runtime.link.send(Fetch(ref._counted_id(), None, not here))
 
     def fetched(self, message: Fetched) -> None:
         """The node's answer to `want`."""
@@ -228,11 +228,11 @@ class ObjectTable:
 
     def store(self, serialized: Serialized, ref: ObjectRef[Any] | None = None, oid: bytes = b"") -> Value:
         """A Value of what was pickled: inline when small, else in shared memory."""
-        refs = [item.binary() for item in serialized.refs]
+        refs = [item._counted_id() for item in serialized.refs]
         if serialized.nbytes <= self._runtime.config.inline_max_nbytes:
             return Value(serialized.data, [bytes(buffer) for buffer in serialized.buffers], refs=refs)
         value = self._write(serialized)
-        value.oid = ref.binary() if ref is not None else oid
+        value.oid = ref._counted_id() if ref is not None else oid
         value.node_id = self._runtime.node_id
         value.refs = refs
         return value
@@ -287,11 +287,11 @@ class ObjectTable:
         """A ref of ours is about to have a value with `refs` in it."""
         if refs:
             self.track(ref).contains = True
-            self.hold_for(ref.binary(), refs)
+            self.hold_for(ref._counted_id(), refs)
 
     def void_results(self, refs: tuple[ObjectRef[Any], ...]) -> None:
         """A call of ours that was tried again is over: let go of what the node was told in vain in our name."""
-        self.void([ref.binary() for ref in refs])
+        self.void([ref._counted_id() for ref in refs])
 
     def void(self, oids: Iterable[bytes]) -> None:
         """No value is to come of these objects of ours, but for what is here: let go of what may have been made."""
@@ -307,7 +307,7 @@ class ObjectTable:
 
     def hold_for(self, holder: bytes, refs: list[Any], req: int = 0) -> None:
         """Tell the node that the object `holder` contains `refs`."""
-        self._runtime.link.send(Hold(holder, [ref.binary() for ref in refs], req))
+        self._runtime.link.send(Hold(holder, [ref._counted_id() for ref in refs], req))
 
     def load_arguments(self, data: bytes) -> Any:
         """Unpickle the arguments of a call; refs inside are borrowed from the caller until it ends."""

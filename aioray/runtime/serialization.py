@@ -36,6 +36,10 @@ class Counted:
         """Whether this one is: not so a ref to what nobody makes."""
         return True
 
+    def _counted_id(self) -> bytes:
+        """What is counted. Not a public name: those of a handle are the methods of the user's class."""
+        raise NotImplementedError
+
     def _restore(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """What rebuilds it in another process; called when it leaves this one."""
         raise NotImplementedError

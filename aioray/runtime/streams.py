@@ -330,7 +330,7 @@ class Gathering(Stream):
         # Inline however many there are: this runs where the I/O is done, which must not wait for room.
         serialized = serialize(self._gather(refs), "value")
         runtime.objects.contain(ref, serialized.refs)
-        oids = [each.binary() for each in serialized.refs]
+        oids = [each._counted_id() for each in serialized.refs]
         ref._complete(READY, Value(serialized.data, refs=oids), self._name)
 
 

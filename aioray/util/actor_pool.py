@@ -188,7 +188,7 @@ class ActorPool:
 
     def _free(self, ref: ObjectRef[Any], actor: ActorHandle) -> None:
         died = None if ref.cancelled() else ref.exception()
-        if not isinstance(died, ActorDiedError) or died.actor_id != actor.binary().hex():
+        if not isinstance(died, ActorDiedError) or died.actor_id != actor._actor_id:
             self._idle.append(actor)
         elif not self._idle and not self._busy:
             # The last of them: what waits can never run, unless somebody pushes another; do not let it wait for that.

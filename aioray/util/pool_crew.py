@@ -149,7 +149,7 @@ class Crew:
                 raise
             except BaseException as exc:  # whatever it is, it is the outcome
                 _fail(chunk.future, exc)
-                replace = isinstance(exc, ActorDiedError) and exc.actor_id == worker.binary().hex()
+                replace = isinstance(exc, ActorDiedError) and exc.actor_id == worker._actor_id
             else:
                 replace = False
             done += 1

@@ -78,6 +78,12 @@ class PlainAsyncLight:
     async def release(self) -> None:
         self.event.set()
 
+    async def find_in_thread(self, name: str) -> Any:
+        def find() -> Any:
+            return aioray.get(aioray.get_actor(name).get.remote()), aioray.get_runtime_context().get_job_id()
+
+        return await asyncio.get_running_loop().run_in_executor(None, find)
+
     async def sum_of(self, others: list[Any]) -> int:
         return sum(await asyncio.gather(*[other.get.remote() for other in others]))
 

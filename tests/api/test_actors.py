@@ -493,6 +493,10 @@ def test_an_argument_that_cannot_be_sent_is_named_by_the_path_to_it(ray: Any) ->
     assert ray.get(counter.add.remote()) == 1
 
 
+def test_every_name_without_an_underscore_is_free_for_the_methods_of_the_user() -> None:
+    assert [name for name in dir(aioray.actor.ActorHandle) if not name.startswith("_")] == []
+
+
 def test_an_unknown_method_is_an_attribute_error_that_lists_the_methods(ray: Any) -> None:
     counter = Counter.remote()
     with pytest.raises(AttributeError, match=r"PlainCounter has no method 'subtract'.*add.*fail"):

@@ -40,9 +40,9 @@ def lose_checkpoint(cluster: aioray.Cluster, actor: Any) -> None:
     """Have the object store forget the newest checkpoint of an actor."""
     node = node_of(cluster)
     with node._reactor.lock:
-        saved = node._desks.actors._state.actors[actor.binary()].saved
+        saved = node._desks.actors._state.actors[bytes.fromhex(actor._actor_id)].saved
         assert node._desks.store.has(saved)
-        node._desks.store.feed(Released(actor.binary(), [saved]))
+        node._desks.store.feed(Released(bytes.fromhex(actor._actor_id), [saved]))
         assert not node._desks.store.has(saved)
 
 

@@ -47,6 +47,12 @@ def test_calls_of_one_caller_run_in_order_and_one_at_a_time_though_in_threads(ra
     assert ray.get(actor.in_main_thread.remote()) is False
 
 
+def test_threads_that_they_start_work_for_the_same_program(ray: Any) -> None:
+    named = AsyncLight.options(name="in the namespace of the program").remote(3)
+    found = ray.get(AsyncLight.remote().find_in_thread.remote("in the namespace of the program"))
+    assert found == (ray.get(named.get.remote()), ray.get_runtime_context().get_job_id())
+
+
 def test_a_call_of_one_holds_up_no_other(ray: Any, tmp_path: pathlib.Path) -> None:
     meeting = Meeting(tmp_path / "meeting")
     blocked, free = Blocks.remote(), Light.remote()

@@ -192,6 +192,25 @@ def test_init_twice_is_an_error_unless_it_is_said_not_to_be(nothing_runs: None) 
     assert ray.get(same.remote(1)) == 1
 
 
+def test_a_task_or_actor_is_in_its_cluster_and_starts_no_other(nothing_runs: None) -> None:
+    def init_again() -> Any:
+        with pytest.raises(RuntimeError, match="a task or actor has a cluster"):
+            ray.init()
+        with ray.init(num_cpus=7, ignore_reinit_error=True) as context:
+            pass
+        ray.shutdown()  # as in a program that is imported: ends nothing
+        return context["session_dir"], ray.is_initialized(), same.remote(1)
+
+    class Asynchronous:
+        async def init_again(self) -> Any:
+            return init_again()
+
+    context = ray.init(num_cpus=2)
+    for ref in (ray.remote(init_again).remote(), ray.remote(Asynchronous).remote().init_again.remote()):
+        session, is_initialized, call = ray.get(ref)
+        assert (session, is_initialized, ray.get(call)) == (context["session_dir"], True, 1)
+
+
 def test_the_logger_of_the_package_is_configured_as_init_says(
     nothing_runs: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,7 +263,7 @@ def test_a_first_call_without_init_starts_a_cluster(nothing_runs: None) -> None:
 
 
 def test_the_resources_of_the_machine_are_what_init_said() -> None:
-    with started(num_cpus=3, num_gpus=1, resources={"disk": 0.5}, object_store_memory=32 << 20):
+    with started(num_cpus=3, num_gpus=1, resources={"disk": 0.5}, object_store_memory=32.0 * 2**20):
         total = ray.cluster_resources()
         assert (total["CPU"], total["GPU"], total["disk"]) == (3, 1, 0.5)
         assert total["object_store_memory"] == 32 << 20

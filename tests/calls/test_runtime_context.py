@@ -88,7 +88,8 @@ def test_in_a_driver_there_is_no_call(ray: Any) -> None:
     context = aioray.get_runtime_context()
     assert isinstance(context, RuntimeContext)
     assert aioray.runtime_context.get_runtime_context is aioray.get_runtime_context
-    assert context.get() == {"job_id": context.job_id, "node_id": context.node_id, "namespace": ""}
+    assert context.get() == {"job_id": context.job_id, "node_id": context.node_id, "namespace": context.namespace}
+    assert context.namespace.startswith("anonymous-")
     for name in ("current_actor", "was_current_actor_reconstructed"):
         with pytest.raises(RuntimeError, match="no current actor"):
             getattr(context, name)

@@ -109,6 +109,32 @@ class PlainAsyncMember:
         return "not refused"
 
 
+class PlainLightMember:
+    """In one process with others, each of which is a member of its own."""
+
+    def __init__(self) -> None:
+        self.process_id = os.getpid()
+
+    async def init(self, world_size: int, rank: int) -> int:
+        await collective.init_collective_group_async(world_size, rank, "cpu", "light", 60.0)
+        return self.process_id
+
+    async def where(self) -> tuple[int, int]:
+        return collective.get_rank("light"), collective.get_collective_group_size("light")
+
+    async def allreduce(self) -> float:
+        own = np.array([collective.get_rank("light") + 1.0])
+        await collective.allreduce_async(own, "light")
+        return float(own[0])
+
+    def barrier(self) -> None:  # in a thread
+        collective.barrier("light")
+
+    async def destroy(self) -> None:
+        collective.destroy_collective_group("light")
+
+
+LightMember: Any = aioray.remote(isolation="shared", max_restarts=1, max_task_retries=1)(PlainLightMember)
 AsyncMember: Any = aioray.remote(num_cpus=0)(PlainAsyncMember)
 
 

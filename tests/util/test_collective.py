@@ -12,7 +12,7 @@ from aioray.util import collective
 from aioray.util.collective import CollectiveError, ReduceOp
 from aioray.util.collective.hub import NAME, NAMESPACE
 from tests.api.support import eventually
-from tests.util.members import AsyncMember, Member, member_task
+from tests.util.members import AsyncMember, LightMember, Member, member_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +94,24 @@ def test_async_actors_await_their_calls(ray: Any) -> None:
     results = ray.get([member.run.remote(2, rank) for rank, member in enumerate(members)])
     assert results == [[[1.0, 2.0], [2.0, 4.0], [0.0, 0.0]], [[1.0, 2.0], [1.0, 2.0], [2.0, 2.0], [5.0]]]
     assert ray.get(members[0].refused.remote()) == "await barrier_async(...)"
+
+
+def test_actors_that_share_a_process_are_members_each_for_itself(ray: Any) -> None:
+    members = [LightMember.remote() for _ in range(3)]
+    for no_restart in (False, True):
+        processes = ray.get([member.init.remote(3, rank) for rank, member in enumerate(members)])
+        assert len(set(processes)) == 1
+        assert ray.get([member.where.remote() for member in members]) == [(0, 3), (1, 3), (2, 3)]
+        assert ray.get([member.allreduce.remote() for member in members]) == [6.0, 6.0, 6.0]
+        # One of them ends, and its process does not: the others hear of it, and its next life is in no group.
+        waiting = [member.barrier.remote() for member in members[:2]]
+        ray.kill(members[2], no_restart=no_restart)
+        for ref in waiting:
+            with pytest.raises(CollectiveError, match="rank 2 gave up: its actor is gone"):
+                ray.get(ref, timeout=10)
+        ray.get([member.destroy.remote() for member in members[:2]])
+        if not no_restart:
+            assert ray.get(members[2].where.remote()) == (-1, -1)
 
 
 def test_a_group_can_be_created_for_actors_that_know_nothing_of_it(ray: Any) -> None:

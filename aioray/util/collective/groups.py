@@ -31,7 +31,7 @@ def init_collective_group(
     """Become member number `rank` of `world_size`; blocks until all are there.
 
     timeout_s: how long this and later calls wait for other members. Raises CollectiveError, and RuntimeError when this
-    process is in a group of that name already.
+    process is in a group of that name already. Light actors (`isolation="shared"`) are members each for itself.
     """
     refuse_in_loop("init_collective_group(...)", "await init_collective_group_async(...)")
     block(group_name, _init(world_size, rank, backend, group_name, timeout_s))
@@ -53,7 +53,7 @@ def _init(world_size: int, rank: int, backend: Backend | str, group_name: str, t
     check_rank(rank, world_size, "rank")
     check_group(backend, group_name, timeout_s)
     if group_name in membership().groups:
-        raise RuntimeError(f"this process is in a group called {group_name!r} already")
+        raise RuntimeError(f"the code here is in a group called {group_name!r} already")
     return join(hub(), group_name, rank, world_size, timeout_s)
 
 
@@ -105,7 +105,7 @@ def _create(
 
     def steps() -> Steps:
         at = hub()
-        by_actor = {actor.binary().hex(): rank for actor, rank in zip(handles, ranks, strict=True)}
+        by_actor = {actor._actor_id.hex(): rank for actor, rank in zip(handles, ranks, strict=True)}
         yield [at.call.remote(group_name, "declare", by_actor, timeout_s)]
         membership().created.add(group_name)
 
@@ -127,7 +127,7 @@ def destroy_collective_group(group_name: str = "default") -> None:
 
 
 def is_group_initialized(group_name: str = "default") -> bool:
-    """Whether this process has joined the group."""
+    """Whether this process, or light actor, has joined the group."""
     return group_name in membership().groups
 
 

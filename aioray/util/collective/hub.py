@@ -103,7 +103,7 @@ class Meeting:
         if number is None:
             waiting = [g for g in self._generations.values() if rank in g.joined - g.left and not g.broken]
             if waiting:
-                raise ValueError(f"rank {rank} of group {self._name!r} is taken by another process")
+                raise ValueError(f"rank {rank} of group {self._name!r} is taken by another member")
             number = self._next
             self._next += 1
             self._generations[number] = _Generation(world_size)

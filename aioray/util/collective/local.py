@@ -1,4 +1,7 @@
-"""What this process has to do with groups: those it is in, and the hub where their members meet."""
+"""What a member has to do with groups: those it is in, and the hub where their members meet.
+
+A member is a process, or one of the light actors that share a process.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,31 @@ _MAX_WAITING = 1_000_000  # calls of the hub at once: those that wait must not k
 
 
 class Membership:
-    """What this process is a member of, and what it has created for others, in one cluster."""
+    """What a process or a light actor is a member of, and has created for others, in one cluster."""
 
     def __init__(self) -> None:
         self.groups: dict[str, Group] = {}
         self.created: set[str] = set()
-        self.hub: ActorHandle | None = None  # kept as long as this process lives
+        self.hub: ActorHandle | None = None  # kept as long as the member lives
+
+    def end(self) -> None:
+        """The light actor is over, and its process may go on: the others are told, as they are of a dead process."""
+        for group in self.groups.values():
+            group.fail("its actor is gone")
+            group.leave()
+        self.groups.clear()
 
 
 def membership() -> Membership:
     # Calls name a group and carry no handle, so something must know. It lives exactly as long as the runtime does.
-    found: Membership = vars(current.get()).setdefault("collective_membership", Membership())
+    runtime = current.get()
+    members: dict[int, Membership] = vars(runtime).setdefault("collective_members", {})
+    slot = runtime.light_actor_here()
+    found = members.get(slot)
+    if found is None:
+        found = members[slot] = Membership()
+        if slot:
+            runtime.at_end_of_light_actor_here(lambda: members.pop(slot).end())
     return found
 
 

@@ -54,7 +54,7 @@ def _member(name: str) -> Steps:
     if hub is not None:
         (found,) = yield [hub.call.remote(name, "declared", get_runtime_context().get_actor_id() or "")]
     if found is None:
-        raise RuntimeError(f"this process is not in a group called {name!r}: call init_collective_group first")
+        raise RuntimeError(f"the code here is not in a group called {name!r}: call init_collective_group first")
     assert hub is not None, "it has answered"
     rank, world_size, timeout_s = found
     return (yield from join(hub, name, rank, world_size, timeout_s))

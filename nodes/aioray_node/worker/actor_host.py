@@ -59,6 +59,8 @@ class ActorHost:
         self._kinds: weakref.WeakValueDictionary[bytes, ActorKind] = weakref.WeakValueDictionary()
         self._constructing: dict[int, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        self._at_end: dict[int, list[Callable[[], None]]] = {}  # of few light actors: what is to be called
+        self._works_for: tuple[bytes, str] | None = None  # job id and namespace of the first light actor
         self._woken = False
         services.on_exit = self.on_exit
         services.on_save_due = self._save_due
@@ -68,15 +70,26 @@ class ActorHost:
     def expect(self, spec: ActorSpec) -> None:
         """Construct this, soon."""
         self.expected.append(spec)
+        if spec.slot:
+            self._work_for(spec.job_id, spec.namespace)
         if self._services.loop is not None and not self._woken:
             self._woken = True
             self._services.loop.call_soon(self._construct_expected)
+
+    def _work_for(self, job_id: bytes, namespace: str) -> None:
+        """Threads that user code starts are part of no call: they are of the job that all light actors here are of."""
+        runtime = self._runtime
+        if self._works_for is None:
+            runtime.job_id, runtime.namespace = self._works_for = job_id, namespace
+        elif self._works_for != (job_id, namespace):  # from here on nobody can tell
+            runtime.job_id, runtime.namespace = runtime.process_id, ""
 
     def end(self, slot: int, *, now: bool) -> None:
         """A light actor is over; unless it is to be `now`, calls that have come are done first."""
         constructing = self._constructing.pop(slot, None)
         if constructing is not None:
             constructing.cancel()
+            self._over(slot)
         for spec in self.expected:
             if spec.slot == slot:
                 self.expected.remove(spec)
@@ -87,12 +100,23 @@ class ActorHost:
         self._services.plans.actor_gone(slot)
         if now:
             actor.abort()
+            self._over(slot)
         else:
             loop = self._services.loop
             assert loop is not None
             task = loop.create_task(actor.join())
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
+            task.add_done_callback(lambda _: self._over(slot))
+
+    def at_end(self, slot: int, then: Callable[[], None]) -> None:
+        """Have `then` called on the loop when a light actor is over, and what it had to do is done."""
+        self._at_end.setdefault(slot, []).append(then)
+
+    def _over(self, slot: int) -> None:
+        for then in self._at_end.pop(slot, ()):
+            assert self._services.loop is not None
+            self._services.loop.call_soon(then)  # outside of the lock
 
     # constructing
 
@@ -167,6 +191,7 @@ class ActorHost:
     def _failed(self, actor: HostedActor, exc: BaseException) -> None:
         reason = "" if actor.instance is None else "its __aioray_restore__ raised"
         spec = actor.spec
+        self._over(spec.slot)
         self._report(spec, error_value(constructor_error(exc, spec.cls, spec.actor_id, reason)))
 
     def _up(self, actor: HostedActor) -> None:

@@ -121,6 +121,7 @@ def id_of_call_here() -> bytes:
 class WorkerRuntime(Runtime):
     """Knows when user code waits for the cluster, and lends its CPU to others meanwhile."""
 
+    is_worker = True
     holds_cpu = True  # False in actors that run without one
     before_block: Callable[[], None] | None = None
     actor_spec: ActorSpec | None = None  # of the actor that has this process to itself
@@ -154,6 +155,13 @@ class WorkerRuntime(Runtime):
         if call is None:
             return self.actor_spec
         return None if call.actor is None else call.actor.spec
+
+    def light_actor_here(self) -> int:
+        spec = self.actor_here()
+        return 0 if spec is None else spec.slot
+
+    def at_end_of_light_actor_here(self, then: Callable[[], None]) -> None:
+        self.host.at_end(self.light_actor_here(), then)
 
     def namespace_here(self) -> str:
         call = running.get()
