@@ -260,6 +260,7 @@ def test_bad_options_are_named(shell: Shell, capsys: pytest.CaptureFixture[str])
         (("--head", "--system-config", '{"no_such": 1}'), "no_such"),
         (("--address", "nowhere"), "HOST:PORT"),
         (("--address", "10.0.0.1:1", "--port", "5"), "only the head listens"),
+        (("--address", "10.0.0.1:1", "--system-config", '{"gcs_kv_max_nbytes": 1}'), "giving it to the head"),
         (("--head", "--node-ip-address", "here"), "--node-ip-address"),
         (("--head", "--node-ip-address", "0.0.0.0"), "nobody can dial it"),
         (("--head", "--node-ip-address", "192.0.2.1"), "--node-ip-address='192.0.2.1'"),  # of no machine
