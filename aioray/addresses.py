@@ -42,7 +42,7 @@ def is_elsewhere(address: str, environ: Mapping[str, str]) -> bool:
 
 def _is_meant(node: dict[str, Any]) -> bool:
     """By "auto": what `aioray start` started, or this process; not the clusters of other programs' tests."""
-    return bool(node["daemon"] or node["parent"] == os.getpid())
+    return bool(node["daemon"] or os.getpid() in (node["parent"], node["pid"]))
 
 
 def same_gcs(address: str, node: dict[str, Any]) -> bool:

@@ -89,6 +89,16 @@ def remote(**options: Any) -> MakeRemote: ...
 def remote(*args: Any, **options: Any) -> Any:
     """Make a function or a class remote: `@remote`, or `@remote(num_cpus=2, ...)`.
 
+    speculative=True (ours, of functions) says that a call may safely run twice, at the same time, too. A copy is made
+    of one that has run for twice the median of those that have finished, and 0.1 s at least: of the same function with
+    the same demands, called by this process, and three of them at least. It waits for a worker like any task. The
+    first of the two that succeeds gives the result; the other is cancelled, with what it began. The copy is not
+    retried, max_retries and retry_exceptions are the first attempt's; where both fail, its error is told. Cancelling
+    the ref cancels both, and a deadline holds for both. Not for num_returns of 0, "streaming" and "dynamic".
+
+    _labels={"key": "value"}: tasks and actors are found by them in the lists of `aioray.util.state`. Of tasks they
+    go with the task events: with enable_task_events=False there is nothing to find.
+
     Raises InvalidOptionError for an unknown option or a bad value, TypeError for what is neither function nor class.
     """
     if not args:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from aioray.config import Config
+    from aioray.inline_node import InlineNode
     from aioray.node_process import NodeProcess
     from aioray.start_options import ClusterOptions
     from aioray.wire.control import LogLines
@@ -241,7 +242,11 @@ def _admitted(runtime: Runtime) -> Any:
     return reply.value
 
 
-def _head(options: ClusterOptions) -> NodeProcess:
+def _head(options: ClusterOptions) -> NodeProcess | InlineNode:
+    if options.inline:
+        from aioray.inline_node import InlineNode
+
+        return InlineNode(options)
     from aioray.node_process import NodeProcess  # late: what it imports is for `init` only
 
     ip = options.node_ip_address
@@ -307,14 +312,15 @@ class SyncCluster:
             if self._closed:
                 return
             self._closed = True
-        current.remove(self.runtime)
-        self.runtime.stop()
-        if self._head is not None:
-            self._head.hang_up()
-            # The head says goodbye last, when its workers are gone and all that they printed is passed on.
-            self.runtime.reactor.run_until(lambda: self.runtime.link.lost, _SHUTDOWN_TIMEOUT_S)
-        self.runtime.close()
-        self.runtime.reactor.close()
-        if self._head is not None:
-            self._head.close()
-        self._restore_logging()
+        with contextlib.ExitStack() as undo:  # whatever interrupts one of them, the others follow
+            undo.callback(self._restore_logging)
+            if self._head is not None:
+                undo.callback(self._head.close)
+            undo.callback(self.runtime.reactor.close)
+            undo.callback(self.runtime.close)
+            current.remove(self.runtime)
+            self.runtime.stop()
+            if self._head is not None:
+                self._head.hang_up()
+                # The head says goodbye last, when its workers are gone and all that they printed is passed on.
+                self.runtime.reactor.run_until(lambda: self.runtime.link.lost, _SHUTDOWN_TIMEOUT_S)

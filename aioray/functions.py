@@ -58,7 +58,8 @@ class RemoteFunction(Remote[P, R_co, Given_co]):
             target = self._find_target(runtime)
         if target.num_returns < 0:
             return submit_stream(runtime, target, lambda stream: submit_task(runtime, target, args, kwargs, stream))
-        refs = submit_task(runtime, target, args, kwargs)
+        submit = target.submit  # not called as a method, for which CPython looks in the class first
+        refs = submit(runtime, target, args, kwargs)
         if target.num_returns == 1:
             return refs[0]
         return list(refs) if refs else None  # as in Ray: the count is in the options

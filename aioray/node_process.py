@@ -48,7 +48,7 @@ class NodeProcess:
     ) -> None:
         nodes = str(_NODES) if _NODES.is_dir() else ""
         told = {**msgspec.to_builtins(options), **(place or {}), "daemon": daemon}
-        for name in ("namespace", "log_to_driver", "runtime_env", "logging_config", "node_ip_address"):
+        for name in ("namespace", "log_to_driver", "runtime_env", "logging_config", "inline", "node_ip_address"):
             del told[name]  # of drivers; the last is in `place`
         self._daemon = daemon
         self._process = subprocess.Popen(

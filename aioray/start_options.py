@@ -29,11 +29,8 @@ _NOT_YET: Mapping[str, tuple[tuple[Any, ...], str]] = {  # what asks for nothing
     "include_dashboard": ((None, False), _NO_DASHBOARD),
     "dashboard_host": ((None,), _NO_DASHBOARD),
     "dashboard_port": ((None,), _NO_DASHBOARD),
-    "inline": (
-        (None, False),
-        "it is not there yet: what would run in the program's own process, and what not, is not decided",
-    ),
 }
+_OF_INIT_ONLY = {"inline": "the node of `connect` is always in this process: it runs in the event loop that is there"}
 _MAX_GPUS = 1024
 ADDRESS_VARIABLE = "AIORAY_ADDRESS"  # which cluster to join where none is named
 
@@ -54,6 +51,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     logging_config: LoggingConfig | None = None
     node_ip_address: str = ""  # "": it is for this machine only, and nobody joins it
+    inline: bool = False  # of `init`: the node is in this process
 
 
 def check_options(
@@ -72,6 +70,7 @@ def check_options(
     memory: int | None = None,
     logging_config: LoggingConfig | None = None,
     node_ip_address: str | None = None,
+    inline: bool = False,
 ) -> ClusterOptions:
     """Raises InvalidOptionError that names the option, its value, and what is allowed."""
     namespace, runtime_env, logging_config = _with_job_config(job_config, namespace, runtime_env, logging_config)
@@ -98,8 +97,9 @@ def check_options(
     for name, text in (("namespace", namespace), ("_temp_dir", temp_dir)):
         if text is not None and not isinstance(text, str):
             raise InvalidOptionError(name, text, "None, or a text")
-    if not isinstance(log_to_driver, bool):
-        raise InvalidOptionError("log_to_driver", log_to_driver, "True or False")
+    for name, flag in (("log_to_driver", log_to_driver), ("inline", inline)):
+        if not isinstance(flag, bool):
+            raise InvalidOptionError(name, flag, "True or False")
     if object_store_memory is not None:
         free = os.statvfs("/dev/shm")
         room = free.f_bavail * free.f_frsize
@@ -121,6 +121,7 @@ def check_options(
         labels=_node_labels(labels),
         logging_config=checked_logging(logging_config),
         node_ip_address="" if node_ip_address is None else _own_ip(node_ip_address),
+        inline=inline,
     )
 
 
@@ -189,7 +190,8 @@ def check_later_options(call: Callable[..., Any], given: Mapping[str, Any]) -> N
 def _unknown(call: Callable[..., Any], name: str, value: Any) -> InvalidOptionError:
     parameters = inspect.signature(call).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
-    reason = f"{call.__name__} has no such option" + did_you_mean.hint(name, names)
+    why = f": {_OF_INIT_ONLY[name]}" if name in _OF_INIT_ONLY else did_you_mean.hint(name, names)
+    reason = f"{call.__name__} has no such option{why}"
     return InvalidOptionError(name, value, ", ".join(sorted(names)), reason)
 
 

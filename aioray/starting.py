@@ -48,10 +48,11 @@ def init(
     _system_config: Mapping[str, Any] | None = None,
     _temp_dir: str | None = None,
     _node_ip_address: str | None = None,
+    inline: bool = False,
     **not_yet: Any,
 ) -> InitContext:
-    """Start a cluster for a program without an event loop: a head process, with its workers, beside this one; or join
-    one that runs.
+    """Start a cluster for a program without an event loop: a head process, with its workers, beside this one (or, if
+    asked for, a head inside of it); or join one that runs.
 
     address: None or "local" to start one. "auto": join the cluster that was started last on this machine; HOST:PORT:
     that one, through a node of it on this machine (`aioray start --address=HOST:PORT`), or, if there is none here and
@@ -69,6 +70,12 @@ def init(
     aioray.job_config.JobConfig. `_system_config`: see aioray.config.Config.
     `_node_ip_address`: of this machine; the head listens there, at a port that is free, for nodes and programs of other
     machines that have its token. Without it the cluster is for this machine and this program.
+    inline (ours): True has the head in this process, in a thread with an event loop of its own; workers are processes
+    all the same, and every other option means what it means otherwise. For short scripts, tests and tools: there is
+    one process less to start, to keep and to end. The price: the head shares Python's GIL with the program. While that
+    runs Python, the head is slower (up to 5 ms an answer, see sys.setswitchinterval); while it is in one long call into
+    C that does not let go of the GIL, what asks the head for something waits: leases of workers, actors to be made,
+    shared memory, lines that workers print. Either way the cluster ends with this process.
 
     Returns a context that can be used with `with`. Raises RuntimeError when there is a cluster already (unless
     ignore_reinit_error), InvalidOptionError for an option that is not known, or not there yet, ConnectionError when
@@ -92,6 +99,7 @@ def init(
         system_config=_system_config,
         logging_config=logging_config,
         node_ip_address=_node_ip_address,
+        inline=inline,
     )
     with _init_lock:
         if _sync_clusters:
@@ -115,6 +123,7 @@ def _told(address: str | None, **given: Any) -> tuple[ClusterOptions, str]:
     options = check_options(**given)
     of_nodes = {name: given[name] for name in _OF_NODES}
     of_nodes |= {"_system_config": given["system_config"], "_node_ip_address": given["node_ip_address"]}
+    of_nodes["inline"] = options.inline or None
     return options, _node_to_join(address, given["temp_dir"], **of_nodes)
 
 

@@ -372,6 +372,7 @@ MEASUREMENTS = {
     "transfer_tcp": transfer_tcp,
     "actors": actors,
     "start_sync": start,
+    "start_inline": start,
     "start_async": start,
 }
 

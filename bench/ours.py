@@ -66,8 +66,8 @@ Echo, AsyncEcho = aioray.remote(EchoClass), aioray.remote(AsyncEchoClass)
 
 
 @contextmanager
-def cluster() -> Iterator[None]:
-    aioray.init(num_cpus=2)
+def cluster(*, inline: bool = False) -> Iterator[None]:
+    aioray.init(num_cpus=2, inline=inline)
     try:
         yield
     finally:
@@ -271,6 +271,8 @@ assert aioray.get(echo.remote(1)) == 1
 aioray.shutdown()
 """
 
+START_INLINE = START_SYNC.replace("num_cpus=2", "num_cpus=2, inline=True")
+
 START_ASYNC = f"""
 import time, asyncio, uvloop, msgspec, cloudpickle, aioray
 @aioray.remote
@@ -286,6 +288,10 @@ uvloop.run(main())
 
 def start_sync(_seconds: float) -> Figure:
     return start_seconds(START_SYNC, times=5)
+
+
+def start_inline(_seconds: float) -> Figure:
+    return start_seconds(START_INLINE, times=5)
 
 
 def start_async(_seconds: float) -> Figure:
@@ -316,12 +322,16 @@ async def shutdown_async(_seconds: float) -> Figure:
 # -- memory
 
 
-def pss_20_actors(_seconds: float) -> Figure:
-    with cluster():
+def pss_20_actors(_seconds: float, *, inline: bool = False) -> Figure:
+    with cluster(inline=inline):
         handles = [Echo.remote() for _ in range(ACTORS)]
         aioray.get([handle.echo.remote(1) for handle in handles])
         time.sleep(1)  # let what starts in the background come up and be counted
         return Figure(pss_mb(), {"processes": 1 + len(of_this_measurement())})
+
+
+def pss_20_actors_inline(seconds: float) -> Figure:
+    return pss_20_actors(seconds, inline=True)
 
 
 def flat_tasks(_seconds: float) -> Figure:
@@ -398,6 +408,7 @@ MEASUREMENTS = {
     "groups_on_nodes": in_loop(groups_on_nodes),
     "groups_at_once_on_nodes": in_loop(groups_at_once_on_nodes),
     "start_sync": start_sync,
+    "start_inline": start_inline,
     "start_async": start_async,
     "cluster_in_loop": in_loop(cluster_in_loop),
     "cluster_of_processes": in_loop(cluster_of_processes),
@@ -405,6 +416,7 @@ MEASUREMENTS = {
     "shutdown_sync": shutdown_sync,
     "shutdown_async": in_loop(shutdown_async),
     "pss_20_actors": pss_20_actors,
+    "pss_20_actors_inline": pss_20_actors_inline,
     "flat_puts": flat_puts,
     "flat_gets": flat_gets,
     "flat_tasks": flat_tasks,

@@ -92,6 +92,7 @@ ROWS: tuple[Row, ...] = (
     Row("groups_on_nodes", "one created, ready, removed, its bundles on two of 10 nodes", "/s", Goal("value", 1_000)),
     Row("groups_at_once_on_nodes", "1,000 of such groups at once, ready", "/s", Goal("value", 1_000)),
     Row("start_sync", "start to first result, `init`", "s", Goal("ratio", 2.0), ("limit", "ray", "dask")),
+    Row("start_inline", "the same, `init(inline=True)`", "s", Goal("ratio", 2.0), ("limit",)),
     Row("start_async", "start to first result, `connect`", "s", Goal("ratio", 2.0), ("limit", "xoscar")),
     Row("cluster_in_loop", "3 local nodes in one loop, up and answering", "s", Goal("value", 1.5)),
     Row("cluster_of_processes", "the same, a process each", "s", Goal("value", 2.5), ("ray",)),
@@ -99,6 +100,7 @@ ROWS: tuple[Row, ...] = (
     Row("shutdown_sync", "`shutdown`, all processes gone", "s", Goal("value", 0.3), ("ray", "dask")),
     Row("shutdown_async", "leaving `connect`, all processes gone", "s", Goal("value", 0.3), ("xoscar",)),
     Row("pss_20_actors", "memory of a cluster with 20 actors (PSS)", "MB", Goal("value", 250), ("ray",)),
+    Row("pss_20_actors_inline", "the same, `init(inline=True)`", "MB", Goal("value", 250)),
     # A leak of one small object a task would be 50 MB and more; one put in a hundred left behind would be 100 MB.
     Row("flat_puts", "growth over 10,000 puts of 1 MiB (PSS)", "MB", Goal("value", 50), timeout_s=300, most_rounds=1),
     Row("flat_gets", "the same, each read (`get`) and let go", "MB", Goal("value", 50), timeout_s=300, most_rounds=1),

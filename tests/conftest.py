@@ -13,6 +13,8 @@ import pytest
 from hypothesis import settings
 
 import aioray
+import tests
+from aioray import cloudpickle
 from tests.leftovers import Leftovers, own_temp_dir
 
 if TYPE_CHECKING:
@@ -36,6 +38,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_finish() -> None:
     # The leak check collects garbage twice a test; what was imported until now never is any, and is most of the heap.
+    gc.collect()
+    gc.freeze()
+    # Workers that import a test's module import pytest, which takes longer than most tests: its functions and classes
+    # go to them by value, as those of a script do.
+    cloudpickle.register_pickle_by_value(tests)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_stays_is_never_garbage() -> Iterator[None]:
+    """What a module of tests leaves (imports, reports, what Hypothesis knows) would be looked through twice a test."""
+    yield
     gc.collect()
     gc.freeze()
 

@@ -104,8 +104,12 @@ def _segments_of_others(ours: set[int]) -> set[str]:
 def _segments_beside() -> set[str]:
     """Shared memory of nodes, dead ones too, whose sessions are in the directories of others of this test run."""
     own = pathlib.Path(tempfile.gettempdir())
-    sessions = own.parent.glob(f"{_TEMP_DIRS}*/aioray-*/session-*") if own.name.startswith(_TEMP_DIRS) else ()
-    return {path.name.replace("session-", "aioray-node-") for path in sessions if own not in path.parents}
+    found = set()
+    for beside in own.parent.glob(f"{_TEMP_DIRS}*") if own.name.startswith(_TEMP_DIRS) else ():
+        with contextlib.suppress(FileNotFoundError):  # that one comes and goes as it likes
+            names = os.listdir(beside / f"aioray-{os.getuid()}") if beside != own else ()
+            found |= {name.replace("session-", "aioray-node-") for name in names}
+    return found
 
 
 def _open_files() -> dict[int, str]:

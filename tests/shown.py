@@ -266,6 +266,7 @@ OPTIONS: dict[str, dict[str, str]] = {
             """,
         _CALLS + "a_place_for_sessions_that_cannot_be_used_is_an_error_of_init": "_temp_dir",
         _CALLS + "a_head_with_an_address_is_joined_there_from_elsewhere": "_node_ip_address",
+        "tests/api/test_inline.py::test_a_head_in_this_process_does_what_one_beside_it_does": "inline",
     },
     "task": {
         _TASKS + "fractions_of_every_resource_are_taken_and_come_back": """
@@ -289,6 +290,9 @@ OPTIONS: dict[str, dict[str, str]] = {
         _RETRIES + "retries_count_against_max_retries_and_the_last_error_is_raised": "max_retries",
         _RETRIES + "an_error_that_the_options_name_is_retried": "retry_exceptions",
         _RETRIES + "a_worker_goes_after_max_calls": "max_calls",
+        "tests/api/test_speculation.py::"
+        "test_the_copy_of_a_straggler_gives_the_result_and_the_straggler_is_cancelled": "speculative",
+        _STATE + "tasks_and_actors_are_found_by_their_labels": "_labels",
         _STREAMING + "a_generator_pauses_when_so_many_values_are_not_taken": "_generator_backpressure_num_objects",
         _DEADLINES + "a_running_call_is_stopped_when_its_time_is_up": "timeout",
         _DEADLINES + "a_deadline_is_a_moment": "deadline",

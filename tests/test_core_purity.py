@@ -13,7 +13,7 @@ PURE_NAMES = {
     "functions.py", "gcs/packages.py", "group_places.py", "hosts.py", "iter_steps.py", "jobs.py", "kv.py",
     "labels.py", "lines.py", "members.py", "metric_log.py", "metric_table.py", "own.py", "pacing.py", "pipeline.py",
     "placement/*.py", "policy.py", "preamble.py", "pulls.py", "reach.py", "recalls.py", "records.py", "resources.py",
-    "rows.py", "schedule.py", "sources.py", "task_log.py", "task_table.py", "view.py", "window.py",
+    "rows.py", "schedule.py", "sources.py", "stragglers.py", "task_log.py", "task_table.py", "view.py", "window.py",
     *(
         f"scheduling/{name}.py"
         for name in ("arrivals", "checks", "events", "explaining", "leases_in_groups", "placing", "spilling", "state")

@@ -42,7 +42,12 @@ def add_commands(commands: Any) -> None:
     listing = commands.add_parser("list", help="nodes, actors, tasks and more", description=_list.__doc__)
     listing.add_argument("kind", choices=sorted(_KINDS))
     listing.add_argument(
-        "-f", "--filter", action="append", default=[], metavar="FIELD=VALUE", help="or FIELD!=VALUE; all must hold"
+        "-f",
+        "--filter",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="or FIELD!=VALUE; all must hold; labels.KEY is one label",
     )
     listing.add_argument("--limit", type=int, default=100)
     listing.set_defaults(run=_list)

@@ -47,7 +47,7 @@ AnyOptions = TypeVar("AnyOptions", TaskOptions, ActorOptions, MethodOptions)
 
 
 def _defaults(kind: Kind) -> dict[str, Any]:
-    return {row.name: row.default for row in TABLE[kind].values() if row.implemented}
+    return {row.name: row.default for row in TABLE[kind].values()}
 
 
 TASK_DEFAULTS = TaskOptions(**_defaults("task"))
@@ -85,11 +85,9 @@ def _merged(kind: Kind, given: Mapping[str, Any], base: AnyOptions) -> AnyOption
         if row is None:
             raise _unknown(kind, name, value)
         try:
-            checked = row.default if value is None and not row.takes_none else row.check(value)
+            values[name] = row.default if value is None and not row.takes_none else row.check(value)
         except ValueError as exc:
             raise InvalidOptionError(name, value, row.allowed, str(exc)) from None
-        if row.implemented:
-            values[name] = checked
     return msgspec.structs.replace(base, **values) if values else base
 
 

@@ -14,7 +14,6 @@ from aioray.runtime_env import RuntimeEnv, checked_env
 
 UNIT = 10_000  # amounts of resources are counted in whole ten-thousandths
 MAX_UNITS = 2**63 - 1  # what an integer on the wire holds
-NOT_YET = "not there yet"
 OWN_OPTION = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory", "object_store_memory": "object_store_memory"}
 PLACE = "node:"  # begins the names of resources that are a node's because of where it is, as "node:10.0.0.5"
 AS_STRATEGY = "__aioray_strategy__"  # what objects for `scheduling_strategy` have: these are imported by who uses them
@@ -97,8 +96,16 @@ def whole(least: int) -> Callable[[Any], int]:
     return check
 
 
+MOST_RETURNS = 1 << 15  # each has a number in its id, of 16 bits; half of these are for speculative calls' own
+
+
 def check_num_returns(value: Any) -> int | str:
-    return value if value in ("dynamic", "streaming") else whole(0)(value)
+    if value in ("dynamic", "streaming"):
+        return str(value)
+    count = whole(0)(value)
+    if count > MOST_RETURNS:
+        raise ValueError(f"more than {MOST_RETURNS}: so many values are better streamed")
+    return count
 
 
 def check_ahead(value: Any) -> int:
@@ -108,14 +115,14 @@ def check_ahead(value: Any) -> int:
     return count
 
 
-def only(*supported: Any, later: Callable[[Any], bool] = lambda value: False) -> Callable[[Any], Any]:
-    """Just the values `supported`; those for which `later` is true get the answer that they are not there yet."""
+def only(*supported: Any) -> Callable[[Any], Any]:
+    """Just the values `supported`."""
 
     def check(value: Any) -> Any:
         for each in supported:
             if type(value) is type(each) and value == each:
                 return value
-        raise ValueError(NOT_YET if later(value) else "no such value")
+        raise ValueError("no such value")
 
     return check
 

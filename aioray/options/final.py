@@ -41,9 +41,11 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     _generator_backpressure_num_objects: int  # -1: without limit
     max_retries: int  # -1: without end
     retry_exceptions: bool | tuple[type[Exception], ...]  # what of user code counts as worth another try
+    speculative: bool  # it may run twice: a copy is made of one that takes much longer than others
     max_calls: int  # after which a worker is replaced; 0: never
     timeout: float | None  # s, from the call on
     deadline: float | None  # as time.time()
+    _labels: dict[str, str]  # to find it by in listings
     # These follow from the others.
     _demand: dict[str, int] = {}
     _strategy: Strategy | None = None
@@ -147,7 +149,7 @@ class MethodOptions(msgspec.Struct, frozen=True, kw_only=True):
 def returns_of(options: TaskOptions | MethodOptions, *, generates: bool) -> int:
     """How many values a call has, as Call.num_returns says it; `generates`: it is of a generator function.
 
-    Raises InvalidOptionError for back-pressure on what does not stream.
+    Raises InvalidOptionError for back-pressure on what does not stream, and for speculation without results.
     """
     given, ahead = options.num_returns, options._generator_backpressure_num_objects
     if given is None:
@@ -158,6 +160,13 @@ def returns_of(options: TaskOptions | MethodOptions, *, generates: bool) -> int:
             ahead,
             "-1 unless num_returns is 'streaming'",
             f"with num_returns={given!r} nothing is taken while values are made",
+        )
+    if isinstance(options, TaskOptions) and options.speculative and (isinstance(given, str) or not given):
+        raise InvalidOptionError(
+            "speculative",
+            True,
+            "False unless num_returns is a number >= 1",
+            f"with num_returns={given!r} there is no result by which one of two attempts is the first",
         )
     return {"streaming": STREAMING, "dynamic": DYNAMIC}[given] if isinstance(given, str) else given
 

@@ -13,6 +13,7 @@ import msgspec
 from aioray import placement, runtime_env
 from aioray.labels import LABELS_ALLOWED, SELECTOR_ALLOWED, checked_labels
 from aioray.options.checks import (
+    MOST_RETURNS,
     OWN_OPTION,
     check_ahead,
     check_amount,
@@ -48,7 +49,6 @@ class Option(msgspec.Struct, frozen=True):
     default: Any
     check: Callable[[Any], Any]
     allowed: str
-    implemented: bool = True
     takes_none: bool = False  # None is a value like others
 
 
@@ -58,13 +58,6 @@ ACTOR: tuple[Kind, ...] = ("actor",)
 METHOD: tuple[Kind, ...] = ("method",)
 CALLS: tuple[Kind, ...] = ("task", "method")
 ALL: tuple[Kind, ...] = ("task", "actor", "method")
-
-
-def _planned(name: str, kinds: tuple[Kind, ...], *defaults: Any) -> Option:
-    """An option of Ray's, or of ours, that is yet to come. Its default may be given, since that asks for nothing."""
-    allowed = ", ".join(repr(value) for value in (None, *defaults))
-    later = only(*defaults, later=lambda value: True)
-    return Option(name, kinds, defaults[0] if defaults else None, later, allowed, implemented=False)
 
 
 AMOUNT = "a number >= 0, in steps of 0.0001"
@@ -101,8 +94,7 @@ _ROWS = [
         check_fallback_strategy,
         f"a list of {{'label_selector': ...}}, each {SELECTOR_ALLOWED}",
     ),
-    Option("_labels", ACTOR, {}, checked_labels, LABELS_ALLOWED),
-    _planned("_labels", TASK, {}),
+    Option("_labels", BOTH, {}, checked_labels, LABELS_ALLOWED),
     Option(
         "placement_group",
         BOTH,
@@ -123,7 +115,8 @@ _ROWS = [
         CALLS,
         None,
         check_num_returns,
-        "a whole number >= 0, 'streaming', 'dynamic', None (1, or 'streaming' for a generator function)",
+        f"a whole number from 0 to {MOST_RETURNS}, 'streaming', 'dynamic', "
+        "None (1, or 'streaming' for a generator function)",
     ),
     Option(
         "_generator_backpressure_num_objects",
@@ -141,7 +134,7 @@ _ROWS = [
         "True, False, a list of exception types, each a subclass of Exception",
     ),
     Option("max_calls", TASK, 0, whole(0), "a whole number >= 0 (0: without limit)"),
-    _planned("speculative", TASK, False),  # (ours)
+    Option("speculative", TASK, False, check_flag, "True, False"),  # (ours)
     Option("max_concurrency", ACTOR, None, whole(1), "a whole number >= 1"),
     Option("namespace", ACTOR, None, check_text, "a str that is not empty"),
     Option("get_if_exists", ACTOR, False, check_flag, "True, False"),

@@ -9,6 +9,7 @@ from aioray.refs import CANCELLED, PENDING, RAISED
 from aioray.runtime.actor_lines import ActorCallRecord
 from aioray.runtime.groups import Wait
 from aioray.runtime.passes import Pass
+from aioray.runtime.speculating import Race
 from aioray.runtime.task_records import Task
 from aioray.wire.control import CancelCall
 from aioray.wire.values import owner_of
@@ -50,6 +51,8 @@ class Canceller:
             task.ref._complete(RAISED, TaskCancelledError(task.ref.task_id().hex(), name=task.name))
         elif isinstance(task, Pass):
             task.cancel()
+        elif isinstance(task, Race):
+            task.cancel(force=force, recursive=recursive)
 
     def ask_owner(self, ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
         """Cancel a call that another process made. The lock is held."""

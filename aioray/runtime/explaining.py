@@ -9,6 +9,7 @@ from aioray.runtime.actor_lines import ActorCallRecord
 from aioray.runtime.errors import one_line
 from aioray.runtime.groups import Wait
 from aioray.runtime.passes import Pass
+from aioray.runtime.speculating import Race
 from aioray.runtime.task_records import Task
 from aioray.wire.values import Value
 
@@ -50,6 +51,8 @@ def _state(runtime: Runtime, ref: ObjectRef[Any]) -> tuple[str, int | None]:
             return "waits for its placement group", None
         if isinstance(ref._task, Pass):
             return ref._task.state(), None
+        if isinstance(ref._task, Race):
+            return ref._task.state()
         return "is being computed for another process", None
 
 

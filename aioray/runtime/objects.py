@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aioray.exceptions import ObjectLostError, ObjectStoreFullError, RaySystemError
 from aioray.record import Record
 from aioray.refs import NOBODYS, PENDING, RAISED, READY, ObjectRef
+from aioray.runtime import other_names
 from aioray.runtime.bringing import Bringing
 from aioray.runtime.errors import error_value
 from aioray.runtime.serialization import Counted, Serialized, deserialize, load_plain, serialize
@@ -45,6 +46,7 @@ class Tracked(Record, eq=False):
     held_at_node: bool = False  # the node counts this process as a holder
     place: Value | None = None  # private memory to free when nobody looks any more
     contains: bool = False  # the node counts the object itself as a holder of refs in its value
+    behind: ObjectRef[Any] | None = None  # the object of which it is another name, alive as long as this is known
     unconfirmed: bool = False  # of a copy: our node counts us, and whether the object's home knows is not certain
 
 
@@ -74,7 +76,7 @@ class ObjectTable:
             if ref is None or not ref._tracked:  # the second: its finalizer is running in another thread
                 seq = int.from_bytes(oid[8:], "big")
                 ref = ObjectRef(self._runtime, seq >> 16, seq & 0xFFFF, oid)
-                tracked = self._track(ref)
+                tracked = self.track(ref)
                 if not tracked.held_at_node:
                     self._borrowed.append(oid)
             return ref
@@ -88,7 +90,8 @@ class ObjectTable:
                 ref._complete(RAISED, ObjectLostError(oid.hex(), "nothing makes it"))
             return ref
 
-    def _track(self, ref: ObjectRef[Any]) -> Tracked:
+    def track(self, ref: ObjectRef[Any]) -> Tracked:
+        """What is known of a ref's object, from now on."""
         oid = ref.binary()
         tracked = self._tracked.setdefault(oid, Tracked())
         if not ref._tracked:
@@ -105,12 +108,15 @@ class ObjectTable:
             tracked = self._tracked.get(ref.binary())
             if tracked is not None and tracked.held_at_node:
                 return
-            tracked = self._track(ref)
+            tracked = self.track(ref)
             tracked.held_at_node = True
             tracked.place = None  # the node frees it now
             self._runtime.link.send(Share(ref.binary(), self._shareable(ref)))
 
     def _shareable(self, ref: ObjectRef[Any]) -> Value | None:
+        tracked = self._tracked[ref.binary()]
+        if tracked.behind is not None:
+            return other_names.pointer(self, ref, tracked, tracked.behind)
         if ref._status == PENDING:
             place: Value | None = ref._value  # None, as a rule
             return place
@@ -140,7 +146,10 @@ class ObjectTable:
             return  # one of our own that came back inside a value, after its first ref had gone, must be asked for, too
         with self._runtime.reactor.lock:
             if ref._value is not None:
-                if here:
+                behind = self._tracked[ref.binary()].behind if ref._tracked else None
+                if here and behind is not None:
+                    other_names.bring(ref, behind)
+                elif here:
                     self.bringing.ask(ref._value)
                 return
             if self._runtime.closed:
@@ -171,6 +180,8 @@ class ObjectTable:
             self.keep(value)  # until all who asked have looked
         if ref is not None and value.is_error:
             ref._complete(RAISED, value)
+        elif ref is not None and value.is_pointer:
+            other_names.follow(self, ref, value.oid)
         elif ref is not None:
             self.arrived(ref, value)
         for then in bringing or ():
@@ -210,7 +221,7 @@ class ObjectTable:
         with self._runtime.reactor.lock:
             self.contain(ref, serialized.refs)
             if value.nbytes:
-                self._track(ref).place = value
+                self.track(ref).place = value
             self.arrived(ref, value)
             if ref._status == PENDING:  # it was sent to our node, on another machine: that has to know it
                 self.share(ref)
@@ -268,14 +279,14 @@ class ObjectTable:
     def adopt(self, ref: ObjectRef[Any], value: Value) -> None:
         """A result came for a ref of ours: remember what the node counts for us because of it."""
         if value.nbytes:
-            self._track(ref).held_at_node = True  # the worker sealed it in our name
+            self.track(ref).held_at_node = True  # the worker sealed it in our name
         if value.refs:
-            self._track(ref).contains = True
+            self.track(ref).contains = True
 
     def contain(self, ref: ObjectRef[Any], refs: list[Any]) -> None:
         """A ref of ours is about to have a value with `refs` in it."""
         if refs:
-            self._track(ref).contains = True
+            self.track(ref).contains = True
             self.hold_for(ref.binary(), refs)
 
     def void_results(self, refs: tuple[ObjectRef[Any], ...]) -> None:
@@ -423,6 +434,7 @@ class ObjectTable:
             if tracked.refs or tracked.views:
                 continue
             del self._tracked[oid]
+            tracked.behind = None  # which may be the next to go
             self._runtime.memory.forget(oid)
             if tracked.held_at_node:
                 released.append(oid)

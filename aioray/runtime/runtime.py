@@ -34,6 +34,7 @@ from aioray.runtime.objects import ObjectTable, serialize_value
 from aioray.runtime.overtime import Overtime
 from aioray.runtime.serialization import load_plain
 from aioray.runtime.shared_memory import SharedMemory
+from aioray.runtime.speculating import Speculator
 from aioray.runtime.streams import Streams
 from aioray.runtime.task_reporter import TaskReporter
 from aioray.runtime.tasks import TaskSubmitter
@@ -139,6 +140,7 @@ class Runtime(Here):
         self.groups = GroupClient(self)
         self.exports = Exports(self)
         self.overtime = Overtime(self)
+        self.speculator = Speculator(self)
         self.canceller = Canceller(self)
         self.callbacks = CallbackThread()
         self.loop_callbacks = LoopCallbacks()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import threading
 import types
 from typing import TYPE_CHECKING, Any
@@ -94,10 +95,18 @@ class _PlainPickler(pickle.Pickler, _Reducer):
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (type, types.FunctionType)):
-            if obj.__module__ == "__main__" or obj.__module__ is None:
+            module = obj.__module__
+            if module == "__main__" or module is None or _is_by_value(module):
                 raise _NeedsCloudpickle
             return NotImplemented
         return self.special(obj)
+
+
+def _is_by_value(module: str) -> bool:
+    """Whether the user has said `cloudpickle.register_pickle_by_value` of it, or of a package that it is in."""
+    cloudpickle = sys.modules.get("cloudpickle")
+    registered = () if cloudpickle is None else cloudpickle.list_registry_pickle_by_value()
+    return any(module == name or module.startswith(f"{name}.") for name in registered)
 
 
 def _cloud_dump(value: Any, file: io.BytesIO, buffer_callback: Callable[[Any], Any] | None) -> list[Any]:

@@ -8,6 +8,7 @@ from aioray import placement
 from aioray.refs import ObjectRef
 from aioray.runtime.actor_lines import ActorCallRecord
 from aioray.runtime.calls import pack_arguments
+from aioray.runtime.speculating import PUBLIC
 from aioray.runtime.task_records import Task, TaskTarget
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def task_target(
     exported = (
         runtime.exports.pickled(types, f"retry_exceptions of {function.name}") if types and types is not True else None
     )
-    return TaskTarget(runtime, function, options, queue, num_returns, exported)
+    submit = submit_speculative if options.speculative else submit_task
+    return TaskTarget(runtime, function, options, queue, num_returns, submit, exported)
 
 
 def submit_task(
@@ -69,6 +71,28 @@ def submit_task(
             runtime.objects.want(dep, here=False)
         if (target.limits is None and parent is None) or runtime.overtime.in_time(task, target.limits, parent):
             runtime.tasks.submit(task)
+    return refs
+
+
+def submit_speculative(
+    runtime: Runtime, target: TaskTarget, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[ObjectRef[Any], ...]:
+    """The same of one that may run twice; its refs, which take their values from an attempt."""
+    runtime.require_open()
+    arguments = pack_arguments(runtime, args, kwargs)
+    seq = next(runtime.seqs)
+    refs: tuple[ObjectRef[Any], ...] = tuple(
+        ObjectRef(runtime, seq, PUBLIC | index) for index in range(target.num_returns)
+    )
+    with runtime.reactor.lock:
+        parent = runtime.call_here()
+        race = runtime.speculator.race(target, arguments, refs, parent)
+        for ref in refs:
+            ref._task = race
+        for _, dep in arguments.deps:
+            runtime.objects.want(dep, here=False)
+        if (target.limits is None and parent is None) or runtime.overtime.in_time(race, target.limits, parent):
+            runtime.speculator.begin(race, seq)
     return refs
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,7 +26,18 @@ RETRY_ALL = "*"
 class TaskTarget:
     """A function with its options, as one runtime runs it."""
 
-    __slots__ = ("ahead", "function", "limits", "num_returns", "options", "queue", "retry", "retry_types", "runtime")
+    __slots__ = (
+        "ahead",
+        "function",
+        "limits",
+        "num_returns",
+        "options",
+        "queue",
+        "retry",
+        "retry_types",
+        "runtime",
+        "submit",
+    )
 
     def __init__(
         self,
@@ -35,6 +46,7 @@ class TaskTarget:
         options: TaskOptions,
         queue: KeyQueue,
         num_returns: int,
+        submit: Callable[..., tuple[ObjectRef[Any], ...]],
         retry_types: Function | None = None,
     ) -> None:
         self.runtime = runtime
@@ -42,6 +54,7 @@ class TaskTarget:
         self.options = options
         self.queue = queue
         self.num_returns = num_returns  # as in the Call
+        self.submit = submit  # `submit_task`, or what takes its place
         self.ahead = options._generator_backpressure_num_objects
         self.limits = limits_of(options)
         self.retry_types = retry_types  # a tuple of exception types, exported as functions are

@@ -83,7 +83,7 @@ def _grouped(job_id: bytes, process_id: bytes, waiting: Iterable[tuple[Task | No
             has_arguments = all(ref._is_made() for _, ref in task.arguments.deps)
             state = WAITS_FOR_WORKER if has_arguments else WAITS_FOR_ARGUMENTS
             task_id = object_id(process_id, task.seq)[:_TASK_ID_NBYTES]
-            records.setdefault(name, []).append(TaskRecord(task_id, state, now))
+            records.setdefault(name, []).append(TaskRecord(task_id, state, now, labels=task.options._labels))
     return [
         TaskGroup(job_id, name, NORMAL_TASK, pending=count, records=tuple(records.get(name, ())))
         for name, count in counts.items()

@@ -141,6 +141,7 @@ class TaskSubmitter:
             retry=target.retry,
             max_calls=options.max_calls,
             quiet=not options.enable_task_events,
+            labels=options._labels,
         )
         if target.num_returns < 0:
             call.streaming = self._runtime.streams.start(task.seq, worker.connection)

@@ -1,9 +1,9 @@
 """What there is in a cluster, and what becomes of it: lists, single entries and summaries, as Ray's state API has them.
 
 Asked of the cluster of this process; of another one with `address`, HOST:PORT or "auto" (the newest of this machine),
-which blocks and is refused in an event loop. `filters` are
-tuples such as ("state", "=", "FAILED"), or with "!="; upper and lower case are the same, as in Ray. `detail` makes no
-difference, for entries have all that is known.
+which blocks and is refused in an event loop. `filters` are tuples such as ("state", "=", "FAILED"), or with "!=";
+upper and lower case are the same, as in Ray. ("labels.team", "=", "blue") finds what was given that label: tasks and
+actors with `_labels`, nodes with `labels`. `detail` makes no difference, for entries have all that is known.
 
 What is told of tasks is as old as the last reports (`task_events_reporting_interval_ms`). Counts are exact; of single
 tasks, where there are too many, a sample is known: `left_out` of a list, and of a summary, says how many are not.
@@ -153,7 +153,7 @@ def _checked(kind: type[E], filters: Filters) -> list[list[Any]]:
             raise InvalidOptionError(
                 "filters", each, f"{' and '.join(map(repr, asked.FILTERS))} between name and value"
             )
-        if name not in kind.__struct_fields__:
+        if asked.split_field(name)[0] not in kind.__struct_fields__:
             raise InvalidOptionError("filters", each, f"one of {', '.join(kind.__struct_fields__)}")
         if not isinstance(value, (str, int, float, bool, type(None))):
             raise InvalidOptionError("filters", each, "a text, a number, True, False or None to compare with")

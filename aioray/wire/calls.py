@@ -62,6 +62,7 @@ class Call(msgspec.Struct, array_like=True, tag=3, gc=False):
     streaming: Streaming | None = None  # where num_returns is STREAMING or DYNAMIC
     placement: InGroup | None = None  # the placement group that a task is in
     quiet: bool = False  # it is left out of task events
+    labels: dict[str, str] = {}  # under which these tell of it
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=4):

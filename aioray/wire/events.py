@@ -28,6 +28,7 @@ class TaskRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     worker_id: bytes = b""
     error_type: str = ""
     actor_id: bytes = b""
+    labels: dict[str, str] = {}
 
 
 class TaskGroup(msgspec.Struct, array_like=True, frozen=True):

@@ -19,6 +19,12 @@ RequestId = Annotated[bytes, Meta(min_length=8, max_length=64)]
 FILTERS = ("=", "!=")
 
 
+def split_field(name: str) -> tuple[str, str]:
+    """Of the name of what is filtered: the field, and which key of it ("labels.team"), or "" for all of it."""
+    field, _, key = name.partition(".")
+    return (field, key) if field == "labels" else (name, "")
+
+
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A question."""
 
@@ -139,6 +145,7 @@ class TaskRow(Row, frozen=True, kw_only=True):
     error_type: str | None
     start_time_ms: int | None
     end_time_ms: int | None
+    labels: dict[str, str] = {}
 
 
 class ActorRow(Row, frozen=True, kw_only=True):

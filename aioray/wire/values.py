@@ -56,8 +56,15 @@ class Value(msgspec.Struct, array_like=True, gc=False):
     buffers: list[bytes] = []  # out-of-band buffers of an inline value
     nbytes: int = 0  # size in shared memory; 0 means inline
     offset: int = 0  # where in the segment of `node_id`
-    oid: bytes = b""  # of a value in shared memory: what to hold while its bytes are looked at
+    # Of a value in shared memory: what to hold while its bytes are looked at. Of an inline one, which has only that:
+    # the object that has the value, as the one that is asked for is another name of it.
+    oid: bytes = b""
     refs: list[bytes] = []  # ids of the refs (and actor handles) pickled inside
     is_error: bool = False  # the value is an exception to raise
     summary: str = ""  # of an error, in one line, to tell without unpickling it; "" when its call was cancelled
     node_id: str = ""  # in whose shared memory it lies; "" of an inline value
+
+    @property
+    def is_pointer(self) -> bool:
+        """Whether `oid` is that of the object which has the value."""
+        return bool(self.oid) and not (self.nbytes or self.data)

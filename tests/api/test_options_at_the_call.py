@@ -102,7 +102,8 @@ def test_remote_takes_functions_and_classes_and_options_by_name() -> None:
         ("include_dashboard", 0),
         ("dashboard_host", ""),
         ("dashboard_port", 0),
-        ("inline", True),
+        ("inline", 1),
+        ("inline", None),
         ("_node_ip_address", "192.0.2.1"),
         ("_node_ip_address", "0.0.0.0"),
         ("_node_ip_address", "localhost"),
@@ -131,13 +132,14 @@ def test_a_bad_option_of_init_is_named_with_its_value_and_nothing_is_started(
 
 
 def test_what_asks_for_no_dashboard_may_be_said(nothing_runs: None) -> None:
-    nothing: dict[str, Any] = {"dashboard_host": None, "dashboard_port": None, "inline": False}
+    nothing: dict[str, Any] = {"dashboard_host": None, "dashboard_port": None}
     with ray.init(num_cpus=1, include_dashboard=False, **nothing) as context:
         assert context.dashboard_url is None
 
 
+@pytest.mark.parametrize("inline", [False, True])
 def test_a_head_with_an_address_is_joined_there_from_elsewhere(
-    nothing_runs: None, monkeypatch: pytest.MonkeyPatch
+    nothing_runs: None, monkeypatch: pytest.MonkeyPatch, inline: bool
 ) -> None:
     async def square_there(address: str) -> int:
         with tempfile.TemporaryDirectory() as elsewhere:  # where no node of this machine is found
@@ -146,13 +148,20 @@ def test_a_head_with_an_address_is_joined_there_from_elsewhere(
                 there: int = await same.remote(9)
                 return there
 
-    with ray.init(num_cpus=1, _node_ip_address="127.0.0.2") as context:
+    with ray.init(num_cpus=1, _node_ip_address="127.0.0.2", inline=inline) as context:
+        assert asyncio.run(joined("auto")) == context["node_id"]
         assert ray.nodes()[0]["NodeManagerAddress"] == "127.0.0.2"
         assert context["gcs_address"].startswith("127.0.0.2:")
         monkeypatch.setenv("AIORAY_AUTH_TOKEN", pathlib.Path(context["token_path"]).read_text())
         assert asyncio.run(square_there(context["gcs_address"])) == 9
         with pytest.raises(InvalidOptionError, match=r"_node_ip_address.*runs already"):
             asyncio.run(joined_with_an_address(context["gcs_address"]))
+
+
+async def joined(address: str) -> str:
+    async with ray.connect(address) as cluster:
+        there: str = cluster.address_info["node_id"]
+        return there
 
 
 async def joined_with_an_address(address: str) -> None:

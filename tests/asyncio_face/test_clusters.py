@@ -378,10 +378,11 @@ async def _add_for_ever(counter: Any) -> None:
 def test_a_head_that_dies_fails_what_waits_and_what_comes(nothing_left: None) -> None:
     aioray.init(num_cpus=1)
     hanging = Hang.remote().for_ever.remote()
+    from aioray.node_process import NodeProcess
     from aioray.starting import _sync_clusters
 
     head = _sync_clusters[0]._head
-    assert head is not None
+    assert isinstance(head, NodeProcess)
     os.kill(head.pid, signal.SIGKILL)
     with pytest.raises(RayError):
         aioray.get(hanging, timeout=PATIENCE_S)

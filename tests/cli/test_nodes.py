@@ -146,13 +146,15 @@ def test_the_status_tells_what_is_used_and_what_waits_and_why(shell: Shell) -> N
 def test_what_there_is_can_be_listed_and_summed_up(shell: Shell) -> None:
     shell.start_head("--system-config", '{"task_events_reporting_interval_ms": 20}')
     with aioray.init(address="auto", _temp_dir=shell.temp_dir):
-        ref = add.remote(1, 2)
+        ref = add.options(_labels={"team": "blue"}).remote(1, 2)
         actor = aioray.remote(Holder).options(name="holder").remote()
         aioray.get([ref, actor.ready.remote()])
         deadline = time.monotonic() + 10
         while "2 in all" not in (tasks := shell("list", "tasks", "--filter", "state=FINISHED")):
             assert time.monotonic() < deadline, tasks
         assert re.search(rf"{ref.task_id().hex()} +add +FINISHED +NORMAL_TASK", tasks), tasks
+        assert "1 in all" in shell("list", "tasks", "-f", "labels.team=blue")
+        assert "0 in all" in shell("list", "tasks", "-f", "labels.team=red")
         assert re.search(r"add +NORMAL_TASK +0 +0 +1 +0", shell("summary", "tasks"))
         assert json.loads(shell("get", "tasks", ref.task_id().hex()))["name"] == "add"
         assert "no such entry among tasks" in shell("get", "tasks", "00", code=1)

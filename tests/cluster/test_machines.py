@@ -57,7 +57,7 @@ def two(can_be_had: None) -> Iterator[tuple[Machine, Machine]]:
 def test_tasks_actors_and_large_values_cross_from_machine_to_machine(two: tuple[Machine, Machine]) -> None:
     """
     1. a task and an actor run there, called over TCP
-    2. large arguments go there, a large result comes here, twice though it is brought once
+    2. large arguments go there, a large result (of a speculative call) comes here, twice though it is brought once
     3. a compiled graph has its actor there, to and from which large values go
     """
     here, _ = two
@@ -68,7 +68,7 @@ assert aioray.get(aioray.remote(where).options(**THERE).remote()) != where()
 ones = np.ones(LARGE)
 actor = aioray.remote(Counter).options(**THERE).remote(ones)
 assert aioray.get([actor.add.remote(1) for _ in range(100)])[-1] == LARGE + 100
-made = aioray.remote(lambda array: array + 1).options(**THERE).remote(aioray.put(ones))
+made = aioray.remote(lambda array: array + 1).options(speculative=True, **THERE).remote(aioray.put(ones))
 assert aioray.get(made).sum() == 2 * LARGE
 assert aioray.get(aioray.remote(lambda array: array.sum()).options(**THERE).remote(made)) == 2 * LARGE
 with aioray.dag.InputNode() as given:
@@ -153,7 +153,7 @@ def use():
     ones = aioray.put(np.ones(LARGE))
     yield ones
     there = {"resources": {"there": 0.1}}
-    made = aioray.remote(lambda array: array + 1).options(**there).remote(ones)
+    made = aioray.remote(lambda array: array + 1).options(speculative=True, **there).remote(ones)
     yield made
     actor = aioray.remote(Counter).options(**there).remote(made)
     yield actor.add.remote(1)
@@ -230,8 +230,8 @@ print("yes" if time.monotonic() < deadline else "no")
 def test_a_program_on_a_machine_without_a_node_joins_over_the_network(can_be_had: None, tmp_path: pathlib.Path) -> None:
     """
     1. without the token it is told what is missing, with a wrong one that it is wrong
-    2. in both faces it puts, gets, and calls, and a compiled graph gives it a large output; what it let go of is free
-       again
+    2. in both faces it puts, gets, and calls, speculatively, too, and a compiled graph gives it a large output; what it
+       let go of is free again
     3. in both faces its files are there for its tasks
     """
     with Network(3) as network:

@@ -290,7 +290,8 @@ async def test_groups_are_made_used_and_removed_from_any_node(three: LocalCluste
 
 def cluster_options() -> ClusterOptions:
     names = "num_cpus num_gpus resources labels object_store_memory temp_dir runtime_env job_config system_config"
-    return check_options(**dict.fromkeys(names.split()), namespace="shared", log_to_driver=False)
+    nothing: dict[str, Any] = dict.fromkeys(names.split())
+    return check_options(**nothing, namespace="shared", log_to_driver=False)
 
 
 def cut_lines(cluster: LocalCluster) -> None:

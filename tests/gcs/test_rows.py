@@ -47,8 +47,23 @@ def test_all_filters_must_hold(state: task_table.State) -> None:
     assert asked(state, ("name", "=", "g")) == []
 
 
+def test_one_label_is_asked_for_by_its_key() -> None:
+    state = task_table.State(1.0, 1000, 1000, 10.0)
+    given: tuple[dict[str, str], ...] = ({}, {"team": "red"}, {"team": "blue", "a.b/c.d": "1"})
+    records = tuple(TaskRecord(bytes([n]), FINISHED, 1.0, labels=labels) for n, labels in enumerate(given))
+    group = TaskGroup(b"job", "f", NORMAL_TASK, finished=3, records=records)
+    task_table.handle(state, task_table.Reported("0a", TaskReport(1, (group,))), 0.0)
+    assert asked(state, ("labels.team", "=", "red")) == ["01"]
+    assert asked(state, ("labels.team", "!=", "red")) == ["00", "02"]
+    assert asked(state, ("labels.team", "=", None)) == ["00"]
+    assert asked(state, ("labels.a.b/c.d", "=", "1")) == ["02"]
+    assert asked(state, ("labels", "=", {"team": "red"})) == ["01"]
+
+
 def test_filters_that_say_nothing_about_tasks_are_refused(state: task_table.State) -> None:
     with pytest.raises(rows.BadFilter, match="no filter 'colour': there are task_id, name"):
         asked(state, ("colour", "=", "red"))
+    with pytest.raises(rows.BadFilter, match=r"no filter 'name\.first'"):
+        asked(state, ("name.first", "=", "red"))
     with pytest.raises(rows.BadFilter, match="only = and !="):
         asked(state, ("name", "<", "g"))

@@ -115,7 +115,7 @@ async def test_tasks_that_nodes_tell_of_can_be_asked_for(gcs: StateStage, client
             assert found["rows"][1] == {
                 "task_id": "01", "name": "f", "state": "FINISHED", "type": "NORMAL_TASK", "error_type": None,
                 "job_id": DRIVER.process_id.hex(), "actor_id": None, "node_id": "0000000a", "worker_id": "07",
-                "start_time_ms": 1000, "end_time_ms": 2000,
+                "start_time_ms": 1000, "end_time_ms": 2000, "labels": {},
             }  # fmt: skip
         with gcs.reactor.lock:
             gcs.tables.node_died("0000000b")

@@ -45,6 +45,8 @@ runtime = ray.current.get()
 print(json.dumps({"session": runtime.session_dir, "workers": runtime.ask("pids")}), flush=True)
 """
 
+INLINE = SYNC.replace("num_cpus=2", "num_cpus=2, inline=True")
+
 COMPILED = """
 import json
 import aioray as ray
@@ -188,7 +190,9 @@ def test_what_a_head_leaves_that_is_killed_with_its_zygote_is_swept_up_by_the_ne
         aioray.shutdown()
 
 
-@pytest.mark.parametrize("text", [SYNC + "ray.get(hanging)", SYNC + "while True: pass", ASYNC, COMPILED])
+@pytest.mark.parametrize(
+    "text", [SYNC + "ray.get(hanging)", SYNC + "while True: pass", ASYNC, COMPILED, INLINE + "input()"]
+)
 def test_everything_vanishes_with_a_driver_that_is_killed(tmp_path: pathlib.Path, own_temp_dir: str, text: str) -> None:
     with Program(tmp_path, text, TMPDIR=own_temp_dir) as program:
         told, descendants = facts(program)
@@ -198,7 +202,7 @@ def test_everything_vanishes_with_a_driver_that_is_killed(tmp_path: pathlib.Path
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("text", [SYNC + "ray.get(hanging)", ASYNC])
+@pytest.mark.parametrize("text", [SYNC + "ray.get(hanging)", ASYNC, INLINE + "ray.get(hanging)"])
 def test_the_session_is_removed_when_a_whole_process_group_is_ended(
     tmp_path: pathlib.Path, own_temp_dir: str, text: str, number: signal.Signals
 ) -> None:
@@ -250,7 +254,9 @@ def test_the_session_is_removed_though_a_process_that_the_driver_forked_lives_on
         assert fork.is_running()
 
 
-@pytest.mark.parametrize("text", [SYNC + "ray.get(hanging)", SYNC + "ray.wait([hanging])", ASYNC])
+@pytest.mark.parametrize(
+    "text", [SYNC + "ray.get(hanging)", SYNC + "ray.wait([hanging])", ASYNC, INLINE + "ray.get(hanging)"]
+)
 def test_ctrl_c_while_waiting_is_a_keyboard_interrupt_and_leaves_nothing(tmp_path: pathlib.Path, text: str) -> None:
     with Program(tmp_path, text) as program:
         told, descendants = facts(program)
@@ -263,7 +269,8 @@ def test_ctrl_c_while_waiting_is_a_keyboard_interrupt_and_leaves_nothing(tmp_pat
         assert not pathlib.Path(told["session"]).exists()
 
 
-def test_a_program_that_catches_ctrl_c_goes_on_with_its_cluster(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("starts", [SYNC, INLINE])
+def test_a_program_that_catches_ctrl_c_goes_on_with_its_cluster(tmp_path: pathlib.Path, starts: str) -> None:
     text = """
 for _ in range(3):
     try:
@@ -272,7 +279,7 @@ for _ in range(3):
     except KeyboardInterrupt:
         print(ray.get(work.remote(5)), flush=True)
 """
-    with Program(tmp_path, SYNC + text) as program:
+    with Program(tmp_path, starts + text) as program:
         facts(program)
         for _ in range(3):
             assert program.line() == "waiting"
@@ -282,9 +289,10 @@ for _ in range(3):
         assert program.process.returncode == 0, err
 
 
-def test_a_program_that_just_ends_leaves_nothing(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("starts", [SYNC, INLINE])
+def test_a_program_that_just_ends_leaves_nothing(tmp_path: pathlib.Path, starts: str) -> None:
     for ending in ("", "raise SystemExit(0)", "ray.shutdown()"):
-        with Program(tmp_path, SYNC + "input()\n" + ending) as program:
+        with Program(tmp_path, starts + "input()\n" + ending) as program:
             told, descendants = facts(program)
             program.go_on()
             _, err = program.rest()

@@ -6,7 +6,7 @@ import functools
 import pickle
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -15,7 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tests
 from aioray.runtime.unserializable import MAX_LOOKS, find_unserializable
+
+
+@pytest.fixture(autouse=True, scope="module")
+def by_name() -> Iterator[None]:
+    """Classes of this module are found by name, as those of most modules are; other tests send theirs whole."""
+    cloudpickle.unregister_pickle_by_value(tests)
+    yield
+    cloudpickle.register_pickle_by_value(tests)
+
 
 LOCK = threading.Lock()
 GLOBAL_LOCK = threading.Lock()

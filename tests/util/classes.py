@@ -124,16 +124,13 @@ def pass_the_gate(gate: Any, name: Any) -> Any:
     return aioray.get(gate.passed.remote(name))
 
 
-_told: list[Any] = []
-
-
-def tell(thing: Any) -> None:
+def tell(thing: str) -> None:
     """As an initializer: what it was given, `what_was_told` returns."""
-    _told.append(thing)
+    os.environ["TOLD"] = os.environ.get("TOLD", "") + thing
 
 
-def what_was_told(_: Any = None) -> list[Any]:
-    return _told
+def what_was_told(_: Any = None) -> str:
+    return os.environ["TOLD"]
 
 
 def refuse(text: str) -> None:

@@ -170,7 +170,7 @@ def test_callbacks_are_called_before_the_result_is_ready(pool: Pool, caplog: pyt
 
 def test_an_initializer_runs_in_each_process(shared_ray: Any) -> None:
     with Pool(2, initializer=tell, initargs=("hello",)) as pool:
-        assert pool.map(what_was_told, range(4), chunksize=1) == [["hello"]] * 4
+        assert pool.map(what_was_told, range(4), chunksize=1) == ["hello"] * 4
 
 
 PROGRAM = """

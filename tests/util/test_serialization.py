@@ -5,11 +5,14 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
+import sys
 import threading
+import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aioray import cloudpickle
 from aioray.exceptions import InvalidOptionError, SerializationError
 from aioray.util import deregister_serializer, inspect_serializability, register_serializer
 from tests.util.classes import Custom, Locked, double_task, make_custom, one_more, to_custom, to_number, value_of
@@ -60,6 +63,24 @@ def test_after_deregistering_everything_is_as_before(shared_ray: Any) -> None:
     assert Custom not in copyreg.dispatch_table
     with pytest.raises(SerializationError, match=r"args\[0\]\.lock"):
         value_of.remote(Custom(1))
+
+
+def test_what_is_of_a_module_that_workers_do_not_have_travels_by_value_where_that_was_said(
+    shared_ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As argument, inside a container that was put, and as a result; the class is the same one when it comes back."""
+    module = types.ModuleType("only_here")
+    code = "class Point:\n    def __init__(self, x): self.x = x\ndef double(p): return Point(p.x * 2)\n"
+    exec(code, vars(module))
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        double = shared_ray.remote(module.double)
+        assert shared_ray.get(double.remote(module.Point(2))).x == 4
+        assert type(shared_ray.get(shared_ray.put([module.Point(1)]))[0]) is module.Point
+        assert type(shared_ray.get(double.remote(module.Point(2)))) is module.Point
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 def test_only_classes_and_functions_are_taken() -> None:

@@ -147,11 +147,45 @@ def test_calls_of_actors_are_told_and_so_are_actors(quick_ray: Any) -> None:
     del ref
 
 
+def test_tasks_and_actors_are_found_by_their_labels(quick_ray: Any, tmp_path: pathlib.Path) -> None:
+    """Those that wait, that run, that have failed and that have finished, alone and among others of their kind."""
+    meeting = Meeting(tmp_path / "pipe")
+    red = {"_labels": {"team": "red", "example.com/step": "1"}}
+    runs = wait_for.options(name="red runs", num_cpus=2, **red).remote(meeting.path)
+    waits = double.options(name="red waits", num_cpus=2, **red).remote(1)
+    counter = Counter.options(_labels={"team": "red"}).remote()
+    found = {("labels.team", "=", "red"), ("labels.example.com/step", "=", "1"), ("labels.other", "=", None)}
+
+    def until_red(wanted: dict[str, str]) -> None:
+        def told() -> dict[str, str]:
+            return {task.name: task.state for task in state.list_tasks(filters=[*found])}
+
+        eventually(lambda: told() == wanted, lambda: f"{told()}, not {wanted}")
+
+    until_red({"red runs": "RUNNING", "red waits": "PENDING_NODE_ASSIGNMENT"})
+    meeting.here()
+    quick_ray.get([runs, waits, counter.add.remote(1), double.options(name="plain", _labels=None).remote(1)])
+    often = double.options(name="red", **red)
+    refs = [often.remote(n) for n in range(5)]
+    quick_ray.get(refs)
+    with pytest.raises(KeyError):
+        quick_ray.get(fail.options(name="red fails", **red).remote())
+    until_red({"red runs": "FINISHED", "red waits": "FINISHED", "red": "FINISHED", "red fails": "FAILED"})
+    assert len(state.list_tasks(filters=[*found, ("name", "=", "red")])) == 5
+    task = state.get_task(refs[-1].task_id().hex())
+    assert task is not None
+    assert task.labels == {"team": "red", "example.com/step": "1"}
+    (actor,) = state.list_actors(filters=[("labels.team", "=", "red")])
+    assert actor.actor_id == counter._actor_id.hex()
+    (plain,) = state.list_tasks(filters=[("name", "=", "plain"), ("labels.team", "!=", "red")], limit=1)
+    assert plain.labels == {}
+
+
 def test_tasks_and_actors_that_are_not_to_be_told_of_are_left_out(quick_ray: Any, tmp_path: pathlib.Path) -> None:
     """enable_task_events=False"""
     meeting = Meeting(tmp_path / "pipe")
     quiet = {"enable_task_events": False}
-    runs = wait_for.options(name="quiet", **quiet).remote(meeting.path)
+    runs = wait_for.options(name="quiet", _labels={"found": "no"}, **quiet).remote(meeting.path)
     counter, other = Counter.options(**quiet).remote(), Counter.remote()
     quick_ray.get([counter.add.remote(1), double.options(name="quiet", **quiet).remote(1)])
     quick_ray.get([other.add.options(name="quiet", **quiet).remote(1), other.add.options(name="told").remote(1)])
@@ -163,6 +197,7 @@ def test_tasks_and_actors_that_are_not_to_be_told_of_are_left_out(quick_ray: Any
     quick_ray.get(double.options(name="told at last").remote(1))
     until_states("told at last", {"FINISHED": 1})
     assert [name for name in state.summarize_tasks()["cluster"]["summary"] if "quiet" in name] == []
+    assert state.list_tasks(filters=[("labels.found", "=", "no")]) == []
     assert not [task for task in state.list_tasks() if task.actor_id == counter._actor_id.hex()]
 
 
@@ -193,6 +228,7 @@ def test_entries_are_objects_and_dicts(quick_ray: Any) -> None:
     ("given", "words"),
     [
         ({"filters": [("colour", "=", "red")]}, "one of task_id"),
+        ({"filters": [("colour.team", "=", "red")]}, "one of task_id"),
         ({"filters": [("state", "<", "RUNNING")]}, "'='"),
         ({"filters": ["state=RUNNING"]}, "tuples"),
         ({"filters": [("state", "=", [])]}, "a text, a number"),

@@ -33,7 +33,8 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.Export("f", b"code"), "9302a166c404636f6465"),
     (
         Call(7, "f", b"args", ("k",), [(0, Value(b"v"))], 2, "name", 0.5, True),
-        "dc00120307a166c4046172677391a16b91920099c40176900000c40090c2a0a002a46e616d65cb3fe0000000000000c300a000a000c0c0c2",
+        "dc00130307a166c4046172677391a16b91920099c40176900000c40090c2a0a002a46e616d65cb3fe0000000000000c300a000a000c0c0c2"
+        "80",
     ),
     (calls.Cancel(7), "95040700c3c2"),
     (calls.Done(7, b"data", 12), "940507c404646174610c"),
@@ -44,12 +45,12 @@ PINNED: list[tuple[msgspec.Struct, str]] = [
     (calls.GiveBack([1, 2]), "9307920102c2"),
     (
         Call(1, "f", b"", num_returns=-1, streaming=calls.Streaming(8, 2, 1, [9])),
-        "dc00120301a166c4009090ffa0cb3ff0000000000000c200a000a000940802019109c0c2",
+        "dc00130301a166c4009090ffa0cb3ff0000000000000c200a000a000940802019109c0c280",
     ),
     (calls.Yielded(7, [b"a", b"bc"]), "94080792c40161c4026263c0"),
     (calls.Proceed(7, 3, 5), "9409070305"),
     (calls.CloseStream(7, 1), "930a0701"),
-    (calls.Pattern(5, Call(0, "f", b"")), "930b05dc00120300a166c400909001a0cb3ff0000000000000c200a000a000c0c0c2"),
+    (calls.Pattern(5, Call(0, "f", b"")), "930b05dc00130300a166c400909001a0cb3ff0000000000000c200a000a000c0c0c280"),
     (calls.Repeat(7, 5, b"args"), "940c0705c40461726773"),
     (calls.Batch([calls.Done(7, b"r", 9), calls.Repeat(8, 5, b"a")]), "920f92940507c4017209940c0805c40161"),
     (plans.Link(b"p", -1, 2), "940dc40170ff02"),

@@ -32,7 +32,7 @@ def check_filters(ask: asked._List, row: type[asked.Row]) -> None:
     for name, sign, value in ask.filters:
         if sign not in asked.FILTERS:
             raise BadFilter(f"the filter {name!r} {sign!r}: only {' and '.join(asked.FILTERS)} are known")
-        if name not in row.__struct_fields__:
+        if asked.split_field(name)[0] not in row.__struct_fields__:
             raise BadFilter(f"no filter {name!r}: there are {', '.join(row.__struct_fields__)}")
         if allowed := asked.unknown_choice(row, name, value):
             raise BadFilter(f"no {name} is {value!r}: there are {allowed}")
@@ -40,14 +40,20 @@ def check_filters(ask: asked._List, row: type[asked.Row]) -> None:
 
 def listing(ask: asked._List, rows: Iterable[asked.Row], left_out: int = 0) -> asked.Listing:
     """Those that the filters let through, as far as `limit` goes."""
+    wanted = [(*asked.split_field(name), sign, value) for name, sign, value in ask.filters]
     total = 0
     kept: list[dict[str, Any]] = []
     for row in rows:
-        if all(_passes(getattr(row, name), sign, value) for name, sign, value in ask.filters):
+        if all(_passes(_part(getattr(row, field), key), sign, value) for field, key, sign, value in wanted):
             total += 1
             if total <= ask.limit:
                 kept.append(msgspec.structs.asdict(row))
     return asked.Listing(rows=kept, total=total, left_out=left_out)
+
+
+def _part(found: Any, key: str) -> Any:
+    """One label, None where it is not given."""
+    return found.get(key) if key else found
 
 
 def _passes(found: Any, sign: str, value: Any) -> bool:
@@ -70,16 +76,18 @@ _TASK_FIELDS: dict[str, Callable[[bytes, Known], Any]] = {
     "error_type": lambda job_id, known: known.record.error_type or None,
     "start_time_ms": lambda job_id, known: _ms(known.record.started_at) if known.record.started_at else None,
     "end_time_ms": lambda job_id, known: _ms(known.record.at) if known.record.state in ENDED_STATES else None,
+    "labels": lambda job_id, known: known.record.labels,
 }
 
 
 def tasks(ask: asked.ListTasks, state: task_table.State) -> asked.Listing:
     check_filters(ask, asked.TaskRow)
-    wanted = [(_TASK_FIELDS[name], sign, value) for name, sign, value in ask.filters]
+    fields = [(*asked.split_field(name), sign, value) for name, sign, value in ask.filters]
+    wanted = [(_TASK_FIELDS[field], key, sign, value) for field, key, sign, value in fields]
     found = [
         (job_id, known)  # a row is made of those only that are shown: there may be many
         for job_id, known in task_table.known(state)
-        if all(_passes(field(job_id, known), sign, value) for field, sign, value in wanted)
+        if all(_passes(_part(field(job_id, known), key), sign, value) for field, key, sign, value in wanted)
     ]
     newest = heapq.nlargest(ask.limit, found, key=lambda each: each[1].record.at)
     rows = [{name: field(*each) for name, field in _TASK_FIELDS.items()} for each in newest]

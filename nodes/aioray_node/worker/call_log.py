@@ -47,7 +47,8 @@ class CallLog:
         self._running = running
         self.room = reporter.room  # for calls that are told one by one
         self._failures_room = _FAILURES_APART
-        self._samples: list[tuple[Caller, int, str, str, int, float, HostedActor | None, str]] = []
+        # Not the calls themselves, for they have arguments.
+        self._samples: list[tuple[Caller, int, str, str, int, float, HostedActor | None, str, dict[str, str]]] = []
         self._failures: dict[Key, int] = {}  # that are only counted
         self._callers: list[Caller] = []  # that have counts
         reporter.calls = self
@@ -72,7 +73,8 @@ class CallLog:
             except KeyError:
                 self.count_first(caller, name, actor)
             return
-        self._samples.append((caller, call.seq, call.name, call.fn, exec_us, time.time(), actor, error_type))
+        now = time.time()
+        self._samples.append((caller, call.seq, call.name, call.fn, exec_us, now, actor, error_type, call.labels))
         if not self._reporter.armed:
             self._reporter.arm()
 
@@ -95,14 +97,15 @@ class CallLog:
         records: dict[Key, list[TaskRecord]] = {}
         finished: dict[Key, int] = {}
         failed, self._failures = self._failures, {}
-        for caller, seq, name, fn, exec_us, at, actor, error_type in self._samples:
+        for caller, seq, name, fn, exec_us, at, actor, error_type, labels in self._samples:
             key = _key(caller, name, fn, actor)
             counts = failed if error_type else finished
             counts[key] = counts.get(key, 0) + 1
             task_id = object_id(caller.process_id, seq)[:_TASK_ID_NBYTES]
             actor_id = b"" if actor is None else actor.spec.actor_id
             state = FAILED if error_type else FINISHED
-            record = TaskRecord(task_id, state, at, at - exec_us / 1e6, self._process_id, error_type, actor_id)
+            begun = at - exec_us / 1e6
+            record = TaskRecord(task_id, state, at, begun, self._process_id, error_type, actor_id, labels)
             records.setdefault(key, []).append(record)
         for caller in self._callers:
             for what, count in caller.counts.items():
@@ -134,7 +137,7 @@ class CallLog:
                 task_id = object_id(caller.process_id, call.seq)[:_TASK_ID_NBYTES]
                 at = started_to_unix + running.started
                 actor_id = b"" if actor is None else actor.spec.actor_id
-                record = TaskRecord(task_id, RUNNING, at, at, self._process_id, actor_id=actor_id)
+                record = TaskRecord(task_id, RUNNING, at, at, self._process_id, "", actor_id, call.labels)
                 records.setdefault(key, []).append(record)
         return [TaskGroup(*key, running=count, records=tuple(records.get(key, ()))) for key, count in counts.items()]
 
