@@ -14,13 +14,14 @@ from aioray.starting import init, shutdown
 from aioray.testing.process_nodes import LocalNode, ProcessNodes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from aioray.context import InitContext
     from aioray.start_options import ClusterOptions
 
 _STORE_NBYTES = 150 << 20
 _LOOK_AGAIN_S = 0.002
+_WAIT_TIMEOUT_S = 30.0
 _NODE_OPTIONS = (
     "num_cpus", "num_gpus", "memory", "resources", "labels", "object_store_memory", "_system_config", "env_vars",
 )  # fmt: skip
@@ -85,12 +86,12 @@ class Cluster:
 
     def add_node(self, wait: bool = True, **node_args: Any) -> LocalNode:
         """Start a node: num_cpus (1), num_gpus (0), memory, resources, labels, object_store_memory, `_system_config`,
-        env_vars. wait: until all nodes are known to the head.
+        env_vars. wait: until the head knows it.
         """
         options, env_vars = _checked(node_args)
         (node,) = self._open().start([options], env_vars)
         if wait:
-            self.wait_for_nodes()
+            self._wait_until_none(lambda alive: {node.node_id} - alive, _WAIT_TIMEOUT_S)
         return node
 
     def remove_node(self, node: LocalNode, allow_graceful: bool = True) -> None:
@@ -104,17 +105,20 @@ class Cluster:
             self._disconnect()
         nodes.remove(node, kill=not allow_graceful)
 
-    def wait_for_nodes(self, timeout: float = 30) -> None:
+    def wait_for_nodes(self, timeout: float = _WAIT_TIMEOUT_S) -> None:
         """Until the head knows which nodes are there, and which are not any more. Raises GetTimeoutError."""
         nodes = self._open()
         expected = {node.node_id for node in nodes.nodes}
+        self._wait_until_none(lambda alive: alive ^ expected, timeout)
+
+    def _wait_until_none(self, differing: Callable[[set[str]], set[str]], timeout_s: float) -> None:
         head = self.head_node
         if head is None:
             return
-        deadline = time.monotonic() + timeout
-        while (alive := _alive(head)) != expected:
+        deadline = time.monotonic() + timeout_s
+        while differ := differing(_alive(head)):
             if time.monotonic() > deadline:
-                raise GetTimeoutError(f"after {timeout:g} s these nodes differ: {', '.join(sorted(alive ^ expected))}")
+                raise GetTimeoutError(f"after {timeout_s:g} s these nodes differ: {', '.join(sorted(differ))}")
             time.sleep(_LOOK_AGAIN_S)
 
     def shutdown(self) -> None:

@@ -149,10 +149,11 @@ def _node_to_join(address: str | None, temp_dir: str | None, **of_nodes: Any) ->
     except ConnectionError:
         if not is_elsewhere(address, os.environ):
             raise
-        from aioray.far_cluster import head_of
+    else:
+        return found
+    from aioray.far_cluster import head_of
 
-        return head_of(address, os.environ)
-    return found
+    return head_of(address, os.environ)
 
 
 def _configure_logger(level: int | str, fmt: str | None) -> None:

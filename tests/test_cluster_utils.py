@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,7 +41,10 @@ def test_nodes_are_added_and_removed_while_a_program_runs(cluster: Cluster) -> N
     assert alive() == {node.node_id for node in cluster.list_all_nodes()}
     assert cluster.worker_nodes == {first, second}
     assert cluster.head_node not in (first, second)
-    cluster.remove_node(first)
+    os.kill(first.pid, signal.SIGKILL)  # what the test does by itself holds nothing up
+    third = cluster.add_node(num_cpus=1)
+    for node in (first, third):
+        cluster.remove_node(node)
     cluster.remove_node(second, allow_graceful=False)
     cluster.wait_for_nodes()
     assert ray.cluster_resources()["CPU"] == 2

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from aioray.exceptions import InvalidOptionError
+from aioray.wire.state import MAX_LIMIT
 
 if TYPE_CHECKING:
     import argparse
@@ -78,8 +79,8 @@ def _ask(given: argparse.Namespace, what: str, **args: Any) -> Any:
 def _list(given: argparse.Namespace) -> int:
     """List what there is in a cluster; tasks with the newest first."""
     filters = [_filter(text) for text in given.filter]
-    if given.limit < 1:
-        raise InvalidOptionError("--limit", given.limit, "a whole number, 1 or more")
+    if not 1 <= given.limit <= MAX_LIMIT:
+        raise InvalidOptionError("--limit", given.limit, f"a whole number from 1 to {MAX_LIMIT}")
     found = _ask(given, _KINDS[given.kind], filters=filters, limit=given.limit)
     lines = [json.dumps(found["rows"], indent=2)] if given.format == "json" else listed(given.kind, found)
     print("\n".join(lines))

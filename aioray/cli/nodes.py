@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 6379
 _LOOPBACK = "127.0.0.1"
 _STOP_TIMEOUT_S = 10.0
+# Tunables that only a head looks at, and tells the others what comes of it.
+_OF_THE_HEAD = frozenset(
+    (
+        "resource_report_interval_ms",
+        "node_reconnect_grace_ms",
+        "task_events_cleaning_interval_ms",
+        "task_events_max_per_job",
+        "gcs_kv_max_nbytes",
+    )
+)
 
 
 def add_commands(commands: Any) -> None:
@@ -48,7 +58,9 @@ def add_commands(commands: Any) -> None:
     start.add_argument("--object-store-memory", type=int, metavar="BYTES")
     start.add_argument("--resources", default="{}", metavar="JSON", help="such as '{\"disk\": 4}'")
     start.add_argument("--labels", default="", metavar="KEY=VALUE,...", help="or JSON")
-    start.add_argument("--system-config", default="{}", metavar="JSON", help="tunables, see aioray.config.Config")
+    start.add_argument(
+        "--system-config", default="{}", metavar="JSON", help="tunables of this node, see aioray.config.Config"
+    )
     start.add_argument("--temp-dir", metavar="DIRECTORY", help="where sessions are (default: the system's)")
     start.add_argument("--block", action="store_true", help="stay until the node ends, and end it on Ctrl-C")
     start.set_defaults(run=_start)
@@ -122,6 +134,8 @@ def _as_member(given: argparse.Namespace) -> dict[str, Any]:
 
     if given.port is not None:
         raise InvalidOptionError("--port", given.port, "leaving it out: only the head listens on one")
+    for name in _OF_THE_HEAD & _json("--system-config", given.system_config).keys():
+        raise InvalidOptionError("--system-config", name, "giving it to the head, for it is the head's to keep")
     check_address(given.address)
     address, token_path = given.address, ""
     with contextlib.suppress(ConnectionError):  # its head is on another machine: then the environment has the token

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from aioray.options import PLACE
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
@@ -69,6 +71,8 @@ def _used(member: MemberStatus) -> Iterator[str]:
     held = {name: total - member.available.get(name, 0) for name, total in member.facts.total.items()}
     reserved = held.pop("object_store_memory", 0)
     for name, used in held.items():
+        if name.startswith(PLACE) and not used:  # each node has them
+            continue
         yield f"{_amount(name, used, bare=True)} of {_amount(name, member.facts.total[name])} used"
     store, more = member.facts.store_nbytes, f", {reserved / _UNIT / _GIB:.2f} reserved" if reserved else ""
     yield f"{member.store_used_nbytes / _GIB:.2f} of {store / _GIB:.2f} GiB object store used{more}"

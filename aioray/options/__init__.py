@@ -13,7 +13,7 @@ import msgspec
 
 from aioray import did_you_mean
 from aioray.exceptions import InvalidOptionError
-from aioray.options.checks import MAX_UNITS, OWN_OPTION, UNIT, bundle_amount, type_name
+from aioray.options.checks import MAX_UNITS, OWN_OPTION, PLACE, UNIT, bundle_amount, type_name
 from aioray.options.final import ActorOptions, MethodOptions, TaskOptions, returns_of
 from aioray.options.table import AMOUNT, TABLE, Kind, Option
 
@@ -26,6 +26,7 @@ __all__ = [
     "MAX_UNITS",
     "METHOD_DEFAULTS",
     "OWN_OPTION",
+    "PLACE",
     "TABLE",
     "TASK_DEFAULTS",
     "UNIT",

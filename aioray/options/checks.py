@@ -15,6 +15,7 @@ from aioray.runtime_env import RuntimeEnv, checked_env
 UNIT = 10_000  # amounts of resources are counted in whole ten-thousandths
 MAX_UNITS = 2**63 - 1  # what an integer on the wire holds
 OWN_OPTION = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory", "object_store_memory": "object_store_memory"}
+PLACE = "node:"  # begins the names of resources that are a node's because of where it is, as "node:10.0.0.5"
 AS_STRATEGY = "__aioray_strategy__"  # what objects for `scheduling_strategy` have: these are imported by who uses them
 
 

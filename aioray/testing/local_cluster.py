@@ -325,8 +325,8 @@ class LocalCluster:
         return {node["NodeID"] for node in self.runtime.ask("nodes") if node["Alive"]}
 
     def _unknown(self) -> list[str]:
-        alive = self._alive()
-        return [node.node_id for node in self._started.nodes if node.node_id not in alive]
+        known = {node["NodeID"] for node in self.runtime.ask("nodes")}  # one that a test has killed by itself, too
+        return [node.node_id for node in self._started.nodes if node.node_id not in known]
 
     def _checked(self, node: LocalNode) -> LocalNode:
         if node not in self._started.nodes:

@@ -2,8 +2,8 @@
 
 Asked of the cluster of this process; of another one with `address`, HOST:PORT or "auto" (the newest of this machine),
 which blocks and is refused in an event loop. `filters` are tuples such as ("state", "=", "FAILED"), or with "!=";
-("labels.team", "=", "blue") finds what was given that label: tasks and actors with `_labels`, nodes with `labels`.
-`detail` makes no difference, for entries have all that is known.
+upper and lower case are the same, as in Ray. ("labels.team", "=", "blue") finds what was given that label: tasks and
+actors with `_labels`, nodes with `labels`. `detail` makes no difference, for entries have all that is known.
 
 What is told of tasks is as old as the last reports (`task_events_reporting_interval_ms`). Counts are exact; of single
 tasks, where there are too many, a sample is known: `left_out` of a list, and of a summary, says how many are not.
@@ -20,6 +20,7 @@ import msgspec
 from aioray import current
 from aioray.cluster_questions import ask_cluster
 from aioray.exceptions import BlockingCallError, InvalidOptionError, RaySystemError
+from aioray.ids import ActorID, NodeID, PlacementGroupID, TaskID
 from aioray.util.waiting import check_count, check_flag
 from aioray.wire import state as asked
 
@@ -156,6 +157,8 @@ def _checked(kind: type[E], filters: Filters) -> list[list[Any]]:
             raise InvalidOptionError("filters", each, f"one of {', '.join(kind.__struct_fields__)}")
         if not isinstance(value, (str, int, float, bool, type(None))):
             raise InvalidOptionError("filters", each, "a text, a number, True, False or None to compare with")
+        if allowed := asked.unknown_choice(kind, name, value):
+            raise InvalidOptionError("filters", each, f"one of {allowed}")
     return [list(each) for each in filters]
 
 
@@ -203,23 +206,34 @@ def list_jobs(
 
 
 def get_task(id: str, address: str | None = None) -> TaskState | None:
-    """The task of that id, as `ref.task_id().hex()` gives it; None when it is not known."""
-    return _first(list_tasks(address, [("task_id", "=", id)], 1))
+    """The task of that id, as `ref.task_id().hex()` gives it; None when it is not known.
+
+    Raises InvalidOptionError for what is no such id, as the other `get_...` do.
+    """
+    return _first(list_tasks(address, [("task_id", "=", _checked_id(TaskID, id))], 1))
 
 
 def get_actor(id: str, address: str | None = None) -> ActorState | None:
     """The actor of that id; None when it is not known."""
-    return _first(list_actors(address, [("actor_id", "=", id)], 1))
+    return _first(list_actors(address, [("actor_id", "=", _checked_id(ActorID, id))], 1))
 
 
 def get_node(id: str, address: str | None = None) -> NodeState | None:
     """The node of that id; None when it is not known."""
-    return _first(list_nodes(address, [("node_id", "=", id)], 1))
+    return _first(list_nodes(address, [("node_id", "=", _checked_id(NodeID, id))], 1))
 
 
 def get_placement_group(id: str, address: str | None = None) -> PlacementGroupState | None:
     """The placement group of that id; None when it is not known."""
-    return _first(list_placement_groups(address, [("placement_group_id", "=", id)], 1))
+    return _first(list_placement_groups(address, [("placement_group_id", "=", _checked_id(PlacementGroupID, id))], 1))
+
+
+def _checked_id(kind: type[TaskID | ActorID | NodeID | PlacementGroupID], text: str) -> str:
+    """As rows have it."""
+    try:
+        return kind.from_hex(text).hex()
+    except (TypeError, ValueError):
+        raise InvalidOptionError("id", text, f"the {2 * kind.NBYTES} hexadecimal digits of a {kind.__name__}") from None
 
 
 def _first(entries: list[E]) -> E | None:

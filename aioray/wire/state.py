@@ -6,7 +6,7 @@ structs here.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -121,8 +121,19 @@ ASKS: dict[str, type[Ask]] = {str(each.__struct_config__.tag): each for each in 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Times are Unix times in milliseconds; None: not yet. Ids are hexadecimal."""
 
+    # What a field may be compared with, in any case: what it can be, and what only Ray's can be.
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+
+_TASK_STATES = """NIL PENDING_ARGS_AVAIL PENDING_NODE_ASSIGNMENT PENDING_OBJ_STORE_MEM_AVAIL PENDING_ARGS_FETCH
+SUBMITTED_TO_WORKER PENDING_ACTOR_TASK_ARGS_FETCH PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY RUNNING
+RUNNING_IN_RAY_GET RUNNING_IN_RAY_WAIT FINISHED FAILED"""
+_TASK_TYPES = ("NORMAL_TASK", "ACTOR_TASK", "ACTOR_CREATION_TASK", "DRIVER_TASK")
+
 
 class TaskRow(Row, frozen=True, kw_only=True):
+    CHOICES = {"state": tuple(_TASK_STATES.split()), "type": _TASK_TYPES}
+
     task_id: str
     name: str
     state: str  # PENDING_ARGS_AVAIL, PENDING_NODE_ASSIGNMENT, RUNNING, FINISHED, FAILED
@@ -138,6 +149,8 @@ class TaskRow(Row, frozen=True, kw_only=True):
 
 
 class ActorRow(Row, frozen=True, kw_only=True):
+    CHOICES = {"state": ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD")}
+
     actor_id: str
     class_name: str
     state: str  # PENDING_CREATION, ALIVE, RESTARTING, DEAD
@@ -152,6 +165,8 @@ class ActorRow(Row, frozen=True, kw_only=True):
 
 
 class NodeRow(Row, frozen=True, kw_only=True):
+    CHOICES = {"state": ("ALIVE", "DEAD")}
+
     node_id: str
     node_ip: str
     node_name: str  # of its machine
@@ -164,6 +179,8 @@ class NodeRow(Row, frozen=True, kw_only=True):
 
 
 class PlacementGroupRow(Row, frozen=True, kw_only=True):
+    CHOICES = {"state": ("PENDING", "PREPARED", "CREATED", "REMOVED", "RESCHEDULING")}
+
     placement_group_id: str
     name: str
     state: str
@@ -172,6 +189,8 @@ class PlacementGroupRow(Row, frozen=True, kw_only=True):
 
 
 class JobRow(Row, frozen=True, kw_only=True):
+    CHOICES = {"status": ("PENDING", "RUNNING", "FINISHED", "STOPPED", "SUCCEEDED", "FAILED")}
+
     job_id: str
     type: str  # DRIVER
     status: str  # RUNNING, FINISHED
@@ -181,6 +200,14 @@ class JobRow(Row, frozen=True, kw_only=True):
     pid: int
     start_time: int
     end_time: int | None
+
+
+def unknown_choice(row: type[Row], name: str, value: object) -> str:
+    """What a filter may name instead of `value`; "" where it may name that."""
+    choices = row.CHOICES.get(name)
+    if choices is None or (isinstance(value, str) and value.upper() in choices):
+        return ""
+    return ", ".join(choices)
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):

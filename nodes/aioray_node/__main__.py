@@ -91,8 +91,11 @@ def _import_what_both_need() -> None:
 
 def _session_for(options: NodeOptions) -> Session:
     """Its session, with what the node needs in it to be in a cluster."""
+    from aioray.runtime.dialing import tls_of
     from aioray_node.node import Node
 
+    if options.host:
+        tls_of(os.environ)  # which raises what the node would
     session = Node.session_for(options)
     if options.head is not None or options.join is not None:
         from aioray_node.gcs.in_cluster import prepare

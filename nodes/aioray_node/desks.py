@@ -192,7 +192,13 @@ class Desks:
         if not is_head:
             return FarDirectory(self.view, self.neighbours, self.store, self._peers.send)
         return ActorDesk(
-            self._reactor, self.node_id, self.store, self.objects, self._peers.send, checkpoints=self.checkpoints
+            self._reactor,
+            self.node_id,
+            self.store,
+            self.objects,
+            self._peers.send,
+            is_alive=self.view.nodes.__contains__,
+            checkpoints=self.checkpoints,
         )
 
     def _group_directory(self) -> GroupDesk | FarGroups:

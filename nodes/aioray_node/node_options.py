@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aioray.config import Config  # msgspec looks it up
+from aioray.options import PLACE
 from aioray_node import gpus
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     def totals(self, found: Sequence[gpus.Gpu], store_nbytes: int) -> dict[str, float]:
         """The node's resources, with the GPUs that were found, and its object store."""
         cpus = float(len(os.sched_getaffinity(0))) if self.num_cpus is None else float(self.num_cpus)
-        totals = {"CPU": cpus, **gpus.kinds(found), **self.resources, "object_store_memory": float(store_nbytes)}
+        totals = {"CPU": cpus, **gpus.kinds(found), "object_store_memory": float(store_nbytes)}
+        totals |= self._places() | self.resources
         if found:
             totals["GPU"] = float(len(found))
         if self.memory is None:
@@ -66,3 +68,8 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
         else:
             totals["memory"] = float(self.memory)
         return totals
+
+    def _places(self) -> dict[str, float]:
+        """One of each, as in Ray: programs ask for a thousandth to be on a certain machine, or on the head."""
+        is_head = self.is_head and self.join is None
+        return {f"{PLACE}{self.ip_address}": 1.0} | ({f"{PLACE}__internal_head__": 1.0} if is_head else {})

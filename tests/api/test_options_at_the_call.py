@@ -271,6 +271,8 @@ def test_the_resources_of_the_machine_are_what_init_said() -> None:
         assert node["Alive"]
         assert node["Resources"]["CPU"] == 3
         assert ray.available_resources()["disk"] == 0.5
+        here = {f"node:{ray.util.get_node_ip_address()}": 0.01, "node:__internal_head__": 0.001}
+        assert ray.get(same.options(resources=here).remote(1), timeout=20) == 1
 
 
 def test_a_node_without_cpus_takes_what_asks_for_none(caplog: pytest.LogCaptureFixture) -> None:

@@ -209,6 +209,10 @@ def test_a_head_that_is_gone_is_said_in_plain_words(shell: Shell) -> None:
     told = shell("status", "--address", f"127.0.0.1:{port}", code=1, AIORAY_AUTH_TOKEN="any")
     assert "does not answer" in told
     assert "ssl" not in told
+    soon = ("--system-config", '{"gcs_reconnect_timeout_s": 0.2}')
+    told = shell.join(f"127.0.0.1:{port}", *soon, code=1, AIORAY_AUTH_TOKEN="any")
+    assert "was not reached for 0.2 s" in told
+    assert "Connect call failed" in told
 
 
 def test_stop_ends_what_start_has_started_and_nothing_else(shell: Shell) -> None:
@@ -258,6 +262,7 @@ def test_bad_options_are_named(shell: Shell, capsys: pytest.CaptureFixture[str])
         (("--head", "--system-config", '{"no_such": 1}'), "no_such"),
         (("--address", "nowhere"), "HOST:PORT"),
         (("--address", "10.0.0.1:1", "--port", "5"), "only the head listens"),
+        (("--address", "10.0.0.1:1", "--system-config", '{"gcs_kv_max_nbytes": 1}'), "giving it to the head"),
         (("--head", "--node-ip-address", "here"), "--node-ip-address"),
         (("--head", "--node-ip-address", "0.0.0.0"), "nobody can dial it"),
         (("--head", "--node-ip-address", "192.0.2.1"), "--node-ip-address='192.0.2.1'"),  # of no machine
@@ -273,6 +278,12 @@ def test_bad_options_are_named(shell: Shell, capsys: pytest.CaptureFixture[str])
         aioray.init(address="auto", num_cpus=1, _temp_dir=shell.temp_dir)
     with pytest.raises(ConnectionError, match="aioray start --head"):
         aioray.connect(address="auto", _temp_dir=shell.temp_dir)
+
+
+def test_certificates_that_cannot_be_used_are_named_when_a_node_starts(shell: Shell) -> None:
+    told = shell("start", "--head", "--port", "0", code=2, AIORAY_TLS_SERVER_CERT="/nowhere/cert.pem")
+    assert told.startswith("aioray: AIORAY_TLS_SERVER_CERT='/nowhere/cert.pem' is not accepted"), told
+    assert shell.processes() == []
 
 
 def test_a_port_that_is_taken_is_said(shell: Shell) -> None:

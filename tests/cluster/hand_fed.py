@@ -78,6 +78,13 @@ class HandFedCluster:
         self._ended[node.node_id] = "it was killed"
         self.tell()
 
+    def bury_for(self, listener: Node, node: Node) -> None:
+        """Only that one is told, the others later, if at all."""
+        self._version += 1
+        change = MemberChange(node.node_id, self._version, end="it was killed")
+        with listener._reactor.lock:
+            listener.view.apply(Delta("by hand", listener.view.version, self._version, (change,)))
+
     def _close_all(self) -> None:
         for node, _ in list(self._open.values()):
             self.kill(node)

@@ -10,6 +10,7 @@ import pytest
 
 import aioray
 from aioray.exceptions import ActorDiedError
+from aioray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from aioray_node.gcs.shell import ActorDesk
 from tests.cluster.hand_fed import HandFedCluster
 
@@ -104,3 +105,24 @@ async def test_an_actor_whose_node_dies_is_constructed_again_elsewhere(nothing_l
         cluster.bury(node)
         second = await call
         assert second not in (first, cluster.nodes[0].node_id)
+
+
+async def test_a_full_node_that_has_not_heard_yet_may_send_an_actor_to_the_dead(nothing_left: None) -> None:
+    """
+    1. an actor would rather be on a node, which dies; the head hears of it, the other node does not, and is full
+    2. the head has the other one take the actor, which sends it to the dead: there it was to be
+    3. it comes back, and is constructed as soon as there is room
+    """
+    async with HandFedCluster({"num_cpus": 0}, {"num_cpus": 1}, {"num_cpus": 1}) as cluster:
+        head, other, liked = cluster.nodes
+        there = [NodeAffinitySchedulingStrategy(node.node_id, soft=True) for node in (other, liked)]
+        counter = aioray.remote(Counter)
+        in_the_way = counter.options(num_cpus=1, scheduling_strategy=there[0]).remote()
+        actor = counter.options(max_restarts=1, max_task_retries=1, scheduling_strategy=there[1]).remote()
+        assert await in_the_way.where.remote() == other.node_id
+        assert await actor.where.remote() == liked.node_id
+        cluster.kill(liked)
+        cluster.bury_for(head, liked)
+        aioray.kill(in_the_way)  # which the other node hears after that it is to have the actor
+        async with asyncio.timeout(10):
+            assert await actor.where.remote() == other.node_id

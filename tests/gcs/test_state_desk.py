@@ -191,6 +191,7 @@ async def test_keys_and_values_are_kept_and_bounded(gcs: StateStage, client: Gcs
         ("list_tasks", {"limit": "many"}, "limit"),
         ("list_tasks", {"colour": "red"}, "colour"),
         ("list_tasks", {"filters": [("colour", "=", "red")]}, "no filter 'colour': there are task_id"),
+        ("list_nodes", {"filters": [("state", "=", "ASLEEP")]}, "no state is 'ASLEEP': there are ALIVE, DEAD"),
         ("list_tasks", {"filters": [("state", "~", "RUNNING")]}, "only = and != are known"),
         ("list_nodes", {"filters": [("state",)]}, "filters"),
         ("kv_get", {}, "key"),

@@ -141,11 +141,21 @@ def test_what_was_sent_away_counts_until_it_should_have_been_reported() -> None:
     2. nothing is reported for a second: nothing was taken, and so it goes, too
     """
     state = node(others={"bb": view(CPU=1)}, CPU=0)
-    assert run(state, request(1, CPU=1)) == [Spill(1, "bb", 1)]
+    assert handle(state, request(1, CPU=1), 0.0) == [Spill(1, "bb", 1), WakeAt(1.0)]
     state.resources.total["CPU"] = state.resources.available["CPU"] = UNIT
     run(state, request(2, CPU=1))
-    assert handle(state, request(3, CPU=1), 0.5) == [WakeAt(1.0)]
+    assert handle(state, request(3, CPU=1), 0.5) == [], "it will be looked then anyway"
     assert run(state, Tick(), now=1.0) == [Spill(3, "bb", 1)]
+
+
+def test_what_was_sent_away_is_forgotten_in_time_where_nothing_waits() -> None:
+    """What the node has to spare is read by others, too; it reports nothing of what came and went between reports."""
+    state = node(others={"bb": view(CPU=2)}, CPU=0)
+    assert handle(state, request(1, CPU=1), 0.0) == [Spill(1, "bb", 1), WakeAt(1.0)]
+    assert handle(state, request(2, CPU=1), 0.5) == [Spill(2, "bb", 1)]
+    assert handle(state, Tick(), 1.0) == [WakeAt(1.5)]
+    assert handle(state, Tick(), 1.5) == []
+    assert state.nodes["bb"].resources.available == state.nodes["bb"].resources.total
 
 
 def test_spread_goes_round_and_takes_this_node_in_its_turn() -> None:

@@ -48,6 +48,7 @@ def test_without_an_event_loop_nodes_come_and_go() -> None:
     with LocalCluster(nodes=3, resources=each_has, labels=[{}, {"zone": "b"}, {}]) as cluster:
         assert aioray.get(add.remote(1, 2)) == 3
         assert totals("CPU", "GPU", "disk") == [3, 1, 4]
+        assert totals("node:127.0.0.1", "node:__internal_head__") == [3, 1]
         assert [node["IsHead"] for node in aioray.nodes()].count(True) == 1
         (labelled,) = [node for node in aioray.nodes() if node["Labels"].get("zone") == "b"]
         assert labelled["NodeID"] == cluster.nodes[1].node_id
@@ -64,6 +65,8 @@ def test_without_an_event_loop_nodes_come_and_go() -> None:
         reasons = {node["NodeID"]: node["DeathReason"] for node in aioray.nodes()}
         assert reasons[extra.node_id] == "it was stopped"
         assert "connection was lost" in reasons[second.node_id]
+        os.kill(cluster.nodes[1].pid, signal.SIGKILL)  # what a test does by itself holds nothing up
+        cluster.add_node(num_cpus=1)
         with pytest.raises(ValueError, match="none of this cluster's nodes"):
             cluster.kill_node(second)
         with pytest.raises(ValueError, match="the head has the GCS"):

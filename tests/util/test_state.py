@@ -232,6 +232,8 @@ def test_entries_are_objects_and_dicts(quick_ray: Any) -> None:
         ({"filters": [("state", "<", "RUNNING")]}, "'='"),
         ({"filters": ["state=RUNNING"]}, "tuples"),
         ({"filters": [("state", "=", [])]}, "a text, a number"),
+        ({"filters": [("state", "=", "NOSUCH")]}, "RUNNING, .*FAILED"),
+        ({"filters": [("type", "!=", None)]}, "one of NORMAL_TASK"),
         ({"limit": 0}, "1 or more"),
         ({"limit": 1_000_000}, "10000"),
         ({"detail": 1}, "True or False"),
@@ -241,3 +243,17 @@ def test_entries_are_objects_and_dicts(quick_ray: Any) -> None:
 def test_bad_questions_are_refused_before_they_are_asked(quick_ray: Any, given: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidOptionError, match=words):
         state.list_tasks(**given)
+
+
+def test_what_is_no_id_is_refused_and_what_is_nobodys_is_not_known(quick_ray: Any) -> None:
+    (node,) = state.list_nodes()
+    assert state.get_node(node.node_id.upper()) == node
+    assert state.get_node("ff" * 8) is None
+    for get in (state.get_task, state.get_actor, state.get_node, state.get_placement_group):
+        with pytest.raises(InvalidOptionError, match="hexadecimal digits"):
+            get("zz")
+
+
+def test_case_makes_no_difference_in_filters(quick_ray: Any) -> None:
+    assert len(state.list_nodes(filters=[("state", "=", "alive")])) == 1
+    assert state.list_nodes(filters=[("node_name", "!=", state.list_nodes()[0].node_name.upper())]) == []

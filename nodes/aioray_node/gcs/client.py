@@ -118,6 +118,7 @@ class NodeLine:
         self._unsent: asyncio.Queue[bytes] = asyncio.Queue()
         self._joined: asyncio.Future[None]
         self._refused = ""
+        self._why = "it has not answered yet"  # it is not connected, when it is not
         self._task: asyncio.Task[None]
 
     async def __aenter__(self) -> Self:
@@ -150,7 +151,8 @@ class NodeLine:
             async with asyncio.timeout(timeout_s):
                 await asyncio.shield(self._joined)
         except TimeoutError:
-            raise RaySystemError(f"the GCS at {self._client.address} did not answer within {timeout_s:g} s") from None
+            text = f"was not reached for {timeout_s:g} s: {self._why}"
+            raise RaySystemError(f"the GCS at {self._client.address} {text}") from None
 
     def _admitted(self) -> None:
         if not self._joined.done():
@@ -182,12 +184,15 @@ class NodeLine:
                     return refusal(self._client.address, exc.status, words[exc.status])
                 why = f"HTTP status {exc.status}"
             except (aiohttp.ClientError, OSError) as exc:
-                why = str(exc) or type(exc).__name__
+                why = str(getattr(exc, "os_error", exc)) or type(exc).__name__  # without aiohttp's words about TLS
+                if isinstance(exc, aiohttp.ClientSSLError) and not self._joined.done():
+                    return RaySystemError(f"the GCS at {self._client.address} cannot be talked to: {why}")
             finally:
                 if self._membership.is_admitted:
                     pause_s, lost_at = _FIRST_PAUSE_S, loop.time()
                 with self._reactor.lock:
                     self._membership.disconnected()
+            self._why = why
             if self._refused:
                 return RaySystemError(f"the GCS at {self._client.address} refused this node: {self._refused}")
             if loop.time() - lost_at > self._give_up_after_s:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 GCS_SOCKET = "gcs.sock"  # in the session directory of the head
 _LOOK_AGAIN_S = 0.02
+_JOIN_TIMEOUT_S = 20.0  # less than who starts a node waits for it: so it hears the reason
 
 
 def prepare(session: Session, options: NodeOptions) -> None:
@@ -106,7 +107,7 @@ async def _as_member(
         on_end=on_end,
     )
     async with line:
-        await line.joined(config.gcs_reconnect_timeout_s)
+        await line.joined(min(config.gcs_reconnect_timeout_s, _JOIN_TIMEOUT_S))
         token_path = str(node.session.dir / TOKEN_FILE) if options.host else join.token_path
         yield {"gcs_address": join.address, "token_path": token_path}
 

@@ -29,11 +29,13 @@ class BadFilter(LookupError):
 
 def check_filters(ask: asked._List, row: type[asked.Row]) -> None:
     """Raises BadFilter that says what is allowed."""
-    for name, sign, _ in ask.filters:
+    for name, sign, value in ask.filters:
         if sign not in asked.FILTERS:
             raise BadFilter(f"the filter {name!r} {sign!r}: only {' and '.join(asked.FILTERS)} are known")
         if asked.split_field(name)[0] not in row.__struct_fields__:
             raise BadFilter(f"no filter {name!r}: there are {', '.join(row.__struct_fields__)}")
+        if allowed := asked.unknown_choice(row, name, value):
+            raise BadFilter(f"no {name} is {value!r}: there are {allowed}")
 
 
 def listing(ask: asked._List, rows: Iterable[asked.Row], left_out: int = 0) -> asked.Listing:
@@ -56,8 +58,8 @@ def _part(found: Any, key: str) -> Any:
 
 def _passes(found: Any, sign: str, value: Any) -> bool:
     same = found == value
-    if not same and isinstance(value, str) and not isinstance(found, (str, dict)):
-        same = str(found).lower() == value.lower()  # as it was written on a command line
+    if not same and isinstance(value, str) and not isinstance(found, dict):
+        same = str(found).lower() == value.lower()  # as it was written on a command line; and texts as in Ray
     return bool(same) == (sign == "=")
 
 

@@ -51,10 +51,12 @@ class ActorDesk:
         objects: ObjectRouter,
         send: Callable[[bytes, msgspec.Struct], None],
         *,
+        is_alive: Callable[[str], bool],
         checkpoints: CheckpointKeeper,
     ) -> None:
         self._reactor = reactor
         self._node_id = node_id
+        self._is_alive = is_alive
         self._state = actors.State()
         self._where: dict[bytes, str] = {}  # actor_id -> node, of those that are not on this one
         self._objects = objects
@@ -160,7 +162,7 @@ class ActorDesk:
                 self._move(actor.spec, report.address, report.number)
 
     def _move(self, spec: ActorSpec, node_id: str, hops: int) -> None:
-        if node_id == self._node_id:
+        if node_id == self._node_id or not self._is_alive(node_id):  # who sends it to a dead one has not heard yet
             self._where.pop(spec.actor_id, None)
             self.hosting.place(spec, hops)
         else:

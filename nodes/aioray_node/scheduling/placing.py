@@ -103,11 +103,13 @@ def _next_time(state: State, now: float) -> float | None:
     times += state.unknown.values()
     if state.waiting and recalls.could_be(state):
         times.append(max(recalls.oldest(state).since, state.recalls_at) + state.patience_s)
+    while state.echoes and state.echoes[0][1] not in state.sent:
+        state.echoes.popleft()
+    # Where nothing waits, too, for others read what nodes have to spare; but then any look that is due anyway will do.
+    if state.echoes and (state.waiting or state.wake_at is None):
+        # Gathered for a while: there may be as many as there are nodes.
+        times.append(max(state.echoes[0][0] + state.echo_s, state.looked_at + state.echo_s / 10))
     if not state.is_alone and state.waiting:
-        while state.echoes and state.echoes[0][1] not in state.sent:
-            state.echoes.popleft()
-        if state.echoes:  # gathered for a while: there may be as many as there are nodes
-            times.append(max(state.echoes[0][0] + state.echo_s, state.looked_at + state.echo_s / 10))
         times += [sent_to[0][0] + state.echo_s for sent_to in state.sent_to.values()]
         firsts = [group.first() for group in state.groups.values()]
         tired = [entry for entry in firsts if entry.request.hops >= state.hops_allowed(entry.request)]

@@ -98,7 +98,7 @@ def look_elsewhere(
     `node_ids`: it is news of these only. `group_id`: only what is to be in this placement group.
     """
     commands: list[Command] = []
-    if state.is_alone or not state.groups:
+    if state.is_alone:
         return commands
     forget_sent(state, now)
     state.looked_at = now if node_ids is None and group_id is None else state.looked_at
