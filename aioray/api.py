@@ -87,17 +87,41 @@ def remote(**options: Any) -> MakeRemote: ...
 
 
 def remote(*args: Any, **options: Any) -> Any:
-    """Make a function or a class remote: `@remote`, or `@remote(num_cpus=2, ...)`.
+    """Make a function or a class remote: `@remote`, or `@remote(num_cpus=2, ...)`. `.options(...)` changes some.
 
-    speculative=True (ours, of functions) says that a call may safely run twice, at the same time, too. A copy is made
-    of one that has run for twice the median of those that have finished, and 0.1 s at least: of the same function with
-    the same demands, called by this process, and three of them at least. It waits for a worker like any task. The
-    first of the two that succeeds gives the result; the other is cancelled, with what it began. The copy is not
-    retried, max_retries and retry_exceptions are the first attempt's; where both fail, its error is told. Cancelling
-    the ref cancels both, and a deadline holds for both. Not for num_returns of 0, "streaming" and "dynamic".
+    Where it runs, and with what:
+        num_cpus (tasks 1; actors 1 to be placed and 0 to run, a given number always), num_gpus (0), memory and
+        object_store_memory (bytes, 0), resources ({name: amount}); amounts in steps of 0.0001. accelerator_type.
+        scheduling_strategy: "DEFAULT", "SPREAD", or an object of `aioray.util.scheduling_strategies`.
+        label_selector ({"zone": "in(a,b)"}: =, !, in, !in), fallback_strategy (selectors to try after that).
+        placement_group, placement_group_bundle_index (-1: any), placement_group_capture_child_tasks.
+        runtime_env: see aioray.runtime_env.RuntimeEnv.
+    How it is called:
+        name: of a task in messages and lists; of an actor what `get_actor` takes. enable_task_events (True).
+        timeout, deadline (ours; of calls): seconds from the call on; a time as of time.time(), or an aware datetime.
+        What such a call begins has to end by then, too. TaskTimeoutError for whoever waits.
+        num_returns (1): so many refs; "streaming" (generators: the default) or "dynamic".
+        _generator_backpressure_num_objects (-1): so many values may be made before they are taken.
+        _labels={"key": "value"}: tasks and actors are found by them in the lists of `aioray.util.state`. Of tasks they
+        go with the task events: with enable_task_events=False there is nothing to find.
+    Tasks when something fails:
+        max_retries (3; -1: without end): after the death of a worker, and after an exception that retry_exceptions
+        (False, True, a list of types) names. max_calls (0: never): its worker is replaced after so many.
+        speculative (ours; False): a call may safely run twice, at the same time, too. A copy is made of one that has
+        run for twice the median of those that have finished, and 0.1 s at least: of the same function with the same
+        demands, called by this process, and three of them at least. It waits for a worker like any task. The first of
+        the two that succeeds gives the result; the other is cancelled, with what it began. The copy is not retried,
+        max_retries and retry_exceptions are the first attempt's; where both fail, its error is told. Cancelling the
+        ref cancels both, and a deadline holds for both. Not for num_returns of 0, "streaming" and "dynamic".
+    Actors:
+        max_concurrency (1; 1000 with async methods), concurrency_groups ({name: so many at once}),
+        allow_out_of_order_execution (True where calls run at the same time), max_pending_calls (-1: without limit).
+        max_restarts (0), max_task_retries (0): -1 is without end. namespace, get_if_exists (False).
+        lifetime: "detached" lives until it is killed. Any other actor ends with the last handle, and with its driver;
+        in Ray also with the task or actor that created it.
+        isolation (ours): "process", or "shared": a light actor of a class with async methods, in a process with others.
 
-    _labels={"key": "value"}: tasks and actors are found by them in the lists of `aioray.util.state`. Of tasks they
-    go with the task events: with enable_task_events=False there is nothing to find.
+    Which of these tasks, actors and methods take is checked; so is each value.
 
     Raises InvalidOptionError for an unknown option or a bad value, TypeError for what is neither function nor class.
     """
