@@ -119,7 +119,7 @@ def remote(*args: Any, **options: Any) -> Any:
         max_restarts (0), max_task_retries (0): -1 is without end. namespace, get_if_exists (False).
         lifetime: "detached" lives until it is killed. Any other actor ends with the last handle, and with its driver;
         in Ray also with the task or actor that created it.
-        isolation (ours): "process", or "shared": a light actor of a class with async methods, in a process with others.
+        isolation (ours): "process" of its own, or "shared": a light actor, one of many in a process.
 
     Which of these tasks, actors and methods take is checked; so is each value.
 
