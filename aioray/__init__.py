@@ -30,6 +30,7 @@ from aioray.waiting import as_completed, wait
 if TYPE_CHECKING:
     from aioray import cloudpickle, cluster_utils, dag, experimental, job_config, testing, util
     from aioray.cluster import Cluster
+    from aioray.task_trace import timeline
 
 __version__ = "0.1.0"
 
@@ -80,6 +81,7 @@ __all__ = [
     "runtime_env",
     "shutdown",
     "testing",
+    "timeline",
     "util",
     "wait",
 ]
@@ -98,8 +100,12 @@ def __getattr__(name: str) -> Any:
         from aioray.cluster import Cluster
 
         return Cluster
+    if name == "timeline":
+        from aioray.task_trace import timeline
+
+        return timeline
     raise later.missing(__name__, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, "Cluster"})
+    return sorted({*globals(), *_MODULES, "Cluster", "timeline"})

@@ -10,7 +10,6 @@ _BY_MODULE = {
         "job_submission": "jobs",
         "progress": "progress of tasks",
         "serve": "the library",
-        "timeline": "the time that tasks took, as a trace",
         "train": "the library",
         "tune": "the library",
     },

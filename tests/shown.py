@@ -32,6 +32,7 @@ NAMES: dict[str, dict[str, str]] = {
         _CALLS + "remote_takes_functions_and_classes_and_options_by_name": "remote",
         _CALLS + "the_resources_of_the_machine_are_what_init_said": "cluster_resources available_resources nodes",
         _CLUSTERS + "connect_and_disconnect_without_a_block": "connect disconnect",
+        "tests/util/test_state.py::test_what_workers_were_busy_with_is_a_trace_of_chrome": "timeline",
         "tests/api/test_what_is_shown.py::test_a_cluster_shows_its_node_and_what_became_of_it": "Cluster",
         _TASKS + "a_function_returns_a_ref_and_get_returns_the_value": "get",
         _TASKS + "what_no_node_has_is_said_at_once_and_can_be_asked_about": "explain",

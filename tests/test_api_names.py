@@ -25,7 +25,7 @@ PRESENT = {
         ObjectRefGenerator DynamicObjectRefGenerator ActorID NodeID JobID WorkerID TaskID ObjectID PlacementGroupID
         checkpoint Actor ActorClass ActorHandle Cluster
         actor util exceptions runtime_context runtime_env dag cloudpickle experimental job_config
-        testing cluster_utils
+        testing cluster_utils timeline
         """,
     "aioray.actor": "exit_actor ActorHandle",
     "aioray.cloudpickle": "dumps loads CloudPickler",
@@ -88,7 +88,7 @@ MEMBERS = {
 # Not there yet: to ask for one says so, by its name, and to import it fails as importing what is not there does.
 LATER = {
     "aioray": """
-        timeline progress data tune serve train job_submission autoscaler integrations
+        progress data tune serve train job_submission autoscaler integrations
         """,
     "aioray.util": """
         rpdb

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import json
 import os
 import sys
 import time
@@ -99,6 +100,18 @@ def test_what_becomes_of_tasks_is_told(quick_ray: Any) -> None:
     assert failed is not None
     assert (failed.state, failed.error_type) == ("FAILED", "KeyError")
     assert state.get_task("00" * 14) is None
+
+
+def test_what_workers_were_busy_with_is_a_trace_of_chrome(quick_ray: Any, tmp_path: pathlib.Path) -> None:
+    refs = [double.options(name="traced").remote(n) for n in range(3)]
+    quick_ray.get(refs)
+    until_states("traced", {"FINISHED": 3})
+    spans = [event for event in quick_ray.timeline() if event["name"] == "traced"]
+    assert {span["args"]["task_id"] for span in spans} == {ref.task_id().hex() for ref in refs}
+    assert all(span["ph"] == "X" and abs(span["ts"] / 1e6 - time.time()) < 60 for span in spans)
+    assert quick_ray.timeline(tmp_path / "trace.json") is None
+    written = json.loads((tmp_path / "trace.json").read_text())
+    assert [event for event in written if event["name"] == "traced"] == spans
 
 
 def test_what_runs_and_what_waits_is_told_while_it_does(quick_ray: Any, tmp_path: pathlib.Path) -> None:
