@@ -28,7 +28,7 @@ class Leftovers:
 
     def __init__(self) -> None:
         me = psutil.Process()
-        self.processes = {child.pid for child in me.children(recursive=True)}
+        self.processes = {child.pid: _parent(child) for child in me.children(recursive=True)}
         self.threads = {thread.ident for thread in threading.enumerate()}
         self.fds = _open_files()
         root = pathlib.Path(tempfile.gettempdir()) / f"aioray-{os.getuid()}"
@@ -45,7 +45,12 @@ class Leftovers:
         if shared_memory:
             shared_memory -= _segments_of_others(ours) | _segments_beside()
         new = {
-            "processes": [f"{pid} {_command(pid)}" for pid in self.processes - before.processes],
+            "processes": [
+                f"{pid} {_command(pid)}"
+                for pid, parent in self.processes.items()
+                if pid not in before.processes
+                and parent not in before.processes  # a cluster of others forks as it likes
+            ],
             "threads": [t.name for t in threading.enumerate() if t.ident in self.threads - before.threads],
             "fds": [f"{fd} -> {what}" for fd, what in self.fds.items() if before.fds.get(fd) != what],
             "shared memory": list(shared_memory),
@@ -118,6 +123,13 @@ def _open_files() -> dict[int, str]:
         with contextlib.suppress(OSError):
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
     return found
+
+
+def _parent(process: psutil.Process) -> int:
+    try:
+        return process.ppid()
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def _command(pid: int) -> str:

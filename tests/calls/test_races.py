@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from aioray import current
 from aioray.exceptions import ActorDiedError, TaskCancelledError
 from tests.api.mortals import Lives
 from tests.api.support import Meeting, eventually, started
@@ -53,7 +54,13 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def crash(ray: Any, actor: Any) -> None:
-    os.kill(ray.get(actor.pid.remote()), signal.SIGKILL)
+    kill(ray.get(actor.pid.remote()), actor)
+
+
+def kill(pid: int, actor: Any) -> None:
+    """Until this process knows that the actor is being restarted, which takes until its door is opened."""
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: actor._actor.line.state == "restarting")
 
 
 def test_a_call_that_is_cancelled_before_its_actor_has_room_never_runs(ray: Any, runs: Lives) -> None:
@@ -185,9 +192,12 @@ def test_a_generator_that_is_dropped_while_its_actor_is_restarted_is_not_run_aga
     pid = ray.get(actor.pid.remote())
     generator = actor.numbers.options(_generator_backpressure_num_objects=1).remote(runs, 1_000_000)
     assert ray.get(next(generator)) == 0
-    os.kill(pid, signal.SIGKILL)
+    streams = current.get().streams
+    assert streams._by_seq
+    kill(pid, actor)
     door.wait()
     del generator
+    eventually(lambda: not streams._by_seq)  # a finalizer only has that done soon
     door.here()
     assert ray.get(actor.note.remote(runs)) == 2  # the generator began once
 
